@@ -1,0 +1,21 @@
+"""The errors that a user can cause on the adapter's side.  Each message is one line: what, which value, where, what to do."""
+
+
+class AdaptError(Exception):
+    """Base of every expected failure: a stage prints it as one line and exits with 1."""
+
+
+class CacheError(AdaptError):
+    """A file of the cache is missing, broken, or of another schema or label order."""
+
+
+class VideoError(AdaptError):
+    """A video cannot be read (a stage keeps such a clip as a row)."""
+
+
+class CheckpointError(AdaptError):
+    """A checkpoint or its statistics do not fit the model, the labels or each other."""
+
+
+class MethodError(AdaptError):
+    """A method cannot work with this model or input."""

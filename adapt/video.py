@@ -1,0 +1,110 @@
+"""Frames of a clip: decord reads each file once, for all views and the centre view together.
+
+A *view* samples T frames, one from each of T equal segments; views start at equidistant offsets inside a segment (ViTTA, section
+3.3), the centre view in its middle.  Frames stay uint8 until they reach the device.
+"""
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import decord
+import numpy as np
+import torch
+from torchvision.transforms.v2 import functional as tv
+
+from adapt import corruptions
+from adapt.cache import Clip
+from adapt.errors import VideoError
+
+LOOKAHEAD = 4  # clips decoded ahead of the model
+
+
+@dataclass(frozen=True)
+class VideoOptions:
+    """How clips become frames (section `video` of params.yaml)."""
+
+    frames: int = 8  # a view
+    views: int = 2
+    resize: int = 96  # the short side, in pixels
+    size: int = 96  # the centre crop, in pixels
+
+
+@dataclass(frozen=True)
+class ClipFrames:
+    """One clip's frames, uint8."""
+
+    views: torch.Tensor  # (V, C, T, H, W)
+    centre: torch.Tensor  # (1, C, T, H, W)
+
+
+def view_indices(n_frames: int, frames: int, offset: float) -> np.ndarray:
+    """The `frames` indices of a view in a clip of `n_frames`; `offset` in [0, 1) is the place inside each segment."""
+    places = (np.arange(frames) + offset) * n_frames / frames
+    return np.minimum(places.astype(int), n_frames - 1)
+
+
+def read_frames(path: Path, indices: np.ndarray, options: VideoOptions) -> np.ndarray:
+    """Read the frames at sorted `indices` -> uint8 (len(indices), size, size, 3).  Raises VideoError for a file that has no picture."""
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1)
+        batch = torch.from_numpy(reader.get_batch(indices.tolist()).asnumpy())
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise VideoError(f"{path}: no frames can be read ({str(error).splitlines()[0][:200]})") from error
+    return _resize_and_crop(batch, options)
+
+
+def _resize_and_crop(batch: torch.Tensor, options: VideoOptions) -> np.ndarray:
+    frames = batch.permute(0, 3, 1, 2)
+    if min(frames.shape[-2:]) != options.resize:
+        frames = tv.resize(frames, [options.resize], antialias=True)
+    return tv.center_crop(frames, [options.size, options.size]).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def count_frames(path: Path) -> int:
+    """How many frames decord finds.  Raises VideoError for a file that has no picture."""
+    try:
+        n_frames = len(decord.VideoReader(str(path), num_threads=1))
+    except (decord.DECORDError, RuntimeError) as error:
+        raise VideoError(f"{path}: not a readable video ({str(error).splitlines()[0][:200]})") from error
+    if n_frames == 0:
+        raise VideoError(f"{path}: the video has no frames")
+    return n_frames
+
+
+def read_clip(clip: Clip, options: VideoOptions, corruption: str, severity: int, seed: int = 0) -> ClipFrames:
+    """Read all frames that adapting and predicting `clip` need in one pass, and corrupt each once.
+
+    Raises VideoError for a file that has no picture.
+    """
+    n_frames = count_frames(clip.path)
+    offsets = [(v + 0.5) / options.views for v in range(options.views)] + [0.5]
+    wanted = np.stack([view_indices(n_frames, options.frames, offset) for offset in offsets])  # (V + 1, T)
+    unique, places = np.unique(wanted, return_inverse=True)
+    frames = read_frames(clip.path, unique, options)
+    frames = corruptions.apply(frames, corruption, severity, seed=seed, clip_id=clip.clip_id)
+    views = torch.from_numpy(frames)[torch.from_numpy(places.reshape(wanted.shape))].permute(0, 4, 1, 2, 3)  # (V + 1, C, T, H, W)
+    return ClipFrames(views[:-1], views[-1:])
+
+
+def stream(
+    clips: Sequence[Clip], options: VideoOptions, corruption: str, severity: int, workers: int, seed: int = 0
+) -> Iterator[tuple[Clip, ClipFrames | VideoError]]:
+    """Yield clips in the given order with their frames, decoding up to LOOKAHEAD clips ahead in `workers` threads.
+
+    Memory does not grow with the number of clips.  A clip that cannot be read comes with its VideoError instead of frames.
+    """
+    def read(clip: Clip) -> ClipFrames | VideoError:
+        try:
+            return read_clip(clip, options, corruption, severity, seed)
+        except VideoError as error:
+            return error
+
+    rest = iter(clips)
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        waiting: list[tuple[Clip, Future[ClipFrames | VideoError]]] = [(c, pool.submit(read, c)) for c in islice(rest, LOOKAHEAD)]
+        while waiting:
+            clip, future = waiting.pop(0)
+            yield clip, future.result()
+            waiting.extend((c, pool.submit(read, c)) for c in islice(rest, 1))

@@ -1,0 +1,108 @@
+-- The contract between the rooms: every table of cache/<dataset>/, its units, its key and its limits.
+-- pipeline/cache.py checks what it writes against this file; adapt/cache.py checks what it reads.
+-- The Parquet metadata of every file carries `earshot.schema` (sha256 of its table's statement here) and,
+-- where a list of labels gives a column its order, that list's sha256.
+
+-- One row a video file, made by `scan`.  label_id counts from 0 in the order of cache/<dataset>/labels.txt.
+CREATE TABLE clips (
+    clip_id        VARCHAR NOT NULL PRIMARY KEY,    -- the path without its ending, '/' between parts
+    path           VARCHAR NOT NULL,                -- relative to data/videos/<dataset>
+    split          VARCHAR NOT NULL CHECK (split IN ('train', 'val', 'test')),
+    label_id       INTEGER NOT NULL CHECK (label_id >= 0),
+    label          VARCHAR NOT NULL,
+    status         VARCHAR NOT NULL CHECK (status IN ('ok', 'failed')),  -- failed: no picture can be read
+    duration_s     DOUBLE CHECK (duration_s >= 0),  -- of the video track, in seconds; NULL where failed
+    n_frames       INTEGER CHECK (n_frames >= 0),   -- NULL where failed
+    content_sha256 VARCHAR NOT NULL CHECK (length(content_sha256) = 64),
+    error          VARCHAR                          -- why it failed, one line
+);
+
+-- One row a clip, made by `decode`: its sound as mono int16 at the tagger's sample rate.
+CREATE TABLE audio (
+    clip_id        VARCHAR NOT NULL PRIMARY KEY,
+    status         VARCHAR NOT NULL CHECK (status IN ('ok', 'no_track', 'silent', 'truncated', 'failed')),
+    sample_rate    INTEGER NOT NULL CHECK (sample_rate > 0),  -- of pcm, in Hz
+    n_channels     INTEGER CHECK (n_channels > 0),            -- of the source track
+    duration_s     DOUBLE CHECK (duration_s >= 0),            -- of pcm, in seconds
+    expected_s     DOUBLE CHECK (expected_s >= 0),            -- what the container promised, in seconds
+    n_samples      BIGINT NOT NULL CHECK (n_samples >= 0),
+    rms_dbfs       DOUBLE CHECK (rms_dbfs <= 1),              -- 0 = full scale; NULL without samples or all zero
+    peak_dbfs      DOUBLE CHECK (peak_dbfs <= 1),
+    error          VARCHAR,                                   -- the last lines of ffmpeg's stderr
+    cache_key      VARCHAR NOT NULL,                          -- sha256 of content, options and code version
+    pcm            BLOB NOT NULL                              -- int16 little endian, n_samples of them
+);
+
+-- One row a window of a clip with sound, made by `tag`.
+CREATE TABLE tags (
+    clip_id        VARCHAR NOT NULL,
+    window_start_s DOUBLE NOT NULL CHECK (window_start_s >= 0),
+    padded_share   DOUBLE NOT NULL CHECK (padded_share >= 0 AND padded_share < 1),  -- of the window that is zeros
+    cache_key      VARCHAR NOT NULL,                -- sha256 of the audio's key, tagger, checkpoint, window options
+    logits         FLOAT[] NOT NULL,                -- before the sigmoid, in the tagger's label order
+    PRIMARY KEY (clip_id, window_start_s)
+);
+
+-- One row a pair of sound and class that the mapper connects, made by `map_labels`.
+CREATE TABLE label_map (
+    audio_id       INTEGER NOT NULL CHECK (audio_id >= 0),  -- index in data/labels/audioset.csv; a tagger's labels join by name
+    audio_label    VARCHAR NOT NULL,
+    label_id       INTEGER NOT NULL CHECK (label_id >= 0),
+    label          VARCHAR NOT NULL,
+    weight         DOUBLE NOT NULL CHECK (weight > 0 AND weight <= 1),
+    necessary      BOOLEAN NOT NULL,                        -- the class cannot go without this sound
+    reason         VARCHAR NOT NULL,
+    source         VARCHAR NOT NULL,                        -- which mapper, and for an LLM which model
+    PRIMARY KEY (audio_id, label_id)
+);
+
+-- One row a clip, made by `pseudo_label`: what its sound says about the K classes.
+CREATE TABLE pseudo_labels (
+    clip_id        VARCHAR NOT NULL PRIMARY KEY,
+    status         VARCHAR NOT NULL CHECK (status IN ('ok', 'no_track', 'silent', 'truncated', 'failed')),
+    probs          FLOAT[] NOT NULL,                -- q: K values, sum 1; uniform where nothing is heard
+    evidence       FLOAT[] NOT NULL,                -- s: K values in [0, 1]
+    mass           DOUBLE NOT NULL CHECK (mass >= 0 AND mass <= 1),  -- m: how much sound supports any class
+    top_label      VARCHAR,                         -- NULL where mass is 0
+    causes         STRUCT(sound VARCHAR, probability DOUBLE, weight DOUBLE)[] NOT NULL  -- at most 5, weight: for top_label
+);
+
+-- One row a clip of a stream, made by `adapt`.
+CREATE TABLE predictions (
+    dataset        VARCHAR NOT NULL,
+    backbone       VARCHAR NOT NULL,
+    method         VARCHAR NOT NULL,
+    corruption     VARCHAR NOT NULL,
+    severity       INTEGER NOT NULL CHECK (severity BETWEEN 0 AND 5),
+    order_seed     INTEGER NOT NULL,
+    position       INTEGER NOT NULL CHECK (position >= 0),  -- in the stream, from 0
+    clip_id        VARCHAR NOT NULL,
+    label_id       INTEGER NOT NULL CHECK (label_id >= 0),  -- ground truth, joined after the method has answered
+    before_id      INTEGER CHECK (before_id >= 0),          -- predicted before this clip's first step; NULL where failed
+    after_id       INTEGER CHECK (after_id >= 0),           -- the method's answer: the centre view after adapting
+    fused_id       INTEGER CHECK (fused_id >= 0),           -- the same fused with the sound; NULL for methods without
+    steps          INTEGER NOT NULL CHECK (steps >= 0),
+    stop_reason    VARCHAR NOT NULL,                        -- agreed, converged, diverged, max_iterations, none, failed
+    gate           DOUBLE CHECK (gate BETWEEN 0 AND 1),     -- weight of the audio term; NULL for methods without
+    ms             DOUBLE NOT NULL CHECK (ms >= 0),         -- adapting and predicting, decode excluded
+    PRIMARY KEY (dataset, backbone, method, corruption, severity, order_seed, position)
+);
+
+-- One row a step of a clip, made by `adapt`.
+CREATE TABLE traces (
+    dataset        VARCHAR NOT NULL,
+    backbone       VARCHAR NOT NULL,
+    method         VARCHAR NOT NULL,
+    corruption     VARCHAR NOT NULL,
+    severity       INTEGER NOT NULL,
+    order_seed     INTEGER NOT NULL,
+    position       INTEGER NOT NULL,
+    step           INTEGER NOT NULL CHECK (step >= 1),
+    loss           DOUBLE NOT NULL,
+    alignment      DOUBLE,
+    consistency    DOUBLE,
+    audio          DOUBLE,                          -- the audio term, gate included
+    views_agree    BOOLEAN NOT NULL,
+    ms             DOUBLE NOT NULL CHECK (ms >= 0),
+    PRIMARY KEY (dataset, backbone, method, corruption, severity, order_seed, position, step)
+);

@@ -1,0 +1,1 @@
+"""Offline precompute: from a folder of videos to pseudo-labels in Parquet.  Imports nothing of `adapt`."""

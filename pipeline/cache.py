@@ -1,0 +1,219 @@
+"""The one room that writes Parquet.  Rows in, checked files out; the contract is cache/schema.sql.
+
+Every file is written to a temporary name and renamed, ordered by its table's key, and byte-identical for the same rows.
+Big tables are folders of shards: `sync_shards` keeps what is still valid, makes what is missing, and drops what is gone,
+so that a stage killed half-way loses the shard in hand and a second run does nothing.
+"""
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import CacheError
+
+ROOT = Path("cache")
+SCHEMA = ROOT / "schema.sql"
+CLIPS_PER_SHARD = 64
+Row = Mapping[str, object]
+
+
+def folder(dataset: str) -> Path:
+    """The cache folder of `dataset`, relative to the project's root."""
+    return ROOT / dataset
+
+
+def sha256_text(*parts: object) -> str:
+    """Hash the JSON of `parts`: the key under which derived rows are kept."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hash a file's bytes in constant memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to a temporary name beside `path`, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_labels(dataset: str) -> list[str]:
+    """The class names of `dataset` in label_id order, as `scan` wrote them."""
+    path = folder(dataset) / "labels.txt"
+    if not path.exists():
+        raise CacheError(f"{path} is missing: run `dvc repro scan` first")
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _connection() -> duckdb.DuckDBPyConnection:
+    if not SCHEMA.exists():
+        raise CacheError(f"{SCHEMA} is missing: run from the project's root")
+    connection = duckdb.connect()
+    connection.execute(SCHEMA.read_text(encoding="utf-8"))
+    return connection
+
+
+@cache
+def _statement(table: str) -> tuple[str, pa.Schema, tuple[str, ...]]:
+    """(CREATE statement normalised by DuckDB, Arrow schema, key columns) of `table`."""
+    with _connection() as connection:
+        found = connection.execute("SELECT sql FROM duckdb_tables() WHERE table_name = ?", [table]).fetchone()
+        if found is None:
+            raise CacheError(f"{SCHEMA} has no table {table}")
+        key = connection.execute(
+            "SELECT constraint_column_names FROM duckdb_constraints() WHERE table_name = ? AND constraint_type = 'PRIMARY KEY'", [table]
+        ).fetchone()
+        assert key is not None, f"{SCHEMA}: table {table} has no primary key"
+        return found[0], connection.sql(f"SELECT * FROM {table}").to_arrow_table().schema, tuple(key[0])
+
+
+def schema_of(table: str) -> pa.Schema:
+    """The Arrow schema of `table` as cache/schema.sql states it."""
+    return _statement(table)[1]
+
+
+def schema_sha256(table: str) -> str:
+    """The version of `table`: a hash of its statement, comments left out."""
+    return hashlib.sha256(_statement(table)[0].encode()).hexdigest()
+
+
+def write_table(path: Path, table: str, rows: Iterable[Row] | pa.Table, provenance: Mapping[str, str] | None = None) -> int:
+    """Check `rows` against cache/schema.sql and write them to `path`; return how many.
+
+    Every CHECK, NOT NULL and key is DuckDB's to enforce.  `provenance` (what made the rows, label list hashes) goes into the
+    file's metadata as `earshot.<name>`.  Raises CacheError where a row breaks the contract.
+    """
+    _, schema, key = _statement(table)
+    arrow = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    with _connection() as connection:
+        try:
+            connection.register("incoming", arrow)
+            connection.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
+        except duckdb.Error as error:
+            raise CacheError(f"{path}: a row breaks the contract of {table} in {SCHEMA}: {error}") from error
+        ordered = connection.sql(f"SELECT * FROM {table} ORDER BY {', '.join(key)}").to_arrow_table()
+    metadata = {"earshot.table": table, "earshot.schema": schema_sha256(table)}
+    metadata |= {f"earshot.{name}": value for name, value in sorted((provenance or {}).items())}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(ordered.replace_schema_metadata(metadata), temporary, compression="zstd")
+    os.replace(temporary, path)
+    return ordered.num_rows
+
+
+def provenance(path: Path) -> dict[str, str]:
+    """The `earshot.*` metadata of a Parquet file, without the prefix.  Raises CacheError where the file cannot be read."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CacheError(f"{path}: not a readable Parquet file ({error}): delete it and run `dvc repro`") from error
+    return {k.decode().removeprefix("earshot."): v.decode() for k, v in metadata.items() if k.startswith(b"earshot.")}
+
+
+def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a file, or a folder of shards, of `table`, ordered by key.
+
+    Raises CacheError where it is missing, truncated, or was written under another version of cache/schema.sql.
+    """
+    files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
+    if not path.exists():
+        raise CacheError(f"{path} is missing: run `dvc repro`")
+    for file in files:
+        if (version := provenance(file).get("schema")) != schema_sha256(table):
+            raise CacheError(f"{file} does not follow table {table} of {SCHEMA} (version {str(version)[:8]}): delete it and run `dvc repro`")
+    schema = schema_of(table)
+    chosen = pa.schema([schema.field(name) for name in columns]) if columns else schema
+    if not files:
+        return chosen.empty_table()
+    loaded = pa.concat_tables(pq.read_table(file, columns=chosen.names).replace_schema_metadata(None) for file in files)
+    key = [name for name in _statement(table)[2] if name in loaded.column_names]
+    return loaded.sort_by([(name, "ascending") for name in key]) if key else loaded
+
+
+def shard_name(clip_id: str, n_shards: int) -> str:
+    """The shard that holds `clip_id`: by hash, so that a new clip touches one shard only."""
+    return f"part-{int(hashlib.sha256(clip_id.encode()).hexdigest()[:8], 16) % n_shards:05d}-of-{n_shards:05d}.parquet"
+
+
+def n_shards(n_clips: int) -> int:
+    """A power of two that keeps shards near CLIPS_PER_SHARD clips and steady while a data set grows."""
+    return 1 << max(0, (n_clips - 1) // CLIPS_PER_SHARD).bit_length()
+
+
+def sync_shards(
+    path: Path,
+    table: str,
+    wanted: Mapping[str, str],
+    make: Callable[[list[str]], Iterable[Row]],
+    provenance_: Mapping[str, str],
+) -> dict[str, int]:
+    """Bring a folder of shards in line with `wanted` (clip_id -> cache_key) and return counts of kept, made and dropped clips.
+
+    Rows whose clip and key are still wanted are kept, whatever shard they lie in; `make(clip_ids)` is asked, shard by shard, for the
+    rows of the others (any number per clip, each with its clip_id and cache_key).  A clip for which `make` gives no row is asked for
+    again by the next run.  Shards that are not wanted any more are removed last, so a kill never loses finished work.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    old_files = sorted(path.glob("part-*.parquet"))
+    key_version = schema_sha256(table)
+    usable = [file for file in old_files if _version_or_none(file) == key_version]
+    where: dict[str, Path] = {}
+    stored: set[str] = set()
+    for file in usable:
+        for row in pq.read_table(file, columns=["clip_id", "cache_key"]).to_pylist():
+            stored.add(row["clip_id"])
+            if wanted.get(row["clip_id"]) == row["cache_key"]:
+                where[row["clip_id"]] = file
+    total = n_shards(len(wanted))
+    shards: dict[str, list[str]] = {}
+    for clip_id in sorted(wanted):
+        shards.setdefault(shard_name(clip_id, total), []).append(clip_id)
+    made = 0
+    for name, clip_ids in sorted(shards.items()):
+        missing = [clip_id for clip_id in clip_ids if clip_id not in where]
+        made += len(missing)
+        file = path / name
+        if not missing and _holds_exactly(file, usable, clip_ids, where, provenance_):
+            continue
+        kept = _rows_from(sorted({where[c] for c in clip_ids if c in where}), table, {c for c in clip_ids if c in where}, wanted)
+        fresh = pa.Table.from_pylist([dict(row) for row in make(missing)], schema=schema_of(table)) if missing else None
+        write_table(file, table, pa.concat_tables([kept, fresh]) if fresh is not None else kept, provenance_)
+    for file in old_files:
+        if file.name not in shards:
+            file.unlink()
+    return {"n_kept": len(wanted) - made, "n_made": made, "n_dropped": len(stored - wanted.keys())}
+
+
+def _version_or_none(file: Path) -> str | None:
+    try:
+        return provenance(file).get("schema")
+    except CacheError:
+        return None  # a broken shard holds nothing that can be kept: its clips are made again
+
+
+def _holds_exactly(file: Path, usable: list[Path], clip_ids: list[str], where: Mapping[str, Path], wanted_provenance: Mapping[str, str]) -> bool:
+    if file not in usable or any(where[clip_id] != file for clip_id in clip_ids):
+        return False
+    held = set(pq.read_table(file, columns=["clip_id"]).column("clip_id").to_pylist())
+    known = provenance(file)
+    return held == set(clip_ids) and all(known.get(name) == value for name, value in wanted_provenance.items())
+
+
+def _rows_from(files: list[Path], table: str, clip_ids: set[str], wanted: Mapping[str, str]) -> pa.Table:
+    schema = schema_of(table)
+    parts = [schema.empty_table()]
+    for file in files:
+        loaded = pq.read_table(file).replace_schema_metadata(None)
+        rows = loaded.select(["clip_id", "cache_key"]).to_pylist()
+        parts.append(loaded.filter(pa.array([r["clip_id"] in clip_ids and wanted[r["clip_id"]] == r["cache_key"] for r in rows], pa.bool_())))
+    return pa.concat_tables(parts)
