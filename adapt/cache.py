@@ -45,13 +45,13 @@ def _statement(table: str) -> tuple[str, pa.Schema, tuple[str, ...]]:
         raise CacheError(f"{SCHEMA} is missing: run from the project's root")
     with duckdb.connect() as connection:
         connection.execute(SCHEMA.read_text(encoding="utf-8"))
-        sql = connection.execute("SELECT sql FROM duckdb_tables() WHERE table_name = ?", [table]).fetchone()
+        sql = connection.execute("SELECT sql FROM duckdb_tables() WHERE table_name = ?", [table]).fetchall()
         key = connection.execute(
             "SELECT constraint_column_names FROM duckdb_constraints() WHERE table_name = ? AND constraint_type = 'PRIMARY KEY'", [table]
-        ).fetchone()
-        if sql is None or key is None:
+        ).fetchall()
+        if not sql or not key:
             raise CacheError(f"{SCHEMA} has no table {table} with a primary key")
-        return sql[0], connection.sql(f"SELECT * FROM {table}").to_arrow_table().schema, tuple(key[0])
+        return sql[0][0], connection.sql(f"SELECT * FROM {table}").to_arrow_table().schema, tuple(key[0][0])
 
 
 def schema_sha256(table: str) -> str:

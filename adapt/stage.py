@@ -16,7 +16,7 @@ Options = TypeVar("Options")
 def main(options: type[Options], run: Callable[[Options], Mapping[str, object]], *, prog: str) -> None:
     """Parse the command line into `options`, call `run`, and print its counts as one JSON line on stdout."""
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
-    parsed = tyro.cli(options, prog=f"python -m {prog}")
+    parsed = tyro.cli(options, prog=f"python -m {prog}", config=(tyro.conf.OmitArgPrefixes,))
     try:
         counts = run(parsed)
     except AdaptError as error:

@@ -67,14 +67,13 @@ def _connection() -> duckdb.DuckDBPyConnection:
 def _statement(table: str) -> tuple[str, pa.Schema, tuple[str, ...]]:
     """(CREATE statement normalised by DuckDB, Arrow schema, key columns) of `table`."""
     with _connection() as connection:
-        found = connection.execute("SELECT sql FROM duckdb_tables() WHERE table_name = ?", [table]).fetchone()
-        if found is None:
-            raise CacheError(f"{SCHEMA} has no table {table}")
+        found = connection.execute("SELECT sql FROM duckdb_tables() WHERE table_name = ?", [table]).fetchall()
         key = connection.execute(
             "SELECT constraint_column_names FROM duckdb_constraints() WHERE table_name = ? AND constraint_type = 'PRIMARY KEY'", [table]
-        ).fetchone()
-        assert key is not None, f"{SCHEMA}: table {table} has no primary key"
-        return found[0], connection.sql(f"SELECT * FROM {table}").to_arrow_table().schema, tuple(key[0])
+        ).fetchall()
+        if not found or not key:
+            raise CacheError(f"{SCHEMA} has no table {table} with a primary key")
+        return found[0][0], connection.sql(f"SELECT * FROM {table}").to_arrow_table().schema, tuple(key[0][0])
 
 
 def schema_of(table: str) -> pa.Schema:

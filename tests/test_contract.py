@@ -1,0 +1,137 @@
+"""cache/schema.sql is the contract between the rooms: the same file, checked by writer and reader."""
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from adapt import cache as reader
+from adapt.errors import CacheError as ReaderError
+from pipeline import cache as writer
+from pipeline.errors import CacheError as WriterError
+
+TABLES = ("clips", "audio", "tags", "label_map", "pseudo_labels", "predictions", "traces")
+LABELS = ["cat", "dog"]
+
+
+def pseudo_label(clip_id: str, **changes: object) -> dict[str, object]:
+    row: dict[str, object] = {
+        "clip_id": clip_id, "status": "ok", "probs": [0.25, 0.75], "evidence": [0.1, 0.3], "mass": 0.3, "top_label": "dog",
+        "causes": [{"sound": "Bark", "probability": 0.5, "weight": 0.6}],
+    }  # fmt: skip
+    return row | changes
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of data set `tiny` under a cache root of its own; schema.sql stays the project's."""
+    monkeypatch.setattr(reader, "ROOT", tmp_path)
+    (tmp_path / "tiny").mkdir()
+    return tmp_path / "tiny"
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_writer_and_reader_agree_on_every_tables_version(table: str) -> None:
+    assert writer.schema_sha256(table) == reader.schema_sha256(table)
+
+
+def test_a_row_that_pipeline_writes_comes_back_in_adapt(dataset: Path) -> None:
+    provenance = {"classes_sha256": reader.labels_sha256(LABELS)}
+    writer.write_table(dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("b"), pseudo_label("a")], provenance)
+    sounds = reader.read_sounds("tiny", LABELS)
+    assert list(sounds) == ["a", "b"]
+    assert sounds["a"].q.tolist() == [0.25, 0.75]
+    assert (sounds["a"].mass, sounds["a"].status) == (0.3, "ok")
+
+
+def test_another_class_order_is_one_error_that_names_both_files(dataset: Path) -> None:
+    provenance = {"classes_sha256": reader.labels_sha256(LABELS)}
+    writer.write_table(dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("a")], provenance)
+    with pytest.raises(ReaderError, match=r"pseudo_labels.parquet was made for another list of classes than .*labels.txt"):
+        reader.read_sounds("tiny", LABELS[::-1])
+
+
+@pytest.mark.parametrize("change", [{"mass": 1.5}, {"status": "loud"}, {"probs": None}])
+def test_the_writer_refuses_a_row_that_breaks_a_check(dataset: Path, change: dict[str, object]) -> None:
+    with pytest.raises(WriterError, match="breaks the contract of pseudo_labels"):
+        writer.write_table(dataset / "x.parquet", "pseudo_labels", [pseudo_label("a", **change)])
+    assert not (dataset / "x.parquet").exists()
+
+
+def test_the_writer_refuses_the_same_key_twice(dataset: Path) -> None:
+    with pytest.raises(WriterError, match="breaks the contract"):
+        writer.write_table(dataset / "x.parquet", "pseudo_labels", [pseudo_label("a"), pseudo_label("a")])
+
+
+def test_the_same_rows_in_any_order_give_the_same_bytes(dataset: Path) -> None:
+    rows = [pseudo_label(c) for c in "abc"]
+    writer.write_table(dataset / "1.parquet", "pseudo_labels", rows, {"a": "1"})
+    writer.write_table(dataset / "2.parquet", "pseudo_labels", rows[::-1], {"a": "1"})
+    assert (dataset / "1.parquet").read_bytes() == (dataset / "2.parquet").read_bytes()
+
+
+def test_a_file_of_another_schema_version_is_one_clear_error(dataset: Path) -> None:
+    pq.write_table(pa.table({"clip_id": ["a"]}), dataset / "pseudo_labels.parquet")
+    with pytest.raises(ReaderError, match="does not follow table pseudo_labels"):
+        reader.read_sounds("tiny", LABELS)
+    with pytest.raises(WriterError, match="does not follow table pseudo_labels"):
+        writer.read_table(dataset / "pseudo_labels.parquet", "pseudo_labels")
+
+
+def test_a_truncated_file_is_one_clear_error(dataset: Path) -> None:
+    path = dataset / "pseudo_labels.parquet"
+    writer.write_table(path, "pseudo_labels", [pseudo_label("a")])
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ReaderError, match="not a readable Parquet file"):
+        reader.read_sounds("tiny", LABELS)
+    with pytest.raises(WriterError, match="not a readable Parquet file"):
+        writer.read_table(path, "pseudo_labels")
+
+
+def tags(clip_ids: list[str]) -> list[dict[str, object]]:
+    return [{"clip_id": c, "window_start_s": 0.0, "padded_share": 0.0, "cache_key": f"key {c}", "logits": [1.0]} for c in clip_ids]
+
+
+def test_shards_make_what_is_missing_once_and_drop_what_is_gone(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def make(clip_ids: list[str]) -> list[dict[str, object]]:
+        asked.extend(clip_ids)
+        return tags(clip_ids)
+
+    wanted = {f"clip{i:03d}": f"key clip{i:03d}" for i in range(150)}
+    first = writer.sync_shards(tmp_path / "tags", "tags", wanted, make, {})
+    assert first == {"n_kept": 0, "n_made": 150, "n_dropped": 0}
+    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "tags").iterdir()}
+    assert writer.sync_shards(tmp_path / "tags", "tags", wanted, make, {})["n_made"] == 0
+    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "tags").iterdir()} == before
+    asked.clear()
+    changed = {k: v for k, v in wanted.items() if k != "clip007"} | {"new": "key new"}
+    assert writer.sync_shards(tmp_path / "tags", "tags", changed, make, {}) == {"n_kept": 149, "n_made": 1, "n_dropped": 1}
+    assert asked == ["new"]
+    assert set(writer.read_table(tmp_path / "tags", "tags").column("clip_id").to_pylist()) == set(changed)
+
+
+def test_a_stage_killed_half_way_keeps_its_finished_shards(tmp_path: Path) -> None:
+    wanted = {f"clip{i:03d}": f"key clip{i:03d}" for i in range(200)}
+    made: list[int] = []
+
+    def killed_at_the_third_shard(clip_ids: list[str]) -> list[dict[str, object]]:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(len(clip_ids))
+        return tags(clip_ids)
+
+    with pytest.raises(KeyboardInterrupt):
+        writer.sync_shards(tmp_path / "tags", "tags", wanted, killed_at_the_third_shard, {})
+    assert writer.sync_shards(tmp_path / "tags", "tags", wanted, tags, {}) == {"n_kept": sum(made), "n_made": 200 - sum(made), "n_dropped": 0}
+
+
+def test_a_broken_shard_is_made_again(tmp_path: Path) -> None:
+    wanted = {f"clip{i:03d}": f"key clip{i:03d}" for i in range(100)}
+    writer.sync_shards(tmp_path / "tags", "tags", wanted, tags, {})
+    shard = sorted((tmp_path / "tags").iterdir())[0]
+    n_in_shard = pq.read_metadata(shard).num_rows
+    shard.write_bytes(shard.read_bytes()[:99])
+    assert writer.sync_shards(tmp_path / "tags", "tags", wanted, tags, {})["n_made"] == n_in_shard
+    assert writer.read_table(tmp_path / "tags", "tags").num_rows == 100
