@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapt.checkpoints import Statistics
 from adapt.errors import MethodError
@@ -32,6 +33,22 @@ def moments(output: Tensor, channel_last: bool) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
+def output_moments(norm: nn.Module, given: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel of a norm layer's output, given its input.
+
+    Batch norm in eval mode is one scale and shift a channel, so its output's moments follow from its input's: exact, and safe where the
+    network overwrites the output (in-place activations and residual sums).
+    """
+    if not isinstance(norm, _BatchNorm) or norm.training or norm.running_mean is None or norm.running_var is None:
+        return moments(output, channel_last=isinstance(norm, nn.LayerNorm))
+    mean, variance = moments(given, channel_last=False)
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean * scale
+    shift = shift if norm.bias is None else shift + norm.bias
+    return scale * mean + shift, scale.square() * variance
+
+
 @contextmanager
 def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Within the block, each forward leaves the moments of the named layers in the yielded dict."""
@@ -40,13 +57,13 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, tuple
     if unknown := [name for name in names if name not in modules]:
         raise MethodError(f"{type(model).__name__} has no layer {unknown[0]!r}: choose among its named modules")
 
-    def record(name: str, channel_last: bool) -> torch.utils.hooks.RemovableHandle:
-        def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            seen[name] = moments(output, channel_last)
+    def record(name: str) -> torch.utils.hooks.RemovableHandle:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[name] = output_moments(module, inputs[0], output)
 
         return modules[name].register_forward_hook(hook)
 
-    handles = [record(name, isinstance(modules[name], nn.LayerNorm)) for name in names]
+    handles = [record(name) for name in names]
     try:
         yield seen
     finally:
@@ -57,7 +74,7 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, tuple
 def from_buffers(model: nn.Module, names: Sequence[str]) -> Statistics:
     """Source-free statistics: after batch norm a channel has mean beta and variance gamma^2 on the source, if it was trained well (ours)."""
     modules = dict(model.named_modules())
-    norms = {name: modules[name] for name in names if isinstance(modules.get(name), nn.modules.batchnorm._BatchNorm)}
+    norms = {name: modules[name] for name in names if isinstance(modules.get(name), _BatchNorm)}
     if len(norms) != len(names):
         raise MethodError("source statistics from buffers need batch norm layers: run the statistics stage for this model instead")
     return {name: (norm.bias.detach().clone(), norm.weight.detach().square()) for name, norm in norms.items()}

@@ -4,6 +4,7 @@ In: cache/<dataset>/clips.parquet and the videos.  Out: cache/<dataset>/model/<b
 Clips are decoded again each epoch, so memory does not grow with the data set.
 """
 import copy
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ class Options:
     backbone: str
     video: VideoOptions = field(default_factory=VideoOptions)
     weights: str = ""  # initial weights: a path, "packaged", or "" for random ones
+    frames_per_step: int = 0  # frames of a clip in a training step, for networks that take any number; 0 for as many as a view has
     epochs: int = 30
     batch_size: int = 16
     lr: float = 2e-3  # the peak of the cosine
@@ -53,13 +55,13 @@ def _read(clip: Clip, video: VideoOptions, offset: float) -> Tensor | None:
         return None
 
 
-def batches(clips: Sequence[Clip], options: Options, offsets: Sequence[float]) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(clips: Sequence[Clip], options: Options, video: VideoOptions, offsets: Sequence[float]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (frames uint8 (B, C, T, H, W), label ids (B,)) in the given order; clips without a readable picture are left out."""
     size = options.batch_size
     with ThreadPoolExecutor(options.workers) as pool:
         def start(first: int) -> list[tuple[Clip, object]]:
             chosen = range(first, min(first + size, len(clips)))
-            return [(clips[i], pool.submit(_read, clips[i], options.video, offsets[i])) for i in chosen]
+            return [(clips[i], pool.submit(_read, clips[i], video, offsets[i])) for i in chosen]
 
         waiting = start(0)
         for first in range(size, len(clips) + size, size):
@@ -102,7 +104,7 @@ def accuracy(model: nn.Module, clips: Sequence[Clip], options: Options) -> float
     """Share of `clips` that the model's centre view gets right; clips that cannot be read count as wrong."""
     model.eval()
     right = 0
-    for frames, labels in batches(clips, options, [0.5] * len(clips)):
+    for frames, labels in batches(clips, options, options.video, [0.5] * len(clips)):
         logits = model(frames.to(options.device).float() / 255).cpu()
         right += int((logits.argmax(1) == labels).sum())
     return right / len(clips)
@@ -134,7 +136,7 @@ def fit(model: nn.Module, train: Sequence[Clip], val: Sequence[Clip], options: O
         model.train()
         order = [train[i] for i in random.permutation(len(train))]
         total, n_clips = 0.0, 0
-        for frames, labels in batches(order, options, random.random(len(order)).tolist()):
+        for frames, labels in batches(order, options, _training_video(options), random.random(len(order)).tolist()):
             logits = model(augmented(frames, options, random).to(options.device))
             loss = F.cross_entropy(logits, labels.to(options.device), label_smoothing=options.label_smoothing)
             optimiser.zero_grad(set_to_none=True)
@@ -148,6 +150,10 @@ def fit(model: nn.Module, train: Sequence[Clip], val: Sequence[Clip], options: O
             best, best_state = score, copy.deepcopy(model.state_dict())
     model.load_state_dict(best_state)
     return best
+
+
+def _training_video(options: Options) -> VideoOptions:
+    return dataclasses.replace(options.video, frames=options.frames_per_step or options.video.frames)
 
 
 def run(options: Options) -> dict[str, object]:

@@ -1,0 +1,162 @@
+"""train -> statistics -> adapt -> report on a tiny data set made here: two classes of flat grey clips, dark and bright."""
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from adapt import __main__ as adapt_stage
+from adapt import cache, checkpoints, metrics, report, statistics, train
+from adapt.errors import AdaptError, CacheError, CheckpointError
+from adapt.methods import Settings
+from adapt.video import VideoOptions
+from pipeline import cache as writer
+from tests.clips import write_video
+
+ROOT = Path(__file__).parent.parent
+LABELS = ["dark", "bright"]
+VIDEO = VideoOptions(frames=4, views=2, resize=64, size=64)
+
+
+def add_clip(split: str, label_id: int, i: int) -> dict[str, object]:
+    name = f"{split}/{LABELS[label_id]}/{i}"
+    level = (40, 200)[label_id]
+    write_video(Path(f"data/videos/tiny/{name}.mp4"), [level + 3 * i, level, level + i, level])
+    return {
+        "clip_id": name, "path": f"{name}.mp4", "split": split, "label_id": label_id, "label": LABELS[label_id], "status": "ok",
+        "duration_s": 0.5, "n_frames": 4, "content_sha256": "0" * 64, "error": None,
+    }  # fmt: skip
+
+
+def pseudo_label(clip_id: str, label_id: int | None) -> dict[str, object]:
+    heard = label_id is not None
+    s = [0.9 if c == label_id else 0.0 for c in range(2)]
+    q = [0.95 if c == label_id else 0.05 for c in range(2)] if heard else [0.5, 0.5]
+    return {
+        "clip_id": clip_id, "status": "ok" if heard else "silent", "probs": q, "evidence": s, "mass": 0.9 if heard else 0.0,
+        "top_label": LABELS[label_id] if label_id is not None else None, "causes": [],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project folder with data set `tiny`, trained and with statistics; class 0 sounds, class 1 is silent."""
+    folder = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("cache/tiny").mkdir(parents=True)
+        shutil.copy(ROOT / "cache/schema.sql", "cache/schema.sql")
+        Path("cache/tiny/labels.txt").write_text("\n".join(LABELS) + "\n")
+        rows = [add_clip(split, label, i) for split, n in (("train", 8), ("val", 2), ("test", 4)) for label in (0, 1) for i in range(n)]
+        broken = Path("data/videos/tiny/test/dark/broken.mp4")
+        broken.write_bytes(b"not a video")
+        rows.append(rows[-1] | {"clip_id": "test/dark/broken", "path": "test/dark/broken.mp4", "label_id": 0, "label": "dark", "status": "failed"})
+        writer.write_table(Path("cache/tiny/clips.parquet"), "clips", rows)
+        heard = [pseudo_label(str(r["clip_id"]), 0 if r["label"] == "dark" else None) for r in rows]
+        provenance = {"classes_sha256": cache.labels_sha256(LABELS)}
+        writer.write_table(Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, provenance)
+        done = train.run(train.Options("tiny", "tanet", video=VIDEO, epochs=6, batch_size=8, lr=0.01, flip=False, augment=False))
+        assert done["val_accuracy"] == 1.0
+        assert statistics.run(statistics.Options("tiny", "tanet", video=VIDEO))["n_clips"] == 16
+    return folder
+
+
+@pytest.fixture
+def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(project)
+    return project
+
+
+def options(method: str, **changes: object) -> adapt_stage.Options:
+    made = adapt_stage.Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=Settings(max_iterations=3))
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
+
+
+def test_source_scores_the_clean_stream_and_counts_the_clip_that_cannot_be_read_as_wrong(here: Path) -> None:
+    done = adapt_stage.run(options("source", corruptions=("clean",)))
+    assert done == {"n_predictions": 9, "n_failed": 1, "top1": round(8 / 9, 4)}
+    rows = cache.read_predictions(Path("cache/tiny/adapt/source/predictions.parquet"))
+    assert [r["position"] for r in rows] == list(range(9))
+    failed = [r for r in rows if r["stop_reason"] == "failed"]
+    assert [(r["clip_id"], r["after_id"]) for r in failed] == [("test/dark/broken", None)]
+
+
+def test_audio_leaves_one_trace_row_a_step_and_a_fused_answer(here: Path) -> None:
+    adapt_stage.run(options("audio"))
+    predictions = cache.read_predictions(Path("cache/tiny/adapt/audio/predictions.parquet"))
+    traces = pq.read_table("cache/tiny/adapt/audio/traces.parquet").to_pylist()
+    assert sum(int(str(r["steps"])) for r in predictions) == len(traces)
+    answered = [r for r in predictions if r["stop_reason"] != "failed"]
+    assert all(r["fused_id"] is not None and 1 <= int(str(r["steps"])) <= 3 for r in answered)
+    summary = json.loads(Path("cache/metrics/tiny/audio.json").read_text())
+    assert {"alone", "fused", "mean_steps", "ms_per_clip"} <= summary.keys()
+
+
+def test_no_answer_of_any_method_depends_on_the_labels(here: Path) -> None:
+    clips = cache.read_clips("tiny", "test")
+    sounds = cache.read_sounds("tiny", LABELS)
+    swapped = [dataclasses.replace(clip, label_id=1 - clip.label_id) for clip in clips]
+    answers = []
+    for labelled in (clips, swapped):
+        source = checkpoints.load_model(checkpoints.model_path("tiny", "tanet"), "tanet", LABELS, VIDEO.frames)
+        method = adapt_stage.methods.build("audio", source.model, None, 2, Settings())
+        rows, _ = adapt_stage.adapt_stream(method, labelled, sounds, options("audio"), "gauss", 0)
+        answers.append([(r["clip_id"], r["before_id"], r["after_id"], r["fused_id"], r["steps"]) for r in rows])
+    assert answers[0] == answers[1]
+
+
+def test_the_same_run_gives_the_same_answers_and_another_order_seed_another_order(here: Path) -> None:
+    def ids(seed: int) -> list[tuple[object, ...]]:
+        adapt_stage.run(options("vitta", order_seeds=(seed,)))
+        rows = cache.read_predictions(Path("cache/tiny/adapt/vitta/predictions.parquet"))
+        return [(r["clip_id"], r["after_id"]) for r in rows]
+
+    assert ids(0) == ids(0)
+    assert [c for c, _ in ids(0)] != [c for c, _ in ids(1)]
+
+
+def test_the_report_has_a_row_an_answer_and_the_means_of_its_columns(here: Path) -> None:
+    for method in ("source", "audio"):
+        adapt_stage.run(options(method))
+    report.run(report.Options("tiny", ("source", "audio"), ("clean", "gauss")))
+    text = Path("cache/metrics/tiny/report.md").read_text()
+    assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")] == ["method", "source", "audio", "audio, fused"]
+    scores = json.loads(Path("cache/metrics/tiny/report.json").read_text())["source/alone"]
+    assert scores["all"] == pytest.approx((scores["clean"] + scores["gauss"]) / 2, abs=0.01)
+    with pytest.raises(CacheError, match="run `dvc repro adapt@norm`"):
+        report.run(report.Options("tiny", ("norm",), ("clean",)))
+
+
+def test_a_class_is_sounding_when_more_than_half_of_its_clips_have_sound(here: Path) -> None:
+    assert metrics.sounding_classes(cache.read_clips("tiny", "test"), cache.read_sounds("tiny", LABELS)) == {0}
+
+
+def test_a_checkpoint_for_other_classes_or_frames_is_one_clear_error(here: Path) -> None:
+    path = checkpoints.model_path("tiny", "tanet")
+    with pytest.raises(CheckpointError, match="labels_sha256 is .* run `dvc repro train`"):
+        checkpoints.load_model(path, "tanet", LABELS[::-1], VIDEO.frames)
+    with pytest.raises(CheckpointError, match="n_frames is 4, 8 is wanted"):
+        checkpoints.load_model(path, "tanet", LABELS, 8)
+    with pytest.raises(CheckpointError, match="was taken of another checkpoint"):
+        checkpoints.load_statistics(checkpoints.statistics_path("tiny", "tanet"), "0" * 64)
+
+
+def test_a_clip_without_pseudo_label_is_one_clear_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "read_sounds", lambda dataset, labels: {})
+    with pytest.raises(AdaptError, match="9 clips have no pseudo-label"):
+        adapt_stage.run(options("source"))
+
+
+def test_running_statistics_equal_those_of_all_clips_at_once() -> None:
+    data = np.random.default_rng(0).normal(1000, 0.1, (5, 4, 300))  # a large mean: naive sums of squares would cancel
+    running = statistics.Running()
+    for clip in data:
+        running.add({"n": (torch.from_numpy(clip.mean(1)), torch.from_numpy(clip.var(1)))})
+    together = data.transpose(1, 0, 2).reshape(4, -1)
+    mean, variance = running.result()["n"]
+    assert mean.numpy() == pytest.approx(together.mean(1))
+    assert variance.numpy() == pytest.approx(together.var(1), rel=1e-5)
