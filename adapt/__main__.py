@@ -74,13 +74,15 @@ def _answer_columns(answer: Answer, ms: float) -> dict[str, object]:
 NO_ANSWER = {"before_id": None, "after_id": None, "fused_id": None, "steps": 0, "stop_reason": "failed", "gate": None, "ms": 0.0}
 
 
-def adapt_stream(method: Method, clips: list[Clip], sounds: dict[str, Sound], options: Options, corruption: str, order_seed: int) -> tuple[Rows, Rows]:
+def adapt_stream(
+    method: Method, clips: list[Clip], sounds: dict[str, Sound], options: Options, corruption: str, order_seed: int
+) -> tuple[Rows, Rows]:
     """One stream from the source weights: (rows of predictions, rows of traces).  Clips that cannot be read become rows without answer."""
     method.reset()
     torch.manual_seed(order_seed)
     device = stage.device_of(options.device)
     order = [clips[i] for i in np.random.default_rng(order_seed).permutation(len(clips))]
-    key = {"dataset": options.dataset, "backbone": options.backbone, "method": options.method, "corruption": corruption}
+    key: dict[str, object] = {"dataset": options.dataset, "backbone": options.backbone, "method": options.method, "corruption": corruption}
     key |= {"severity": 0 if corruption == "clean" else options.severity, "order_seed": order_seed}
     predictions: Rows = []
     traces: Rows = []

@@ -1,6 +1,5 @@
 """What the adapter reads of the cache, and the two tables that it writes; cache/schema.sql is the contract with `pipeline`."""
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -122,7 +121,7 @@ def write_table(path: Path, table: str, rows: Iterable[Mapping[str, object]], pr
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     pq.write_table(ordered.replace_schema_metadata(metadata), temporary, compression="zstd")
-    os.replace(temporary, path)
+    temporary.replace(path)
     return ordered.num_rows
 
 

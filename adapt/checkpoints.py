@@ -1,6 +1,5 @@
 """The files that hold a source model and its statistics, each checked against the other and against the class list."""
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def save(path: Path, content: dict[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     torch.save(content, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def _load(path: Path, stage: str) -> dict[str, object]:

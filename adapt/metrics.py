@@ -4,7 +4,6 @@ Classes are told apart by whether they sound: a class is *sounding* when more th
 (status ok or truncated).  This looks at labels, for scoring only.
 """
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -64,4 +63,4 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -5,7 +5,6 @@ run with the sound fused in when predicting; they are never passed off as the ad
 """
 import csv
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def markdown(rows: list[Row], options: Options, n_clips: int, n_failed: int) -> 
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def run(options: Options) -> dict[str, object]:
@@ -83,11 +82,11 @@ def run(options: Options) -> dict[str, object]:
     _write(folder / "report.md", markdown(rows, options, first["n"], first["n_failed"]))
     metrics.write_json(folder / "report.json", {f"{row.method}/{row.answer}": row.scores for row in rows})
     temporary = folder / ".accuracy.csv.tmp"
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["method", "corruption", "top1"])
         writer.writerows((f"{r.method} ({r.answer})", c, r.scores[c]) for r in rows for c in ("all", *options.corruptions) if c in r.scores)
-    os.replace(temporary, folder / "accuracy.csv")
+    temporary.replace(folder / "accuracy.csv")
     return {"n_rows": len(rows), "report": str(folder / "report.md")}
 
 

@@ -6,7 +6,6 @@ so that a stage killed half-way loses the shard in hand and a second run does no
 """
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -35,7 +34,7 @@ def sha256_text(*parts: object) -> str:
 
 def sha256_file(path: Path) -> str:
     """Hash a file's bytes in constant memory."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -44,7 +43,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read_labels(dataset: str) -> list[str]:
@@ -106,7 +105,7 @@ def write_table(path: Path, table: str, rows: Iterable[Row] | pa.Table, provenan
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     pq.write_table(ordered.replace_schema_metadata(metadata), temporary, compression="zstd")
-    os.replace(temporary, path)
+    temporary.replace(path)
     return ordered.num_rows
 
 

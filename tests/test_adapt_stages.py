@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from adapt import __main__ as adapt_stage
-from adapt import cache, checkpoints, metrics, report, statistics, train
+from adapt import cache, checkpoints, methods, metrics, report, statistics, train
 from adapt.errors import AdaptError, CacheError, CheckpointError
 from adapt.methods import Settings
 from adapt.video import VideoOptions
@@ -103,7 +103,7 @@ def test_no_answer_of_any_method_depends_on_the_labels(here: Path) -> None:
     answers = []
     for labelled in (clips, swapped):
         source = checkpoints.load_model(checkpoints.model_path("tiny", "tanet"), "tanet", LABELS, VIDEO.frames)
-        method = adapt_stage.methods.build("audio", source.model, None, 2, Settings())
+        method = methods.build("audio", source.model, None, 2, Settings())
         rows, _ = adapt_stage.adapt_stream(method, labelled, sounds, options("audio"), "gauss", 0)
         answers.append([(r["clip_id"], r["before_id"], r["after_id"], r["fused_id"], r["steps"]) for r in rows])
     assert answers[0] == answers[1]

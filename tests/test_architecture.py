@@ -95,7 +95,7 @@ def test_a_stages_deps_are_the_import_closure_of_its_module(name: str) -> None:
     listed = {str(d) for d in deps if str(d).split("/")[0] in ROOMS}
     folders = {d for d in listed if (ROOT / d).is_dir()}
     plugins = ("pipeline/datasets/", "pipeline/taggers/", "pipeline/mappers/", "adapt/backbones/", "adapt/methods/")
-    files = {d for d in listed - folders}
+    files = listed - folders
     dynamic = {d for d in files if d.startswith(plugins) and not d.endswith("__init__.py")}  # chosen by name at run time
     needed = closure(start).union(*(closure(ROOT / d) for d in dynamic), *(closure(p) for f in folders for p in (ROOT / f).glob("*.py")))
     needed = {n for n in needed if not any(n.startswith(f"{f}/") for f in folders)}

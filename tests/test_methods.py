@@ -1,6 +1,7 @@
 """Each method does what its paper (or METHOD, for ours) says; expected values are worked out by hand or by plain torch."""
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from adapt.fusion import ClassPrior, fuse
 from adapt.methods import Batch, Settings
 from adapt.methods.audio import Audio, Trust, candidate_target, hard_target, soft_target
 from adapt.methods.norm import Norm
-from adapt.methods.vitta import Vitta, Views, consistency
+from adapt.methods.vitta import Views, Vitta, consistency
 
 K = 4
 SETTINGS = Settings(lr=0.01, audio_lr=0.05)
@@ -193,7 +194,7 @@ def test_the_sound_moves_the_models_own_answer_towards_what_is_heard(model: Tiny
 
 def test_with_commit_0_only_the_streams_step_stays_and_with_1_all_do(model: TinyVideoModel) -> None:
     clip, start = batch(heard=2), state(model)
-    many = {"confident": 1.1, "tolerance": 0.0, "slack": 1e9}
+    many: dict[str, Any] = {"confident": 1.1, "tolerance": 0.0, "slack": 1e9}
     weights = {}
     for commit, n in ((0.0, 5), (1.0, 5), (0.0, 1)):
         model.load_state_dict(start)
@@ -216,7 +217,7 @@ def test_a_step_that_makes_the_loss_rise_is_undone(model: TinyVideoModel) -> Non
     ({"confident": 1.1, "tolerance": 1e9}, "converged"),
     ({"confident": 1.1, "tolerance": 0.0, "slack": 1e9, "max_iterations": 3}, "max_iterations"),
 ])  # fmt: skip
-def test_the_cycle_stops_for_the_reason_that_its_settings_force(settings: dict[str, float], reason: str, model: TinyVideoModel) -> None:
+def test_the_cycle_stops_for_the_reason_that_its_settings_force(settings: dict[str, Any], reason: str, model: TinyVideoModel) -> None:
     answer = Audio(model, None, K, dataclasses.replace(SETTINGS, **settings)).adapt(batch(heard=1))
     assert answer.stop_reason == reason
     assert answer.steps <= settings.get("max_iterations", SETTINGS.max_iterations)

@@ -23,7 +23,7 @@ class FrameNetwork(nn.Module):
         import timm
 
         image = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=n_classes)
-        self.image = image.to(memory_format=torch.channels_last)  # depthwise convolutions on CPU: 1.5 x, measured
+        self.image = image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.5 x on CPU
 
     def forward(self, frames: Tensor) -> Tensor:
         """(N, 3, T, H, W) -> (N, K)."""
