@@ -1,0 +1,69 @@
+"""What every tagger is, and the folder as the registry: pipeline/taggers/<name>.py is the tagger `<name>`.
+
+A tagger's module has a SAMPLE_RATE in Hz and `build(checkpoint, device) -> Tagger`.  It knows nothing of the cache.
+"""
+import csv
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import TaggerError
+
+
+class Tagger(Protocol):
+    """A neural audio model with AudioSet's classes, or most of them."""
+
+    name: str
+    sample_rate: int  # Hz
+    labels: list[str]  # display names in the order of the logits
+    labels_file: Path  # where they stand: index, mid, display_name
+
+    def provenance(self) -> dict[str, str]:
+        """What decides the logits: tagger, checkpoint_sha256, labels_file, labels_sha256, code_version."""
+
+    def logits(self, waveforms: npt.NDArray[np.float32], n_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Map waveforms (B, S) in [-1, 1] to logits (B, A), before the sigmoid.
+
+        Row b holds n_samples[b] >= 1 samples of sound, then zeros.  A row's logits do not depend on the other rows.
+        """
+
+
+def names() -> list[str]:
+    """The taggers there are: the modules of this folder."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+
+
+def build(name: str, checkpoint: str = "", device: str = "cpu") -> Tagger:
+    """Load the tagger `name`; `checkpoint` is a path, for those whose weights are not packaged.
+
+    Raises TaggerError where there is no such tagger, or its checkpoint or `device` cannot be used.
+    """
+    tagger: Tagger = _module(name).build(checkpoint, device)
+    return tagger
+
+
+def sample_rate(name: str) -> int:
+    """The rate in Hz at which the tagger `name` hears, without loading it."""
+    rate: int = _module(name).SAMPLE_RATE
+    return rate
+
+
+def read_labels(path: Path) -> list[str]:
+    """The display names of a label list (index, mid, display_name) in its order.  Raises TaggerError where it is not one."""
+    if not path.exists():
+        raise TaggerError(f"{path} is missing: run from the project's root")
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or [row.get("index") for row in rows] != [str(i) for i in range(len(rows))] or "display_name" not in rows[0]:
+        raise TaggerError(f"{path}: not a list of index, mid, display_name with the index counting from 0")
+    return [row["display_name"] for row in rows]
+
+
+def _module(name: str) -> ModuleType:
+    if name not in names():
+        raise TaggerError(f"unknown tagger {name!r}: choose one of {names()}")
+    return importlib.import_module(f"pipeline.taggers.{name}")
