@@ -1,0 +1,154 @@
+"""scan and its recipes: every video becomes a row, whatever its file is."""
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from pipeline import cache, datasets, scan, stage
+from pipeline.datasets import demo, folder
+from pipeline.errors import DatasetError
+from tests.clips import write_video
+from tests.sounds import encode, make_project
+
+OPTIONS = scan.Options("mine")
+
+
+@pytest.fixture
+def videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """data/videos/mine of a project of its own, empty; the working directory is the project's root."""
+    root = make_project(tmp_path / "project") / "data/videos/mine"
+    root.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    return Path("data/videos/mine")
+
+
+def rows() -> dict[str, dict[str, object]]:
+    return {row["clip_id"]: row for row in cache.read_table(Path("cache/mine/clips.parquet"), "clips").to_pylist()}
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"not looked into")
+    return path
+
+
+def test_a_row_has_the_clips_split_label_length_and_hash(videos: Path) -> None:
+    path = write_video(videos / "train/dog/rex one.mp4", [0, 50, 100, 150, 200, 250, 200, 150, 100, 50], fps=8)
+    write_video(videos / "test/cat/tom.mkv", [0, 255])
+    assert scan.run(OPTIONS) == {"n_clips": 2, "n_failed": 0, "n_labels": 2, "n_train": 1, "n_val": 0, "n_test": 1}
+    assert rows()["train/dog/rex one"] == {
+        "clip_id": "train/dog/rex one", "path": "train/dog/rex one.mp4", "split": "train", "label_id": 1, "label": "dog", "status": "ok",
+        "duration_s": 1.25, "n_frames": 10, "content_sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "error": None,
+    }  # fmt: skip
+    assert Path("cache/mine/labels.txt").read_text() == "cat\ndog\n"
+    expected = hashlib.sha256(b"cat\ndog").hexdigest()
+    assert cache.provenance(Path("cache/mine/clips.parquet"))["classes_sha256"] == expected
+
+
+def test_a_file_without_a_readable_picture_is_a_row_that_says_why(videos: Path) -> None:
+    good = write_video(videos / "test/cat/good.mp4", [0, 100] * 20).read_bytes()
+    (videos / "test/cat/zero.mp4").write_bytes(b"")
+    (videos / "test/cat/text.mp4").write_text("not a film\n" * 100)
+    (videos / "test/cat/cut.mp4").write_bytes(good[: len(good) // 2])
+    start = good.index(b"mdat") + 4
+    (videos / "test/cat/blank.mp4").write_bytes(good[:start] + bytes(good.index(b"moov") - 4 - start) + good[good.index(b"moov") - 4 :])
+    encode(videos / "test/cat/sound.mp4", "-f", "lavfi", "-i", "sine=duration=1", "-c:a", "aac")
+    assert scan.run(OPTIONS)["n_failed"] == 5
+    found = rows()
+    assert {clip_id.split("/")[-1]: row["status"] for clip_id, row in found.items()} == dict.fromkeys(
+        ["blank", "cut", "sound", "text", "zero"], "failed") | {"good": "ok"}
+    assert found["test/cat/zero"]["error"] == "the file is empty"
+    assert "cannot find video stream" in str(found["test/cat/sound"]["error"])
+    for row in found.values():
+        if row["status"] == "failed":
+            assert row["error"] and "\n" not in str(row["error"]) and row["n_frames"] is None and row["duration_s"] is None
+
+
+def test_scanning_twice_writes_the_same_bytes_and_a_clock_never_enters_the_table(videos: Path) -> None:
+    write_video(videos / "train/cat/a.mp4", [0, 255])
+    encode(videos / "train/cat/sound.mp4", "-f", "lavfi", "-i", "sine=duration=1", "-c:a", "aac")
+    scan.run(OPTIONS)
+    first = Path("cache/mine/clips.parquet").read_bytes()
+    scan.run(scan.Options("mine", jobs=1))
+    assert Path("cache/mine/clips.parquet").read_bytes() == first
+    assert scan.one_line("[12:34:56] /src/a.cc:7: [12:34:57] /src/b.cc:8: Check failed\nStack trace") == "Check failed"
+
+
+def test_two_files_that_would_be_one_clip_are_named(videos: Path) -> None:
+    touch(videos / "train/cat/a.mp4")
+    touch(videos / "train/cat/a.avi")
+    with pytest.raises(DatasetError, match=r"train/cat/a\.avi and train/cat/a\.mp4 would both be clip 'train/cat/a': rename one"):
+        scan.run(OPTIONS)
+
+
+def test_the_command_prints_counts_on_one_line_or_one_reason(
+    videos: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_video(videos / "test/cat/a.mp4", [0, 255])
+    (videos / "test/cat/text.mp4").write_text("not a film")
+    stage.main(scan.Options, scan.run, prog="pipeline.scan", args=["--dataset", "mine", "--recipe", "folder", "--jobs", "2"])
+    out, _ = capfd.readouterr()
+    assert json.loads(out)["n_clips"] == 2 and out.count("\n") == 1
+    assert "test/cat/text.mp4: decord cannot open it" in caplog.text
+    with pytest.raises(SystemExit, match="1"):
+        stage.main(scan.Options, scan.run, prog="pipeline.scan", args=["--dataset", "mine", "--recipe", "foldr"])
+    assert capfd.readouterr().err == "pipeline.scan: unknown recipe 'foldr': choose one of [demo, folder]\n"
+
+
+@pytest.mark.parametrize("prepare", ["missing", "empty", "no videos"])
+def test_an_empty_data_set_says_where_to_put_videos(videos: Path, prepare: str) -> None:
+    if prepare == "missing":
+        videos.rmdir()
+    if prepare == "no videos":
+        touch(videos / "train/cat/readme.txt")
+    with pytest.raises(DatasetError, match=r"put (them|videos) at data/videos/mine/<split>/<class>/<name>\.mp4, split one of train, val, test"):
+        scan.run(OPTIONS)
+
+
+def test_a_folder_that_is_no_split_is_named(videos: Path) -> None:
+    touch(videos / "train/cat/a.mp4")
+    touch(videos / "validation/cat/b.mp4")
+    with pytest.raises(DatasetError, match="folder 'validation' is no split: the folders there are train, val, test"):
+        scan.run(OPTIONS)
+
+
+def test_hidden_files_are_passed_over_and_others_are_counted(videos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("test/cat/a.MP4", "test/cat/deeper/b.webm", "test/cat/.a.mp4", "test/cat/.git/c.mp4", ".DS_Store", "test/.cat/d.mp4",
+                 "test/cat/a.srt", "manifest.csv", "test/loose.mp4"):
+        touch(videos / name)
+    with caplog.at_level(logging.INFO):
+        listed = list(folder.rows(videos, ["cat"]))
+    assert listed == [("test/cat/a.MP4", "test", "cat"), ("test/cat/deeper/b.webm", "test", "cat")]
+    assert "3 files under data/videos/mine are no videos of a class" in caplog.text
+
+
+def test_classes_come_from_the_list_where_there_is_one_and_from_the_folders_else(videos: Path, tmp_path: Path) -> None:
+    touch(videos / "train/dog/a.mp4")
+    touch(videos / "test/cat/a.mp4")
+    assert folder.labels("mine", videos) == ["cat", "dog"]
+    labels = Path("data/labels")
+    labels.unlink()  # a link to the project's own
+    labels.mkdir()
+    (labels / "mine.txt").write_text("dog\n\nbird\ncat\n")
+    assert folder.labels("mine", videos) == ["dog", "bird", "cat"]
+    touch(videos / "val/cats/a.mp4")
+    with pytest.raises(DatasetError, match=r"class folder 'cats' is not in data/labels/mine\.txt: add it there, rename or remove the folder"):
+        folder.labels("mine", videos)
+    (labels / "mine.txt").write_text("dog\ncat\ncats\ndog\n")
+    with pytest.raises(DatasetError, match="names 'dog' more than once"):
+        folder.labels("mine", videos)
+
+
+def test_the_folder_of_recipes_is_the_registry() -> None:
+    assert datasets.names() == ["demo", "folder"]
+    assert all(hasattr(datasets.build(name), verb) for name in datasets.names() for verb in ("labels", "rows"))
+
+
+def test_the_demo_is_laid_out_like_any_folder(videos: Path) -> None:
+    for clip in demo.all_clips()[::40]:
+        touch(videos / clip.path)
+    labels = datasets.build("demo").labels("demo", videos)
+    assert tuple(labels) == demo.LABELS
+    assert list(datasets.build("demo").rows(videos, labels)) == list(folder.rows(videos, labels))
