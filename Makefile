@@ -41,7 +41,7 @@ bench: $(READY)  ## run the benchmarks of tests/bench (make bench ROOM=adapt for
 
 photosound: $(READY)  ## the acceptance run on real photos and recordings (needs PHOTOSOUND=folder)
 	@test -f $(PHOTOSOUND)/make_photosound.py || { echo "$(PHOTOSOUND)/make_photosound.py is not there: set PHOTOSOUND to its folder"; exit 1; }
-	@test -f data/videos/photosound/manifest.csv || python $(PHOTOSOUND)/make_photosound.py --out data/videos/photosound --train 150 --val 20 --test 30 --jobs 2
+	@test -f data/videos/photosound/manifest.csv || python $(PHOTOSOUND)/make_photosound.py --out data/videos/photosound --train 150 --val 20 --test 16 --jobs 2
 	dvc repro data/settings/photosound/dvc.yaml
 	@cat cache/metrics/photosound/report.md
 

@@ -277,3 +277,13 @@ def test_statistics_from_buffers_need_batch_norm() -> None:
 def test_a_model_without_norm_layers_is_one_clear_error() -> None:
     with pytest.raises(MethodError, match="has no norm layer to align"):
         Vitta(nn.Linear(2, 2), None, SETTINGS)
+
+
+def test_with_both_shares_at_0_what_stays_of_a_heard_clip_is_the_visual_step_alone(model: TinyVideoModel) -> None:
+    other = TinyVideoModel()
+    other.load_state_dict(model.state_dict())
+    clip = batch(heard=2)
+    Vitta(model, None, SETTINGS).adapt(clip)
+    answer = Audio(other.eval(), None, K, SETTINGS).adapt(clip)
+    assert answer.steps > 1
+    assert all(torch.equal(x, y) for x, y in zip(model.parameters(), other.parameters(), strict=True))

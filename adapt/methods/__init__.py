@@ -66,17 +66,18 @@ class Settings:
     consistency: float = 0.1  # weight of the views' consistency (ViTTA)
     bn_prior: float = 0.3  # norm: weight of the clip's own statistics over the source's
     fusion_floor: float = 0.05  # e in p (e + s): how much a class without evidence keeps (ours)
-    fusion_balance: float = 0.5  # exponent of the running class prior that audio's fused answer is divided by (ours)
+    fusion_balance: float = 0.0  # exponent of the running class prior that audio's fused answer is divided by (ours)
     target: str = "soft"  # audio's target: soft, hard or candidate
     target_sound: float = 0.7  # w: the sound's share in the soft target's logarithm (ours)
     target_balance: float = 0.5  # exponent of the running target prior that the target is divided by (ours)
     candidate_threshold: float = 0.2  # evidence from which a class is a candidate
     audio_weight: float = 1.0  # of the audio term
-    audio_lr: float = 1e-2  # audio's SGD learning rate: its clip is learned harder, then mostly let go (see commit)
-    commit: float = 0.1  # share of a clip's update that stays for the next clips (ours)
+    audio_lr: float = 0.05  # SGD's learning rate in a clip's own steps: it is learned hard, then let go (see commit)
+    stream_audio: float = 0.3  # share of the audio term in the step that stays for the next clips (ours)
+    commit: float = 0.0  # share of a clip's own further steps that stays for the next clips (ours)
     max_iterations: int = 5
     confident: float = 0.8  # confidence from which a clip may stop as agreed
-    tolerance: float = 0.02  # relative change of the loss that counts as converged
+    tolerance: float = 0.001  # relative change of the loss that counts as converged
     slack: float = 0.2  # relative rise of the loss that counts as diverged
     trust_prior: float = 2.0  # Beta(a, a) prior of the per-class trust
 

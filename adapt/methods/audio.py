@@ -1,8 +1,9 @@
 """Ours: ViTTA's visual losses with an audio pseudo-label, for as many steps as a clip needs (METHOD sections 4 and 5; after arXiv 2506.12481).
 
-loss = alignment + consistency + w g KL(t || p_v).  A clip's first step is the stream's: it is ViTTA's step with the audio term added and stays.
-Further steps are the clip's own: they go on while sound and picture disagree, serve this clip's prediction, and all but the share `commit` of
-them is undone afterwards.  So a clip whose sound says something can be learned hard without dragging later clips towards classes that sound.
+loss = alignment + consistency + w g KL(t || p_v).  A clip's first step is the stream's: ViTTA's step, with the share `stream_audio` of the audio
+term, and it stays.  Further steps are the clip's own: on the whole loss, they go on while sound and picture disagree, serve this clip's
+prediction, and all but the share `commit` of them is undone afterwards.  So a clip whose sound says something is learned hard without dragging
+later clips towards the classes that sound: with both shares at 0, clips that make no sound are adapted exactly as by vision alone.
 """
 import math
 import time
@@ -117,7 +118,8 @@ class Audio(Vitta):
         heard = bool((g > UNHEARD).any())
         trace: list[Step] = []
         loss, *parts = self.terms(views, t, g)
-        self._step(loss, self.optimiser)
+        align, agree, audio = parts
+        self._step(align + self.settings.consistency * agree + self.settings.stream_audio * audio, self.optimiser)
         self.alignment.commit(first.seen)
         stay = self._weights()
         trace.append(self._record(loss, parts, views, started))

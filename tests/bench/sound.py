@@ -31,7 +31,7 @@ def rows() -> Iterator[Row]:
         yield Row(f"decode to {tagger.sample_rate} Hz mono, {SECONDS} s clips", (_cpu_s() - started) / N_CLIPS, "CPU s/clip")
     pcm = decoded[0]["pcm"]
     assert isinstance(pcm, bytes)
-    waveforms = np.repeat(np.frombuffer(pcm, "<i2")[None].astype(np.float32) / 32768, 8, 0)
+    waveforms = np.repeat(np.frombuffer(pcm, "<i2")[None], 8, 0).astype(np.float32) / np.float32(32768)
     lengths = np.full(8, waveforms.shape[1])
     tagger.logits(waveforms, lengths)
     started = _cpu_s()
