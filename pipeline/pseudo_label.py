@@ -64,7 +64,7 @@ def evidence(
     """Combine sound probabilities (N, A) with a label map's weights (A, K), both in [0, 1], over each clip's `top_k` loudest sounds.
 
     s_c = 1 - prod_i (1 - a_i M_ic) for `noisy_or`; `max` and `sum` (cut at 1) of a_i M_ic otherwise.  m = 1 - prod_i (1 - a_i max_c
-    M_ic) whatever `combine` is.  q = s^(1/tau) / sum, uniform where no sound supports any class.  Ours (METHOD section 2).
+    M_ic) whatever `combine` is.  q = s^(1/tau) / sum, uniform where no sound supports any class.  Ours (adapt/METHOD.md, section 2).
     """
     loudest = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
     heard = np.take_along_axis(probabilities, loudest, axis=1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Each method does what its paper (or METHOD, for ours) says; expected values are worked out by hand or by plain torch."""
+"""Each method does what its paper (or adapt/METHOD.md, for ours) says; expected values are worked out by hand or by plain torch."""
 import dataclasses
 import math
 from typing import Any

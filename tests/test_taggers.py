@@ -164,7 +164,7 @@ def test_yamnet_tells_recorded_animals_apart(hearing: taggers.Tagger) -> None:
             pcm = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60).stdout
             logits = hear(hearing, np.frombuffer(pcm, "<i2").astype(np.float32) / 32768)
             n_right += int(np.argmax([logits[names].max() for names in columns]) == truth)
-    assert n_right >= 16  # of 20: TAGGERS.md's figure for other taggers and all files is 91 %, by chance it would be 5
+    assert n_right >= 16  # of 20; by chance it would be 5
 
 
 def test_yamnet_states_what_decides_its_logits(hearing: taggers.Tagger) -> None:

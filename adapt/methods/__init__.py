@@ -54,7 +54,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Settings:
-    """Every method's settings; each method takes what it needs.  Sources: METHOD in docs; "ours" is chosen on validation data."""
+    """Every method's settings; each method takes what it needs.  Sources: adapt/METHOD.md; "ours" is chosen on validation data."""
 
     scope: str = "norm"  # which weights adapt: norm (scale and shift of norm layers) or all
     lr: float = 1e-3  # SGD's learning rate

@@ -1,4 +1,4 @@
-"""Ours: ViTTA's visual losses with an audio pseudo-label, for as many steps as a clip needs (METHOD sections 4 and 5; after arXiv 2506.12481).
+"""Ours: ViTTA's visual losses with an audio pseudo-label, for as many steps as a clip needs (adapt/METHOD.md).
 
 loss = alignment + consistency + w g KL(t || p_v).  A clip's first step is the stream's: ViTTA's step, with the share `stream_audio` of the audio
 term, and it stays.  Further steps are the clip's own: on the whole loss, they go on while sound and picture disagree, serve this clip's
@@ -134,7 +134,7 @@ class Audio(Vitta):
         return Answer(before, after, fused, len(trace), reason, g.mean().item(), trace)
 
     def _own_steps(self, batch: Batch, t: Tensor, g: Tensor, previous: float, trace: list[Step]) -> str:
-        """Go on until a stop rule of METHOD section 5 holds; leave the best step's weights; return the rule's name."""
+        """Go on until a stop rule of METHOD.md section 5 holds; leave the best step's weights; return the rule's name."""
         s = self.settings
         optimiser = torch.optim.SGD(self.parameters, lr=s.audio_lr)
         best, best_weights = math.inf, self._weights()
