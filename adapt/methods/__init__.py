@@ -73,7 +73,7 @@ class Settings:
     candidate_threshold: float = 0.2  # evidence from which a class is a candidate
     audio_weight: float = 1.0  # of the audio term
     audio_lr: float = 0.05  # SGD's learning rate in a clip's own steps: it is learned hard, then let go (see commit)
-    stream_audio: float = 0.3  # share of the audio term in the step that stays for the next clips (ours)
+    stream_audio: float = 0.0  # share of the audio term in the step that stays for the next clips (ours)
     commit: float = 0.0  # share of a clip's own further steps that stays for the next clips (ours)
     max_iterations: int = 5
     confident: float = 0.8  # confidence from which a clip may stop as agreed
