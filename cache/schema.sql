@@ -17,20 +17,30 @@ CREATE TABLE clips (
     error          VARCHAR                          -- why it failed, one line
 );
 
--- One row a clip, made by `decode`: its sound as mono int16 at the tagger's sample rate.
+-- One row a clip, made by `decode`: how its sound track was read.
 CREATE TABLE audio (
     clip_id        VARCHAR NOT NULL PRIMARY KEY,
     status         VARCHAR NOT NULL CHECK (status IN ('ok', 'no_track', 'silent', 'truncated', 'failed')),
-    sample_rate    INTEGER NOT NULL CHECK (sample_rate > 0),  -- of pcm, in Hz
+    sample_rate    INTEGER NOT NULL CHECK (sample_rate > 0),  -- of the decoded sound (mono), in Hz
     n_channels     INTEGER CHECK (n_channels > 0),            -- of the source track
-    duration_s     DOUBLE CHECK (duration_s >= 0),            -- of pcm, in seconds
+    duration_s     DOUBLE CHECK (duration_s >= 0),            -- of the decoded sound, in seconds
     expected_s     DOUBLE CHECK (expected_s >= 0),            -- what the container promised, in seconds
     n_samples      BIGINT NOT NULL CHECK (n_samples >= 0),
     rms_dbfs       DOUBLE CHECK (rms_dbfs <= 1),              -- 0 = full scale; NULL without samples or all zero
     peak_dbfs      DOUBLE CHECK (peak_dbfs <= 1),
     error          VARCHAR,                                   -- the last lines of ffmpeg's stderr
-    cache_key      VARCHAR NOT NULL,                          -- sha256 of content, options and code version
-    pcm            BLOB NOT NULL                              -- int16 little endian, n_samples of them
+    n_blocks       INTEGER NOT NULL CHECK (n_blocks >= 0),    -- rows of `waveforms`; 0 where the sound was not kept
+    cache_key      VARCHAR NOT NULL                           -- sha256 of content, options and code version
+);
+
+-- One row a block of a clip's sound, made by `decode`, so that no reader holds a long file whole.
+CREATE TABLE waveforms (
+    clip_id        VARCHAR NOT NULL,
+    block          INTEGER NOT NULL CHECK (block >= 0),       -- counts from 0; all but a clip's last are 30 s long
+    n_samples      INTEGER NOT NULL CHECK (n_samples > 0),
+    flac           BLOB NOT NULL,                             -- mono, 16 bits, at audio.sample_rate
+    cache_key      VARCHAR NOT NULL,                          -- that of the clip's row in `audio`
+    PRIMARY KEY (clip_id, block)
 );
 
 -- One row a window of a clip with sound, made by `tag`.

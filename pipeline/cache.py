@@ -1,12 +1,11 @@
 """The one room that writes Parquet.  Rows in, checked files out; the contract is cache/schema.sql.
 
-Every file is written to a temporary name and renamed, ordered by its table's key, and byte-identical for the same rows.
-Big tables are folders of shards: `sync_shards` keeps what is still valid, makes what is missing, and drops what is gone,
-so that a stage killed half-way loses the shard in hand and a second run does nothing.
+Every file is written to a temporary name and renamed, ordered by its table's key, and byte-identical for the same rows: small tables
+by `write_table`, long ones as a stream by `Writer`.  Folders that grow with a data set are pipeline/shards.py's.
 """
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from pipeline.errors import CacheError
 
 ROOT = Path("cache")
 SCHEMA = ROOT / "schema.sql"
-CLIPS_PER_SHARD = 64
 Row = Mapping[str, object]
 
 
@@ -100,13 +98,72 @@ def write_table(path: Path, table: str, rows: Iterable[Row] | pa.Table, provenan
         except duckdb.Error as error:
             raise CacheError(f"{path}: a row breaks the contract of {table} in {SCHEMA}: {error}") from error
         ordered = connection.sql(f"SELECT * FROM {table} ORDER BY {', '.join(key)}").to_arrow_table()
-    metadata = {"earshot.table": table, "earshot.schema": schema_sha256(table)}
-    metadata |= {f"earshot.{name}": value for name, value in sorted((provenance or {}).items())}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(ordered.replace_schema_metadata(metadata), temporary, compression="zstd")
+    pq.write_table(ordered.replace_schema_metadata(_metadata(table, provenance)), temporary, compression="zstd")
     temporary.replace(path)
     return ordered.num_rows
+
+
+class Writer:
+    """Write a table as a stream: batches in key order, each checked against cache/schema.sql and written as one row group.
+
+    Used as a context manager: the file appears under its name when the block ends, and not at all when it raises.  Memory is that of
+    one batch.  The same batches give the same bytes.
+    """
+
+    def __init__(self, path: Path, table: str, provenance: Mapping[str, str] | None = None) -> None:
+        """Prepare to write `path`; `provenance` as in `write_table`."""
+        _, self.schema, self._key = _statement(table)
+        self.n_rows = 0
+        self._path, self._table, self._metadata = path, table, _metadata(table, provenance)
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        self._last: tuple[object, ...] | None = None
+
+    def __enter__(self) -> "Writer":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = _connection()
+        self._file = pq.ParquetWriter(
+            self._temporary, self.schema.with_metadata(self._metadata), compression="zstd", use_dictionary=_text_columns(self.schema)
+        )
+        return self
+
+    def add(self, rows: pa.Table) -> None:
+        """Write `rows` (columns in any order).  Raises CacheError where one breaks the contract or comes out of key order."""
+        rows = rows.select(self.schema.names).cast(self.schema)
+        if not rows.num_rows:
+            return
+        keys = list(zip(*(rows.column(name).to_pylist() for name in self._key), strict=True))
+        if keys != sorted(keys) or (self._last is not None and keys[0] <= self._last):
+            raise CacheError(f"{self._path}: rows of {self._table} do not come in the order of ({', '.join(self._key)}), near {keys[0]}")
+        try:
+            self._connection.execute("BEGIN")
+            self._connection.register("incoming", rows)
+            self._connection.execute(f"INSERT INTO {self._table} BY NAME SELECT * FROM incoming")
+        except duckdb.Error as error:
+            raise CacheError(f"{self._path}: a row breaks the contract of {self._table} in {SCHEMA}: {error}") from error
+        finally:
+            self._connection.execute("ROLLBACK")
+            self._connection.unregister("incoming")
+        self._file.write_table(rows, row_group_size=rows.num_rows)
+        self._last, self.n_rows = keys[-1], self.n_rows + rows.num_rows
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._connection.close()
+        self._file.close()
+        if kind is None:
+            self._temporary.replace(self._path)
+        else:
+            self._temporary.unlink()
+
+
+def _metadata(table: str, provenance: Mapping[str, str] | None) -> dict[str, str]:
+    own = {"earshot.table": table, "earshot.schema": schema_sha256(table)}
+    return own | {f"earshot.{name}": value for name, value in sorted((provenance or {}).items())}
+
+
+def _text_columns(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if pa.types.is_string(field.type)]
 
 
 def provenance(path: Path) -> dict[str, str]:
@@ -118,6 +175,12 @@ def provenance(path: Path) -> dict[str, str]:
     return {k.decode().removeprefix("earshot."): v.decode() for k, v in metadata.items() if k.startswith(b"earshot.")}
 
 
+def check_version(path: Path, table: str) -> None:
+    """Raise CacheError where `path` was not written as `table` under this version of cache/schema.sql."""
+    if (version := provenance(path).get("schema")) != schema_sha256(table):
+        raise CacheError(f"{path} does not follow table {table} of {SCHEMA} (version {str(version)[:8]}): delete it and run `dvc repro`")
+
+
 def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a file, or a folder of shards, of `table`, ordered by key.
 
@@ -127,8 +190,7 @@ def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> 
     if not path.exists():
         raise CacheError(f"{path} is missing: run `dvc repro`")
     for file in files:
-        if (version := provenance(file).get("schema")) != schema_sha256(table):
-            raise CacheError(f"{file} does not follow table {table} of {SCHEMA} (version {str(version)[:8]}): delete it and run `dvc repro`")
+        check_version(file, table)
     schema = schema_of(table)
     chosen = pa.schema([schema.field(name) for name in columns]) if columns else schema
     if not files:
@@ -136,82 +198,3 @@ def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> 
     loaded = pa.concat_tables(pq.read_table(file, columns=chosen.names).replace_schema_metadata(None) for file in files)
     key = [name for name in _statement(table)[2] if name in loaded.column_names]
     return loaded.sort_by([(name, "ascending") for name in key]) if key else loaded
-
-
-def shard_name(clip_id: str, n_shards: int) -> str:
-    """The shard that holds `clip_id`: by hash, so that a new clip touches one shard only."""
-    return f"part-{int(hashlib.sha256(clip_id.encode()).hexdigest()[:8], 16) % n_shards:05d}-of-{n_shards:05d}.parquet"
-
-
-def n_shards(n_clips: int) -> int:
-    """A power of two that keeps shards near CLIPS_PER_SHARD clips and steady while a data set grows."""
-    return 1 << max(0, (n_clips - 1) // CLIPS_PER_SHARD).bit_length()
-
-
-def sync_shards(
-    path: Path,
-    table: str,
-    wanted: Mapping[str, str],
-    make: Callable[[list[str]], Iterable[Row]],
-    provenance_: Mapping[str, str],
-) -> dict[str, int]:
-    """Bring a folder of shards in line with `wanted` (clip_id -> cache_key) and return counts of kept, made and dropped clips.
-
-    Rows whose clip and key are still wanted are kept, whatever shard they lie in; `make(clip_ids)` is asked, shard by shard, for the
-    rows of the others (any number per clip, each with its clip_id and cache_key).  A clip for which `make` gives no row is asked for
-    again by the next run.  Shards that are not wanted any more are removed last, so a kill never loses finished work.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    old_files = sorted(path.glob("part-*.parquet"))
-    key_version = schema_sha256(table)
-    usable = [file for file in old_files if _version_or_none(file) == key_version]
-    where: dict[str, Path] = {}
-    stored: set[str] = set()
-    for file in usable:
-        for row in pq.read_table(file, columns=["clip_id", "cache_key"]).to_pylist():
-            stored.add(row["clip_id"])
-            if wanted.get(row["clip_id"]) == row["cache_key"]:
-                where[row["clip_id"]] = file
-    total = n_shards(len(wanted))
-    shards: dict[str, list[str]] = {}
-    for clip_id in sorted(wanted):
-        shards.setdefault(shard_name(clip_id, total), []).append(clip_id)
-    made = 0
-    for name, clip_ids in sorted(shards.items()):
-        missing = [clip_id for clip_id in clip_ids if clip_id not in where]
-        made += len(missing)
-        file = path / name
-        if not missing and _holds_exactly(file, usable, clip_ids, where, provenance_):
-            continue
-        kept = _rows_from(sorted({where[c] for c in clip_ids if c in where}), table, {c for c in clip_ids if c in where}, wanted)
-        fresh = pa.Table.from_pylist([dict(row) for row in make(missing)], schema=schema_of(table)) if missing else None
-        write_table(file, table, pa.concat_tables([kept, fresh]) if fresh is not None else kept, provenance_)
-    for file in old_files:
-        if file.name not in shards:
-            file.unlink()
-    return {"n_kept": len(wanted) - made, "n_made": made, "n_dropped": len(stored - wanted.keys())}
-
-
-def _version_or_none(file: Path) -> str | None:
-    try:
-        return provenance(file).get("schema")
-    except CacheError:
-        return None  # a broken shard holds nothing that can be kept: its clips are made again
-
-
-def _holds_exactly(file: Path, usable: list[Path], clip_ids: list[str], where: Mapping[str, Path], wanted_provenance: Mapping[str, str]) -> bool:
-    if file not in usable or any(where[clip_id] != file for clip_id in clip_ids):
-        return False
-    held = set(pq.read_table(file, columns=["clip_id"]).column("clip_id").to_pylist())
-    known = provenance(file)
-    return held == set(clip_ids) and all(known.get(name) == value for name, value in wanted_provenance.items())
-
-
-def _rows_from(files: list[Path], table: str, clip_ids: set[str], wanted: Mapping[str, str]) -> pa.Table:
-    schema = schema_of(table)
-    parts = [schema.empty_table()]
-    for file in files:
-        loaded = pq.read_table(file).replace_schema_metadata(None)
-        rows = loaded.select(["clip_id", "cache_key"]).to_pylist()
-        parts.append(loaded.filter(pa.array([r["clip_id"] in clip_ids and wanted[r["clip_id"]] == r["cache_key"] for r in rows], pa.bool_())))
-    return pa.concat_tables(parts)

@@ -1,37 +1,23 @@
-"""The `decode` stage: the sound track of every clip, as mono int16 at the tagger's sample rate, in cache/<dataset>/audio.
+"""The `decode` stage: the sound track of every clip, as mono blocks at the tagger's sample rate, in cache/<dataset>/{audio,waveforms}.
 
-ffmpeg reads the clip and answers on two pipes: samples on stdout, and on stderr what the container promised.  A clip without a
-track, with a silent one, or with a broken one is a row with a status; the stage fails only when too many clips did.
+A clip without a track, with a silent one, or with a broken one is a row of `audio` with a status; the stage fails only when too many
+clips did.  `audio` also says how the sound was made, so that `tag` can make it again where it was not kept.
 """
-import logging
-import math
-import re
-import shutil
-import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-import ffmpeg
-import imageio_ffmpeg
 import numpy as np
-import numpy.typing as npt
 
-from pipeline import cache, engine, stage, taggers
-from pipeline.errors import DatasetError, DecodeError
+from pipeline import cache, engine, perturb, shards, sound, stage, taggers
+from pipeline.errors import CacheError, DatasetError, DecodeError
+from pipeline.perturb import Kind
 
-VERSION = "1"  # raise it when the same clip would give other rows: every clip is then decoded again
-STATUSES = ("ok", "no_track", "silent", "truncated", "failed")
-FULL_SCALE = 32768.0  # of int16
-TRUNCATED_S = 0.5  # sound may end this much before the container's duration, which is that of its longest stream...
-TRUNCATED_SHARE = 0.05  # ...or this share of it, whichever is more (priming and the last frame of AAC are below 0.1 s)
-ERROR_LINES = 3
-NAMED_LAYOUTS = {"mono": 1, "stereo": 2, "downmix": 2, "binaural": 2, "quad": 4, "hexagonal": 6, "octagonal": 8, "cube": 8}
-FLAGS = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info")  # info names the streams, level+ marks the errors
-
-log = logging.getLogger("decode")
+VERSION = "2"  # raise it when the same clip would give other rows: every clip is then decoded again
 
 
 @dataclass(frozen=True)
@@ -40,173 +26,167 @@ class Options:
 
     dataset: str  # names cache/<dataset> and data/videos/<dataset>
     tagger: str  # pipeline/taggers/<tagger>.py, which knows the sample rate
+    variant: str = ""  # one of the tagger's published models; empty: its first
     ffmpeg: Literal["packaged", "path"] = "packaged"  # the binary of imageio-ffmpeg, or the one on PATH
-    silent_below_dbfs: float = -60.0  # a track with a lower RMS level is silent (0 = full scale)
+    track: int = 0  # which sound track of a file, counted from 0; a file without it is a clip without a track
+    silent_below_dbfs: float = -60.0  # dB; a track with a lower RMS level is silent (0 = full scale)
+    keep_audio: bool = True  # store the sound (FLAC, about 18 kB a second at 16 kHz); off: tag decodes once more by itself
     jobs: int = 2  # clips at a time
-    max_failed_share: float = 0.5  # the stage fails when more than this share of the clips did
+    max_failed_share: float = 0.5  # 0 to 1; the stage fails when more than this share of the clips did
+    perturb: Kind = "none"  # for studies: white noise, shift in time, swap with another clip of the split, mute, a music bed
+    snr_db: float = 10.0  # dB, -40 to 60; of noise and music, the ratio of the clip's energy to theirs in each 30 s
+    shift_s: float = 1.0  # seconds, -60 to 60; positive: the sound comes later; the length stays, zeros come in
+    music_file: str = ""  # of music: its first 120 s, looped; empty: four chords that are synthesised
+    seed: int = 0  # of noise, swap and music, together with the clip's name
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """What is the same for every clip."""
+class Settings:
+    """All that decides what a file sounds like; `audio` carries it as JSON."""
 
-    binary: str  # ffmpeg's path
-    sample_rate: int  # of the samples, in Hz
+    ffmpeg: str  # packaged or path
+    sample_rate: int
     silent_below_dbfs: float
+    track: int
+    keep_audio: bool
+    perturbation: perturb.Perturbation
+
+    def to_json(self) -> str:
+        """One line, the same for equal settings."""
+        return json.dumps(asdict(self) | {"perturbation": self.perturbation.used()}, sort_keys=True)
+
+    def key(self) -> dict[str, object]:
+        """What of it changes a row: not which ffmpeg, whose version counts, and not the music's name, whose content counts."""
+        perturbation = {name: value for name, value in self.perturbation.used().items() if name != "music_file"}
+        return {name: value for name, value in asdict(self).items() if name != "ffmpeg"} | {"perturbation": perturbation}
+
+    @classmethod
+    def from_json(cls, text: str) -> "Settings":
+        """Read what `to_json` wrote.  Raises CacheError where it is something else."""
+        try:
+            stated = json.loads(text)
+            settings = cls(**stated | {"perturbation": perturb.Perturbation(**stated["perturbation"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise CacheError(f"{text[:100]!r} are not the settings that decode wrote ({error}): run `dvc repro decode`") from error
+        return settings
 
 
 @dataclass(frozen=True)
-class Promise:
-    """What ffmpeg's stderr says of a container before any of it is decoded."""
+class Plan:
+    """How every clip of a data set is decoded."""
 
-    opened: bool
-    has_sound: bool
-    has_picture: bool
-    n_channels: int | None
-    expected_s: float | None  # the container's duration, of its longest stream
+    decoder: sound.Decoder
+    version: str  # of ffmpeg
+    perturbation: perturb.Perturbation
+    bed: sound.Block | None  # of music
+    paths: Mapping[str, Path]  # clip_id -> the file whose sound it gets
+    keys: Mapping[str, str]  # clip_id -> cache_key
+
+    def stream(self, clip_id: str) -> Generator[sound.Block | sound.Heard, None, None]:
+        """Yield a clip's blocks, then what was heard of them.  Raises DatasetError where its file is not there any more."""
+        path = self.paths[clip_id]
+        if not path.is_file():
+            raise DatasetError(f"{path} is listed in clips.parquet but is not there: run `dvc repro scan`")
+
+        def change(blocks: Iterator[sound.Block]) -> Iterator[sound.Block]:
+            return perturb.apply(self.perturbation, clip_id, blocks, self.decoder.sample_rate, self.bed)
+
+        return sound.stream(self.decoder, path, change)
 
 
 def run(options: Options) -> dict[str, int]:
-    """Bring cache/<dataset>/audio in line with clips.parquet and return the counts.
+    """Bring cache/<dataset>/audio and waveforms in line with clips.parquet and return the counts.
 
-    Raises DecodeError where ffmpeg cannot be run or more than `max_failed_share` of the clips failed, DatasetError where a clip
-    of clips.parquet is not there any more.
+    Raises DecodeError where an option or ffmpeg cannot be used or more than `max_failed_share` of the clips failed, DatasetError
+    where a clip of clips.parquet is not there any more.
     """
-    decoder = Decoder(ffmpeg_binary(options.ffmpeg), taggers.sample_rate(options.tagger), options.silent_below_dbfs)
-    version = ffmpeg_version(decoder.binary)
+    if not 0 <= options.max_failed_share <= 1:
+        raise DecodeError(f"max_failed_share is {options.max_failed_share}: give 0 to 1")
+    perturbation = perturb.choose(options.perturb, options.snr_db, options.shift_s, options.music_file, options.seed)
+    rate = taggers.sample_rate(options.tagger, options.variant)
+    settings = Settings(options.ffmpeg, rate, options.silent_below_dbfs, options.track, options.keep_audio, perturbation)
+    plan = make_plan(options.dataset, settings)
     folder = cache.folder(options.dataset)
-    clips = cache.read_table(folder / "clips.parquet", "clips", ["clip_id", "path", "content_sha256"]).to_pylist()
-    paths = {clip["clip_id"]: Path("data/videos") / options.dataset / clip["path"] for clip in clips}
-    common = ("decode", VERSION, version, decoder.sample_rate, decoder.silent_below_dbfs)
-    wanted = {clip["clip_id"]: cache.sha256_text(*common, clip["content_sha256"]) for clip in clips}
+    with stage.progress("decode", len(plan.keys)) as bar:
 
-    def make(clip_ids: list[str]) -> Iterator[cache.Row]:
-        rows = engine.map_clips(partial(decode_file, decoder), [paths[clip_id] for clip_id in clip_ids], options.jobs)
-        log.info("decoded %d clips", len(rows))
-        for clip_id, row in zip(clip_ids, rows, strict=True):
-            yield row | {"clip_id": clip_id, "cache_key": wanted[clip_id]}
+        def make(clip_ids: list[str]) -> Iterator[shards.TableRow]:
+            for _, rows in engine.stream(partial(_rows, plan, options.keep_audio), clip_ids, options.jobs):
+                yield from rows
+                bar.update(1)
 
-    provenance = {"sample_rate": str(decoder.sample_rate), "ffmpeg": version, "code_version": VERSION}
-    counts = cache.sync_shards(folder / "audio", "audio", wanted, make, provenance)
+        group = shards.Group("audio", {name: folder / name for name in ("audio", "waveforms")}, {"waveforms": "n_blocks"})
+        provenance = {"sample_rate": str(rate), "ffmpeg": plan.version, "code_version": VERSION, "decoder": settings.to_json()}
+        counts = shards.sync(group, plan.keys, make, provenance)
     rows = cache.read_table(folder / "audio", "audio", ["clip_id", "status", "error"]).to_pylist()
     _check_failures(rows, options.max_failed_share)
-    by_status = {f"n_{status}": sum(row["status"] == status for row in rows) for status in STATUSES}
+    by_status = {f"n_{status}": sum(row["status"] == status for row in rows) for status in sound.STATUSES}
     return {"n_clips": len(rows)} | by_status | counts
 
 
-def ffmpeg_binary(which: str) -> str:
-    """The path of ffmpeg: `packaged` is imageio-ffmpeg's (or what its IMAGEIO_FFMPEG_EXE names), `path` the one on PATH.
+def make_plan(dataset: str, settings: Settings) -> Plan:
+    """Find out how each clip of clips.parquet is decoded.  Raises DecodeError where the settings cannot be used."""
+    decoder = sound.Decoder(sound.ffmpeg_binary(settings.ffmpeg), settings.sample_rate, settings.silent_below_dbfs, settings.track)
+    version, what = sound.ffmpeg_version(decoder.binary), settings.perturbation
+    columns = ["clip_id", "path", "split", "content_sha256"]
+    clips = {clip["clip_id"]: clip for clip in cache.read_table(cache.folder(dataset) / "clips.parquet", "clips", columns).to_pylist()}
+    heard = {clip_id: clip_id for clip_id in clips}
+    if what.kind == "swap":
+        heard = perturb.partners(((clip_id, clip["split"]) for clip_id, clip in clips.items()), what.seed or 0)
+    common = ("decode", VERSION, version, settings.key())
+    return Plan(
+        decoder, version, what, _bed(decoder, what),
+        {clip_id: Path("data/videos") / dataset / clips[heard[clip_id]]["path"] for clip_id in clips},
+        {clip_id: cache.sha256_text(*common, clips[heard[clip_id]]["content_sha256"]) for clip_id in clips},
+    )  # fmt: skip
 
-    Raises DecodeError where there is none; one is never taken for the other.
+
+def reopen(dataset: str) -> Callable[[str], Generator[sound.Block, None, None]]:
+    """Return a function from a clip_id to the blocks that a `decode` without keep_audio measured and did not keep.
+
+    Raises CacheError where `decode` has not run; the function does so where a clip would sound otherwise by now.
     """
-    if which == "path":
-        if (found := shutil.which("ffmpeg")) is None:
-            raise DecodeError("no ffmpeg on PATH: install it, or set decode.ffmpeg=packaged")
-        return found
-    try:
-        packaged: str = imageio_ffmpeg.get_ffmpeg_exe()
-    except RuntimeError as error:
-        raise DecodeError(f"imageio-ffmpeg has no binary ({error}): reinstall its wheel, or set decode.ffmpeg=path") from error
-    if not Path(packaged).is_file():
-        raise DecodeError(f"imageio-ffmpeg carries no binary and names {packaged!r}: reinstall its wheel, or set decode.ffmpeg=path")
-    return packaged
+    folder = cache.folder(dataset) / "audio"
+    file = next(iter(sorted(folder.glob("part-*.parquet"))), None)
+    if file is None:
+        raise CacheError(f"{folder} is missing: run `dvc repro decode` first")
+    plan = make_plan(dataset, Settings.from_json(cache.provenance(file).get("decoder", "")))
+    stored = cache.read_table(folder, "audio", ["clip_id", "cache_key"])
+    keys = dict(zip(stored.column("clip_id").to_pylist(), stored.column("cache_key").to_pylist(), strict=True))
+
+    def blocks(clip_id: str) -> Generator[sound.Block, None, None]:
+        if clip_id not in keys or plan.keys.get(clip_id) != keys[clip_id]:
+            raise CacheError(f"{clip_id} would sound otherwise than when {folder} was made: run `dvc repro decode`")
+        for part in plan.stream(clip_id):
+            if not isinstance(part, sound.Heard):
+                yield part
+
+    return blocks
 
 
-def ffmpeg_version(binary: str) -> str:
-    """The third word of `ffmpeg -version`, such as 7.0.2-static: other versions may resample otherwise."""
-    try:
-        answer: str = subprocess.run([binary, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
-        return answer.split()[2]
-    except (OSError, subprocess.CalledProcessError, IndexError) as error:
-        raise DecodeError(f"{binary} does not run as ffmpeg ({error}): set decode.ffmpeg to packaged or path") from error
+def _rows(plan: Plan, keep_audio: bool, clip_id: str) -> Generator[shards.TableRow, None, None]:
+    """The rows of one clip: its blocks, then its row of `audio`."""
+    common: dict[str, object] = {"clip_id": clip_id, "cache_key": plan.keys[clip_id]}
+    n_blocks = 0
+    for part in plan.stream(clip_id):
+        if isinstance(part, sound.Heard):
+            yield "audio", common | {field.name: getattr(part, field.name) for field in fields(part)} | {"n_blocks": n_blocks}
+        elif keep_audio:
+            flac = sound.write_flac(part, plan.decoder.sample_rate)
+            yield "waveforms", common | {"block": n_blocks, "n_samples": part.size, "flac": flac}
+            n_blocks += 1
 
 
-def arguments(decoder: Decoder, path: Path) -> list[str]:
-    """The command that writes the first sound track of `path` to stdout as mono int16.
-
-    `file:` keeps a name that starts with '-' or holds ':' from being read as an option or a protocol.
-    """
-    track = ffmpeg.input(f"file:{path}", threads=1)["a:0"]
-    command = track.output("pipe:", format="s16le", acodec="pcm_s16le", ac=1, ar=decoder.sample_rate)
-    arguments: list[str] = command.global_args(*FLAGS).compile(cmd=decoder.binary)
-    return arguments
-
-
-def decode_file(decoder: Decoder, path: Path) -> dict[str, object]:
-    """Return the row of `audio` for one file, without clip_id and cache_key.  Raises DatasetError where there is no such file."""
-    if not path.is_file():
-        raise DatasetError(f"{path} is listed in clips.parquet but is not there: run `dvc repro scan`")
-    done = subprocess.run(arguments(decoder, path), stdin=subprocess.DEVNULL, capture_output=True)
-    stderr = done.stderr.decode("utf-8", errors="replace")
-    promise = read_promise(stderr)
-    samples = np.frombuffer(done.stdout[: len(done.stdout) // 2 * 2], dtype="<i2")
-    duration_s = samples.size / decoder.sample_rate
-    rms_dbfs, peak_dbfs = levels(samples)
-    error = _last_lines(stderr)
-    if promise.opened and not promise.has_sound:
-        status, error = ("no_track", None) if promise.has_picture else ("failed", "neither a sound track nor a picture")
-    elif done.returncode != 0 or samples.size == 0:
-        status, error, samples = "failed", error or f"ffmpeg ended with {done.returncode} and {samples.size} samples", samples[:0]
-    elif rms_dbfs is None or rms_dbfs < decoder.silent_below_dbfs:
-        status = "silent"
-    elif promise.expected_s is not None and duration_s < promise.expected_s - max(TRUNCATED_S, TRUNCATED_SHARE * promise.expected_s):
-        status = "truncated"
-    else:
-        status = "ok"
-    heard = samples.size > 0
-    return {
-        "status": status,
-        "sample_rate": decoder.sample_rate,
-        "n_channels": promise.n_channels,
-        "duration_s": duration_s if heard else None,
-        "expected_s": promise.expected_s,
-        "n_samples": samples.size,
-        "rms_dbfs": rms_dbfs if heard else None,
-        "peak_dbfs": peak_dbfs if heard else None,
-        "error": error,
-        "pcm": samples.tobytes(),
-    }
-
-
-def levels(samples: npt.NDArray[np.int16]) -> tuple[float | None, float | None]:
-    """(RMS, peak) of int16 samples in dB relative to full scale; (None, None) where there are none or all are zero."""
-    if samples.size == 0 or not samples.any():
-        return None, None
-    rms = math.sqrt(float(np.square(samples, dtype=np.float64).mean())) / FULL_SCALE
-    peak = max(int(samples.max()), -int(samples.min())) / FULL_SCALE
-    return 20 * math.log10(rms), 20 * math.log10(peak)
-
-
-def read_promise(stderr: str) -> Promise:
-    """Parse what ffmpeg prints of its input at `-loglevel level+info`."""
-    header = stderr.partition("[info] Output #0")[0]
-    streams = re.findall(r"^\[info\]   Stream #0:\d+.*?: (Audio|Video): (.*)$", header, re.MULTILINE)
-    sound = [text for kind, text in streams if kind == "Audio"]
-    duration = re.search(r"^\[info\]   Duration: (\d+):(\d\d):(\d\d\.\d+)", header, re.MULTILINE)
-    return Promise(
-        opened=re.search(r"^\[info\] Input #0", header, re.MULTILINE) is not None,
-        has_sound=bool(sound),
-        has_picture=any(kind == "Video" for kind, _ in streams),
-        n_channels=_n_channels(sound[0]) if sound else None,
-        expected_s=int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3]) if duration else None,
-    )
-
-
-def _n_channels(stream: str) -> int | None:
-    """Count the channels of a layout as ffmpeg names it: `stereo`, `5.1(side)`, `3 channels (FL+FR+LFE)`; None where it is another."""
-    layout = re.search(r"\d+ Hz, ([^,]+)", stream)
-    if layout is None:
+def _bed(decoder: sound.Decoder, what: perturb.Perturbation) -> sound.Block | None:
+    """The music of kind music."""
+    if what.kind != "music":
         return None
-    word = re.split(r"[ (]", layout[1])[0]
-    if word in NAMED_LAYOUTS:
-        return NAMED_LAYOUTS[word]
-    return sum(int(part) for part in word.split(".")) if re.fullmatch(r"\d+(\.\d+)*", word) else None
-
-
-def _last_lines(stderr: str) -> str | None:
-    """The last errors that ffmpeg printed, without the addresses that differ from run to run; None where there were none."""
-    lines = [line for line in stderr.splitlines() if re.search(r"\[(error|fatal|panic)\]", line)]
-    return " | ".join(re.sub(r" @ 0x[0-9a-f]+", "", line) for line in lines[-ERROR_LINES:]) or None
+    if what.music_file is None:
+        return perturb.synthesise(decoder.sample_rate)
+    path = Path(what.music_file)
+    if not path.is_file() or cache.sha256_file(path) != what.music_sha256:
+        raise DecodeError(f"music_file {what.music_file!r} is not what it was: run `dvc repro decode`")
+    parts = islice(sound.stream(replace(decoder, track=0), path), round(perturb.MUSIC_S / sound.BLOCK_S))
+    return np.concatenate([np.empty(0, np.int16), *(part for part in parts if not isinstance(part, sound.Heard))])
 
 
 def _check_failures(rows: list[dict[str, object]], max_failed_share: float) -> None:

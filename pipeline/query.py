@@ -26,6 +26,7 @@ VIEWS = cache.ROOT / "views.sql"
 FILES = {  # table: where its files lie in cache/<dataset>, and the stage that makes them
     "clips": ("clips.parquet", "scan"),
     "audio": ("audio/part-*.parquet", "decode"),
+    "waveforms": ("waveforms/part-*.parquet", "decode"),
     "tags": ("tags/part-*.parquet", "tag"),
     "label_map": ("label_map.parquet", "map_labels"),
     "pseudo_labels": ("pseudo_labels.parquet", "pseudo_label"),

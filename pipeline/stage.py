@@ -7,13 +7,16 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
+from tqdm import tqdm
 
 from pipeline.errors import EarshotError
 
 Options = TypeVar("Options")
+QUIET_S = 3.0  # a run that ends sooner shows no progress
+LOG_EVERY_S = 20.0  # into a file or a pipe
 
 
 def main(options: type[Options], run: Callable[[Options], Mapping[str, object]], *, prog: str, args: list[str] | None = None) -> None:
@@ -29,3 +32,10 @@ def main(options: type[Options], run: Callable[[Options], Mapping[str, object]],
         print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None
     print(json.dumps(dict(counts), sort_keys=True))
+
+
+def progress(name: str, total: int, unit: str = "clip") -> "tqdm[Any]":
+    """A bar on stderr with `unit`s a second and the time left; `update(n)` after n of them, a context manager."""
+    seen = sys.stderr.isatty()
+    every_s = 0.5 if seen else LOG_EVERY_S
+    return tqdm(total=total, desc=name, unit=f" {unit}", file=sys.stderr, delay=QUIET_S, mininterval=every_s, maxinterval=every_s, ascii=not seen)

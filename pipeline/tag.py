@@ -1,26 +1,27 @@
 """The `tag` stage: what a tagger hears in every window of every clip with sound, as logits in cache/<dataset>/tags.
 
-Clips without sound have no rows here; `audio` says why.  Shards are read and written one at a time, so memory does not grow with
-the data set, and a clip's logits do not depend on the clips that shared its batch.
+Clips without sound have no rows here; `audio` says why.  Sound comes block by block from `waveforms`, or straight from ffmpeg where
+`decode` did not keep it, so memory grows neither with the data set nor with a clip's length; and a clip's logits do not depend on
+the clips that shared its batch.
 """
-import logging
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import cache, stage, taggers
+from pipeline import cache, decode, engine, shards, sound, stage, taggers
 from pipeline.errors import CacheError, TaggerError
 
-VERSION = "1"  # raise it when the same sound and tagger would give other rows: every clip is then tagged again
+VERSION = "2"  # raise it when the same sound and tagger would give other rows: every clip is then tagged again
 WITH_SOUND = ("ok", "truncated")
 FULL_SCALE = 32768.0  # of int16
-
-log = logging.getLogger("tag")
+Samples = npt.NDArray[np.int16]
+Sound = tuple[str, Iterator[Samples]]  # (clip_id, its blocks)
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,14 @@ class Options:
 
     dataset: str  # names cache/<dataset>
     tagger: str  # pipeline/taggers/<tagger>.py
+    variant: str = ""  # one of the tagger's published models; empty: its first
     checkpoint: str = ""  # path of its weights, where they are not packaged
-    window_s: float = 10.0  # what the tagger hears at once; a shorter clip is one window
-    hop_s: float = 5.0  # from one window's start to the next one's, at most window_s
+    window_s: float = 10.0  # seconds that the tagger hears at once; a shorter clip is one window
+    hop_s: float = 5.0  # seconds from one window's start to the next one's, at most window_s
     batch_size: int = 8  # windows at a time; changes speed and memory only
     device: str = "cpu"  # cpu, cuda or cuda:1
+    precision: str = "fp32"  # fp32, bf16 or fp16, where the tagger and the device can
+    jobs: int = 2  # batches at a time, for taggers that use one core each; also ffmpeg processes where the sound was not kept
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,15 @@ class Window:
 
     clip_id: str
     start: int  # in samples
-    samples: npt.NDArray[np.int16]  # at least one
+    samples: Samples  # at least one
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A clip of `audio` that has sound."""
+
+    cache_key: str
+    n_blocks: int  # 0 where the sound was not kept
 
 
 def run(options: Options) -> dict[str, int]:
@@ -50,82 +62,116 @@ def run(options: Options) -> dict[str, int]:
 
     Raises TaggerError where an option or the tagger cannot be used, CacheError where `decode` has not run for this tagger.
     """
-    if not 0 < options.hop_s <= options.window_s or options.batch_size < 1:
-        raise TaggerError(
-            f"window_s={options.window_s}, hop_s={options.hop_s}, batch_size={options.batch_size}: "
-            "set tag.args so that 0 < hop_s <= window_s and batch_size >= 1"
-        )
-    tagger = taggers.build(options.tagger, options.checkpoint, options.device)
+    check_windows(options.window_s, options.hop_s, options.batch_size)
+    tagger = taggers.build(options.tagger, options.checkpoint, options.device, options.variant, options.precision)
     folder = cache.folder(options.dataset)
-    n_clips, sound = _clips_with_sound(folder / "audio", tagger)
+    n_clips, heard = _clips_with_sound(folder / "audio", tagger)
     provenance = tagger.provenance()
     common = ("tag", VERSION, provenance, options.window_s, options.hop_s)
-    wanted = {clip_id: cache.sha256_text(*common, audio_key) for clip_id, (_, audio_key) in sound.items()}
+    wanted = {clip_id: cache.sha256_text(*common, clip.cache_key) for clip_id, clip in heard.items()}
+    unkept = any(not clip.n_blocks for clip in heard.values())
+    again = decode.reopen(options.dataset) if unkept else None
+    with stage.progress("tag", len(heard)) as bar:
 
-    def make(clip_ids: list[str]) -> Iterator[cache.Row]:
-        windows = _windows_of_shard(clip_ids, {clip_id: sound[clip_id][0] for clip_id in clip_ids}, tagger.sample_rate, options)
-        for row in tag_windows(tagger, windows, options):
-            yield row | {"cache_key": wanted[str(row["clip_id"])]}
-        log.info("tagged %d clips", len(clip_ids))
+        def make(clip_ids: list[str]) -> Iterator[shards.TableRow]:
+            if again is not None:
+                sounds = engine.stream(again, clip_ids, options.jobs)
+            else:
+                sounds = _kept_sounds(folder / "waveforms" / shards.shard_name(clip_ids[0], shards.n_shards(n_clips)), clip_ids, heard)
+            for row in tag_sounds(tagger, sounds, options.window_s, options.hop_s, options.batch_size, options.jobs):
+                yield "tags", row | {"cache_key": wanted[str(row["clip_id"])]}
+            bar.update(len(clip_ids))
 
-    provenance |= {"code_version": f"{VERSION}.{provenance['code_version']}"}
-    counts = cache.sync_shards(folder / "tags", "tags", wanted, make, provenance)
-    return {"n_clips": n_clips, "n_with_sound": len(sound)} | counts
-
-
-def windows_of(clip_id: str, samples: npt.NDArray[np.int16], window: int, hop: int) -> Iterator[Window]:
-    """Cut a clip's sound into windows (all sizes in samples) until its end is heard; the last may be short.  0 < hop <= window."""
-    for i in range(1 + max(0, math.ceil((samples.size - window) / hop))):
-        yield Window(clip_id, i * hop, samples[i * hop : i * hop + window])
+        group = shards.Group("tags", {"tags": folder / "tags"}, {})
+        stated = provenance | {"code_version": f"{VERSION}.{provenance['code_version']}"}
+        counts = shards.sync(group, wanted, make, stated, n_clips)
+    return {"n_clips": n_clips, "n_with_sound": len(heard)} | counts
 
 
-def tag_windows(tagger: taggers.Tagger, windows: Iterable[Window], options: Options) -> Iterator[dict[str, object]]:
-    """Yield a row of `tags`, without its cache_key, for each window in order.  Raises TaggerError where a logit is not finite."""
-    window = round(options.window_s * tagger.sample_rate)
-    windows = iter(windows)
-    while batch := list(islice(windows, options.batch_size)):
-        waveforms = np.zeros((len(batch), window), dtype=np.float32)
-        for row, heard in zip(waveforms, batch, strict=True):
-            row[: heard.samples.size] = heard.samples / np.float32(FULL_SCALE)
-        logits = tagger.logits(waveforms, np.array([heard.samples.size for heard in batch]))
-        if not np.isfinite(logits).all():
-            clip_ids = sorted({heard.clip_id for heard in batch})
-            raise TaggerError(f"{tagger.name} gave logits that are not finite for one of {clip_ids}: is its checkpoint whole?")
+def check_windows(window_s: float, hop_s: float, batch_size: int) -> None:
+    """Raise TaggerError where sound cannot be cut so."""
+    if not 0 < hop_s <= window_s < math.inf or batch_size < 1:
+        raise TaggerError(f"window_s={window_s}, hop_s={hop_s}, batch_size={batch_size}: give 0 < hop_s <= window_s and batch_size >= 1")
+
+
+def windows_of(clip_id: str, blocks: Iterable[Samples], window: int, hop: int) -> Iterator[Window]:
+    """Cut a clip's sound into windows (sizes in samples) until its end is heard; the last may be short.  0 < hop <= window.
+
+    `blocks` follow one another; no more is held than a window and a block.
+    """
+    start, held = 0, np.empty(0, np.int16)
+    for block in blocks:
+        held = np.concatenate([held, block])
+        while held.size > window:
+            yield Window(clip_id, start, held[:window])
+            start, held = start + hop, held[hop:]
+    if held.size:
+        yield Window(clip_id, start, held)
+
+
+def tag_sounds(
+    tagger: taggers.Tagger, sounds: Iterable[Sound], window_s: float, hop_s: float, batch_size: int = 8, jobs: int = 1
+) -> Iterator[dict[str, object]]:
+    """Yield a row of `tags`, without its cache_key, for each window of each sound, in order.
+
+    The next batches are read while the tagger works on this one.  Raises TaggerError where the windows cannot be cut so, or a logit
+    is not finite.
+    """
+    check_windows(window_s, hop_s, batch_size)
+    window, hop = round(window_s * tagger.sample_rate), round(hop_s * tagger.sample_rate)
+    windows = (cut for clip_id, blocks in sounds for cut in windows_of(clip_id, blocks, window, hop))
+    batches = iter(lambda: list(islice(windows, batch_size)), [])
+    for batch, logits in engine.imap(partial(_tag_batch, tagger, window), batches, jobs if tagger.concurrent else 1):
         for heard, row in zip(batch, logits, strict=True):
-            yield {
-                "clip_id": heard.clip_id,
-                "window_start_s": heard.start / tagger.sample_rate,
-                "padded_share": 1 - heard.samples.size / window,
-                "logits": row,
-            }
+            start_s, padded_share = heard.start / tagger.sample_rate, 1 - heard.samples.size / window
+            yield {"clip_id": heard.clip_id, "window_start_s": start_s, "padded_share": padded_share, "logits": row}
 
 
-def _clips_with_sound(audio: Path, tagger: taggers.Tagger) -> tuple[int, dict[str, tuple[Path, str]]]:
-    """How many clips there are, and of those with sound (clip_id -> shard, cache_key)."""
+def _tag_batch(tagger: taggers.Tagger, window: int, batch: list[Window]) -> tuple[list[Window], npt.NDArray[np.float32]]:
+    waveforms = np.zeros((len(batch), window), dtype=np.float32)
+    for row, heard in zip(waveforms, batch, strict=True):
+        np.divide(heard.samples, np.float32(FULL_SCALE), out=row[: heard.samples.size])
+    logits = tagger.logits(waveforms, np.array([heard.samples.size for heard in batch]))
+    if not np.isfinite(logits).all():
+        clip_ids = sorted({heard.clip_id for heard in batch})
+        raise TaggerError(f"{tagger.name} gave logits that are not finite for one of {clip_ids}: is its checkpoint whole?")
+    return batch, logits
+
+
+def _clips_with_sound(audio: Path, tagger: taggers.Tagger) -> tuple[int, dict[str, Heard]]:
+    """How many clips there are, and those with sound."""
     if not audio.is_dir():
         raise CacheError(f"{audio} is missing: run `dvc repro decode` first")
-    n_clips, found = 0, {}
-    for shard in sorted(audio.glob("part-*.parquet")):
-        for row in cache.read_table(shard, "audio", ["clip_id", "status", "sample_rate", "cache_key"]).to_pylist():
-            n_clips += 1
-            if row["sample_rate"] != tagger.sample_rate:
-                raise CacheError(
-                    f"{shard} holds sound at {row['sample_rate']} Hz, but {tagger.name} hears at {tagger.sample_rate} Hz: "
-                    f"run `dvc repro decode` with tag.tagger={tagger.name}"
-                )
-            if row["status"] in WITH_SOUND:
-                found[row["clip_id"]] = (shard, row["cache_key"])
-    return n_clips, found
+    rows = cache.read_table(audio, "audio", ["clip_id", "status", "sample_rate", "n_blocks", "cache_key"]).to_pylist()
+    for row in rows:
+        if row["sample_rate"] != tagger.sample_rate:
+            raise CacheError(
+                f"{audio} holds sound at {row['sample_rate']} Hz, but {tagger.name} hears at {tagger.sample_rate} Hz: "
+                f"run `dvc repro decode` with tag.tagger={tagger.name}"
+            )
+    return len(rows), {row["clip_id"]: Heard(row["cache_key"], row["n_blocks"]) for row in rows if row["status"] in WITH_SOUND}
 
 
-def _windows_of_shard(clip_ids: list[str], shards: dict[str, Path], sample_rate: int, options: Options) -> Iterator[Window]:
-    """Read the clips' sound, one shard of `audio` at a time."""
-    window, hop = round(options.window_s * sample_rate), round(options.hop_s * sample_rate)
-    for shard in sorted(set(shards.values())):
-        table = cache.read_table(shard, "audio", ["clip_id", "pcm"])
-        for clip_id, pcm in zip(table.column("clip_id").to_pylist(), table.column("pcm"), strict=True):
-            if shards.get(clip_id) == shard:
-                yield from windows_of(clip_id, np.frombuffer(pcm.as_buffer(), dtype="<i2"), window, hop)
+def _kept_sounds(file: Path, clip_ids: list[str], heard: dict[str, Heard]) -> Iterator[Sound]:
+    """The sound of clips of one shard of `waveforms`, in order.  Raises CacheError where it is not what `audio` promises."""
+    rows = shards.read_rows(file, "waveforms", clip_ids, ["clip_id", "block", "flac", "cache_key"])
+    by_clip = groupby(rows, key=lambda row: str(row["clip_id"]))
+    for clip_id in clip_ids:
+        found, of_clip = next(by_clip, (None, iter(())))
+        if found != clip_id:
+            raise CacheError(f"{file} lacks the sound of {clip_id}: run `dvc repro decode`")
+        yield clip_id, _kept_blocks(file, clip_id, of_clip, heard[clip_id])
+
+
+def _kept_blocks(file: Path, clip_id: str, rows: Iterable[dict[str, object]], clip: Heard) -> Iterator[Samples]:
+    n = 0
+    for row in rows:
+        if row["block"] != n or row["cache_key"] != clip.cache_key:
+            raise CacheError(f"{file}: block {row['block']} of {clip_id} is not what `audio` promises: run `dvc repro decode`")
+        yield sound.read_flac(row["flac"])  # type: ignore[arg-type]
+        n += 1
+    if n != clip.n_blocks:
+        raise CacheError(f"{file} holds {n} of the {clip.n_blocks} blocks of {clip_id}: run `dvc repro decode`")
 
 
 if __name__ == "__main__":

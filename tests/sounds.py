@@ -4,10 +4,13 @@ import subprocess
 from pathlib import Path
 
 import imageio_ffmpeg
+import numpy as np
+import soundfile
 
-from pipeline import cache
+from pipeline import cache, sound
 
 PROJECT = Path(__file__).parent.parent
+PICTURE = ("-f", "lavfi", "-i", "testsrc=size=64x64:rate=8:duration=1", "-c:v", "libx264", "-preset", "ultrafast")
 
 
 def make_project(root: Path) -> Path:
@@ -26,6 +29,41 @@ def encode(path: Path, *arguments: str) -> Path:
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-loglevel", "error", *arguments, f"file:{path}"]
     subprocess.run(command, stdin=subprocess.DEVNULL, check=True, timeout=60)
     return path
+
+
+def sine(seconds: float, sample_rate: int, hertz: float = 440.0, peak: float = 0.25) -> "np.ndarray":
+    """A sine as float64, full scale 1."""
+    return peak * np.sin(2 * np.pi * hertz * np.arange(round(seconds * sample_rate)) / sample_rate)
+
+
+def write_wav(path: Path, samples: "np.ndarray", sample_rate: int) -> Path:
+    """Write samples, (n,) or (n, channels), float of full scale 1 or int16, as 16-bit PCM."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, sample_rate, format="WAV", subtype="PCM_16")
+    return path
+
+
+def hear(path: Path, sample_rate: int = 16000, track: int = 0) -> tuple["np.ndarray", sound.Heard]:
+    """All samples of a file as sound.stream gives them, and what it says of them."""
+    *blocks, heard = sound.stream(sound.Decoder(sound.ffmpeg_binary("packaged"), sample_rate, -60.0, track), path)
+    assert isinstance(heard, sound.Heard)
+    assert not any(isinstance(block, sound.Heard) for block in blocks)
+    return np.concatenate([np.empty(0, np.int16), *blocks]), heard  # type: ignore[arg-type]
+
+
+def stored_sound(dataset: str) -> dict[str, "np.ndarray"]:
+    """clip_id -> samples of every clip whose sound lies in cache/<dataset>/waveforms."""
+    found: dict[str, list[np.ndarray]] = {}
+    for row in cache.read_table(cache.folder(dataset) / "waveforms", "waveforms").to_pylist():
+        blocks = found.setdefault(row["clip_id"], [])
+        blocks.append(sound.read_flac(row["flac"]))
+        assert (row["block"], row["n_samples"]) == (len(blocks) - 1, blocks[-1].size)
+    return {clip_id: np.concatenate(blocks) for clip_id, blocks in found.items()}
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    """Every file below `folder`, by its path there."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def write_clips(dataset: str, names: list[str]) -> None:

@@ -88,50 +88,31 @@ def test_a_truncated_file_is_one_clear_error(dataset: Path) -> None:
         writer.read_table(path, "pseudo_labels")
 
 
-def tags(clip_ids: list[str]) -> list[dict[str, object]]:
-    return [{"clip_id": c, "window_start_s": 0.0, "padded_share": 0.0, "cache_key": f"key {c}", "logits": [1.0]} for c in clip_ids]
+def table_of(*clip_ids: str) -> pa.Table:
+    return pa.Table.from_pylist([pseudo_label(c) for c in clip_ids], schema=writer.schema_of("pseudo_labels"))
 
 
-def test_shards_make_what_is_missing_once_and_drop_what_is_gone(tmp_path: Path) -> None:
-    asked: list[str] = []
-
-    def make(clip_ids: list[str]) -> list[dict[str, object]]:
-        asked.extend(clip_ids)
-        return tags(clip_ids)
-
-    wanted = {f"clip{i:03d}": f"key clip{i:03d}" for i in range(150)}
-    first = writer.sync_shards(tmp_path / "tags", "tags", wanted, make, {})
-    assert first == {"n_kept": 0, "n_made": 150, "n_dropped": 0}
-    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "tags").iterdir()}
-    assert writer.sync_shards(tmp_path / "tags", "tags", wanted, make, {})["n_made"] == 0
-    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "tags").iterdir()} == before
-    asked.clear()
-    changed = {k: v for k, v in wanted.items() if k != "clip007"} | {"new": "key new"}
-    assert writer.sync_shards(tmp_path / "tags", "tags", changed, make, {}) == {"n_kept": 149, "n_made": 1, "n_dropped": 1}
-    assert asked == ["new"]
-    assert set(writer.read_table(tmp_path / "tags", "tags").column("clip_id").to_pylist()) == set(changed)
+def test_a_stream_of_batches_is_read_back_as_one_table(dataset: Path) -> None:
+    path = dataset / "pseudo_labels.parquet"
+    with writer.Writer(path, "pseudo_labels", {"made_by": "test"}) as stream:
+        stream.add(table_of("a", "b"))
+        stream.add(table_of("c"))
+        assert not path.exists()
+    assert writer.read_table(path, "pseudo_labels").column("clip_id").to_pylist() == ["a", "b", "c"]
+    assert writer.provenance(path)["made_by"] == "test"
+    assert pq.read_metadata(path).num_row_groups == 2
 
 
-def test_a_stage_killed_half_way_keeps_its_finished_shards(tmp_path: Path) -> None:
-    wanted = {f"clip{i:03d}": f"key clip{i:03d}" for i in range(200)}
-    made: list[int] = []
-
-    def killed_at_the_third_shard(clip_ids: list[str]) -> list[dict[str, object]]:
-        if len(made) == 2:
-            raise KeyboardInterrupt
-        made.append(len(clip_ids))
-        return tags(clip_ids)
-
-    with pytest.raises(KeyboardInterrupt):
-        writer.sync_shards(tmp_path / "tags", "tags", wanted, killed_at_the_third_shard, {})
-    assert writer.sync_shards(tmp_path / "tags", "tags", wanted, tags, {}) == {"n_kept": sum(made), "n_made": 200 - sum(made), "n_dropped": 0}
+@pytest.mark.parametrize("batches", [["b", "a"], ["a", "a"]])
+def test_a_stream_out_of_key_order_leaves_no_file(dataset: Path, batches: list[str]) -> None:
+    path = dataset / "pseudo_labels.parquet"
+    with pytest.raises(WriterError, match="do not come in the order of \\(clip_id\\)"), writer.Writer(path, "pseudo_labels") as stream:
+        for clip_id in batches:
+            stream.add(table_of(clip_id))
+    assert not list(dataset.glob("*pseudo_labels*"))
 
 
-def test_a_broken_shard_is_made_again(tmp_path: Path) -> None:
-    wanted = {f"clip{i:03d}": f"key clip{i:03d}" for i in range(100)}
-    writer.sync_shards(tmp_path / "tags", "tags", wanted, tags, {})
-    shard = sorted((tmp_path / "tags").iterdir())[0]
-    n_in_shard = pq.read_metadata(shard).num_rows
-    shard.write_bytes(shard.read_bytes()[:99])
-    assert writer.sync_shards(tmp_path / "tags", "tags", wanted, tags, {})["n_made"] == n_in_shard
-    assert writer.read_table(tmp_path / "tags", "tags").num_rows == 100
+def test_a_stream_refuses_a_row_that_breaks_a_check(dataset: Path) -> None:
+    wrong = pa.Table.from_pylist([pseudo_label("a") | {"mass": 1.5}], schema=writer.schema_of("pseudo_labels"))
+    with pytest.raises(WriterError, match="breaks the contract"), writer.Writer(dataset / "x.parquet", "pseudo_labels") as stream:
+        stream.add(wrong)

@@ -65,6 +65,17 @@ def test_changing_an_adapt_parameter_reruns_adapt_and_report_only(pipeline_that_
         params.write_text(before)
 
 
+def test_perturbing_the_sound_decodes_again_and_trains_nothing(pipeline_that_has_run: Path) -> None:
+    params = pipeline_that_has_run / "params.yaml"
+    before = params.read_text()
+    assert "perturb: none" in before
+    params.write_text(before.replace("perturb: none", "perturb: swap"))
+    try:
+        assert dry_run(pipeline_that_has_run) == {"pipeline.decode"}  # the rest follows once its rows have changed
+    finally:
+        params.write_text(before)
+
+
 def test_a_new_clip_does_not_ask_for_a_new_label_map(pipeline_that_has_run: Path) -> None:
     video = pipeline_that_has_run / "data/videos/demo/new"
     video.write_text("new")

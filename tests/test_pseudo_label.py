@@ -44,7 +44,7 @@ def write_clips(clip_ids: list[str]) -> None:
 
 
 def write_audio(statuses: dict[str, str]) -> None:
-    common = {"sample_rate": 16000, "n_samples": 0, "pcm": b"", "cache_key": "k"}
+    common = {"sample_rate": 16000, "n_samples": 0, "n_blocks": 0, "cache_key": "k"}
     rows = [common | {"clip_id": c, "status": status} for c, status in statuses.items()]
     cache.write_table(Path("cache/pets/audio/part-00000-of-00001.parquet"), "audio", rows)
 

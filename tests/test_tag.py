@@ -1,15 +1,22 @@
 """tag: windows of sound become logits, once, whatever the batch."""
+import io
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from pipeline import cache, stage, tag, taggers
+from pipeline import cache, decode, shards, stage, tag, taggers
 from pipeline.errors import CacheError, TaggerError
-from tests.sounds import make_project
+from tests.sounds import PROJECT, encode, make_project, write_clips
 
 RATE = 100  # of the fake tagger, in Hz
 LABELS = ["Mean", "Loudness", "Length"]
@@ -23,6 +30,7 @@ class FakeTagger:
     checkpoint_sha256: str = "0" * 64
     name: str = "fake"
     sample_rate: int = RATE
+    concurrent: bool = True
     labels: list[str] = field(default_factory=lambda: LABELS)
     labels_file: Path = Path("data/labels/fake.csv")
     seen: list[np.ndarray] = field(default_factory=list)
@@ -40,18 +48,33 @@ def tagger(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeTagger:
     """A fake tagger in a project of its own."""
     monkeypatch.chdir(make_project(tmp_path))
     fake = FakeTagger()
-    monkeypatch.setattr(taggers, "build", lambda name, checkpoint, device: fake)
+    monkeypatch.setattr(taggers, "build", lambda *_: fake)
     return fake
 
 
+BLOCK = 100  # samples: tag takes blocks as they come
+
+
 def write_audio(clips: dict[str, np.ndarray], sample_rate: int = RATE, statuses: dict[str, str] | None = None) -> None:
-    rows = [
-        {"clip_id": clip_id, "status": (statuses or {}).get(clip_id, "ok"), "sample_rate": sample_rate, "n_channels": 1,
-         "duration_s": samples.size / sample_rate, "expected_s": None, "n_samples": samples.size, "rms_dbfs": None, "peak_dbfs": None,
-         "error": None, "cache_key": cache.sha256_text(samples.tobytes().hex()), "pcm": samples.astype("<i2").tobytes()}
-        for clip_id, samples in clips.items()
-    ]  # fmt: skip
-    cache.write_table(Path("cache/tiny/audio/part-00000-of-00001.parquet"), "audio", rows)
+    """Fill audio and waveforms as `decode` does."""
+    audio, waveforms = [], []
+    for clip_id, samples in sorted(clips.items()):
+        key = cache.sha256_text(samples.tobytes().hex())
+        blocks = [samples[i : i + BLOCK] for i in range(0, samples.size, BLOCK)]
+        levels = dict.fromkeys(("expected_s", "rms_dbfs", "peak_dbfs", "error"))
+        audio.append(
+            levels | {"clip_id": clip_id, "status": (statuses or {}).get(clip_id, "ok"), "sample_rate": sample_rate, "n_channels": 1,
+                      "duration_s": samples.size / sample_rate, "n_samples": samples.size, "n_blocks": len(blocks), "cache_key": key}
+        )  # fmt: skip
+        waveforms += [{"clip_id": clip_id, "block": i, "n_samples": len(b), "flac": flac(b), "cache_key": key} for i, b in enumerate(blocks)]
+    cache.write_table(Path("cache/tiny/audio/part-00000-of-00001.parquet"), "audio", audio)
+    cache.write_table(Path("cache/tiny/waveforms/part-00000-of-00001.parquet"), "waveforms", waveforms)
+
+
+def flac(samples: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples.astype(np.int16), 8000, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
 
 
 def ramp(n_samples: int) -> np.ndarray:
@@ -75,7 +98,7 @@ def rows() -> list[dict[str, object]]:
     ],
 )
 def test_windows_cover_a_clip_to_its_end(n_samples: int, expected: list[tuple[int, int]]) -> None:
-    found = list(tag.windows_of("clip", ramp(n_samples), window=200, hop=100))
+    found = list(tag.windows_of("clip", np.split(ramp(n_samples), range(70, n_samples, 70)), window=200, hop=100))
     assert [(window.start, window.samples.size) for window in found] == expected
     assert [window.samples[0] for window in found] == [start + 1 for start, _ in expected]
     assert found[-1].samples[-1] == n_samples
@@ -191,3 +214,86 @@ def test_the_command_hears_noise_as_noise_and_a_step_of_int16_as_silence(
     labels = taggers.read_labels(Path("data/labels/yamnet.csv"))
     heard = {row["clip_id"]: labels[int(np.argmax(np.array(row["logits"])))] for row in rows()}
     assert heard == {"noise": "White noise", "quiet": "Silence"}
+
+
+def test_sound_that_was_not_kept_gives_the_same_logits_as_sound_that_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make_project(tmp_path))
+    for i, seconds in enumerate((1, 12, 35)):  # the last is two blocks
+        source = f"anoisesrc=duration={seconds}:amplitude=0.3:seed={i}:sample_rate=44100"
+        encode(Path(f"data/videos/tiny/{i}.m4a"), "-f", "lavfi", "-i", source, "-c:a", "aac")
+    encode(Path("data/videos/tiny/silent.flac"), "-f", "lavfi", "-i", "anullsrc=duration=1")
+    write_clips("tiny", ["0.m4a", "1.m4a", "2.m4a", "silent.flac"])
+    found = []
+    for keep_audio in (True, False):
+        decode.run(decode.Options("tiny", "yamnet", keep_audio=keep_audio))
+        counts = tag.run(tag.Options("tiny", "yamnet"))
+        assert counts["n_with_sound"] == counts["n_made"] == 3
+        found.append([{name: value for name, value in row.items() if name != "cache_key"} for row in rows()])
+    assert len(list(Path("cache/tiny/waveforms").iterdir())) == 1
+    assert cache.read_table(Path("cache/tiny/waveforms"), "waveforms").num_rows == 0
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("table", ["blocks", "keys"])
+def test_blocks_that_audio_does_not_promise_ask_for_decode(tagger: FakeTagger, table: str) -> None:
+    write_audio({"a": ramp(250)})
+    file = next(Path("cache/tiny/waveforms").iterdir())
+    stored = cache.read_table(file, "waveforms").to_pylist()
+    broken = stored[:-1] if table == "blocks" else [row | {"cache_key": "of yesterday"} for row in stored]
+    cache.write_table(file, "waveforms", broken)
+    with pytest.raises(CacheError, match="run `dvc repro decode`"):
+        tag.run(OPTIONS)
+
+
+KILLED = """
+import sys, time
+from pipeline import shards, tag, taggers
+from tests.test_tag import FakeTagger, OPTIONS
+
+class SlowTagger(FakeTagger):
+    def logits(self, waveforms, n_samples):
+        time.sleep(0.05)
+        return super().logits(waveforms, n_samples)
+
+shards.CLIPS_PER_SHARD = 4
+taggers.build = lambda *_: SlowTagger()
+tag.run(OPTIONS)
+"""
+
+
+def test_a_tag_stage_killed_with_signal_9_goes_on_and_ends_with_the_bytes_of_an_undisturbed_run(
+    tagger: FakeTagger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_audio({f"clip{i:02d}": ramp(50 + i) for i in range(60)})
+    for table in ("audio", "waveforms"):  # as decode shards them at four clips a shard
+        split_shard(Path("cache/tiny") / table, table)
+    with subprocess.Popen([sys.executable, "-c", KILLED], env=os.environ | {"PYTHONPATH": str(PROJECT)}) as stage_process:
+        wait_for_files(Path("cache/tiny/tags"), 3, stage_process)
+        stage_process.kill()
+    finished = {p.name: p.read_bytes() for p in Path("cache/tiny/tags").glob("part-*")}
+    assert 3 <= len(finished) < 16
+    monkeypatch.setattr(shards, "CLIPS_PER_SHARD", 4)
+    counts = tag.run(OPTIONS)
+    assert counts["n_kept"] > 0
+    assert counts["n_made"] > 0
+    resumed = {p.name: p.read_bytes() for p in Path("cache/tiny/tags").glob("part-*")}
+    assert {name: resumed[name] for name in finished} == finished
+    shutil.rmtree("cache/tiny/tags")
+    tag.run(OPTIONS)
+    assert {p.name: p.read_bytes() for p in Path("cache/tiny/tags").iterdir()} == resumed
+
+
+def split_shard(folder: Path, table: str) -> None:
+    rows = cache.read_table(folder, table).to_pylist()
+    next(folder.iterdir()).unlink()
+    for name in {shards.shard_name(row["clip_id"], 16) for row in rows}:
+        cache.write_table(folder / name, table, [row for row in rows if shards.shard_name(row["clip_id"], 16) == name])
+
+
+def wait_for_files(folder: Path, n_files: int, process: "subprocess.Popen[bytes]", limit_s: float = 60.0) -> None:
+    """Return when `folder` holds so many finished shards and the process still runs."""
+    end = time.monotonic() + limit_s
+    while len(list(folder.glob("part-*"))) < n_files:
+        assert process.poll() is None, "the stage ended before it was killed"
+        assert time.monotonic() < end, f"no {n_files} shards in {limit_s} s"
+        time.sleep(0.01)

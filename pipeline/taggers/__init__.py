@@ -1,9 +1,11 @@
 """What every tagger is, and the folder as the registry: pipeline/taggers/<name>.py is the tagger `<name>`.
 
-A tagger's module has a SAMPLE_RATE in Hz and `build(checkpoint, device) -> Tagger`.  It knows nothing of the cache.
+A tagger's module has SAMPLE_RATES (Hz by variant: its published models, the first is the default), PRECISIONS and
+`build(checkpoint, device, variant, precision) -> Tagger`, which is given a variant and a precision that are there.
 """
 import csv
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -11,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline import cache
 from pipeline.errors import TaggerError
 
 
@@ -19,11 +22,12 @@ class Tagger(Protocol):
 
     name: str
     sample_rate: int  # Hz
+    concurrent: bool  # logits() uses one core and may be called from several threads at once
     labels: list[str]  # display names in the order of the logits
     labels_file: Path  # where they stand: index, mid, display_name
 
     def provenance(self) -> dict[str, str]:
-        """What decides the logits: tagger, checkpoint_sha256, labels_file, labels_sha256, code_version."""
+        """What decides the logits: tagger, variant, precision, checkpoint_sha256, labels_file, labels_sha256, code_version."""
 
     def logits(self, waveforms: npt.NDArray[np.float32], n_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Map waveforms (B, S) in [-1, 1] to logits (B, A), before the sigmoid.
@@ -37,19 +41,36 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
 
 
-def build(name: str, checkpoint: str = "", device: str = "cpu") -> Tagger:
+def build(name: str, checkpoint: str = "", device: str = "cpu", variant: str = "", precision: str = "fp32") -> Tagger:
     """Load the tagger `name`; `checkpoint` is a path, for those whose weights are not packaged.
 
-    Raises TaggerError where there is no such tagger, or its checkpoint or `device` cannot be used.
+    `variant` is one of its published models ("": the first), `precision` fp32, bf16 or fp16.  Raises TaggerError where there is no
+    such tagger, variant or precision, or its checkpoint or `device` cannot be used: none is replaced by another.
     """
-    tagger: Tagger = _module(name).build(checkpoint, device)
+    module = _module(name)
+    variant = _choose(name, "variant", variant or next(iter(module.SAMPLE_RATES)), module.SAMPLE_RATES)
+    precision = _choose(name, "precision", precision, module.PRECISIONS)
+    tagger: Tagger = module.build(checkpoint, device, variant, precision)
     return tagger
 
 
-def sample_rate(name: str) -> int:
-    """The rate in Hz at which the tagger `name` hears, without loading it."""
-    rate: int = _module(name).SAMPLE_RATE
-    return rate
+def sample_rate(name: str, variant: str = "") -> int:
+    """The rate in Hz at which the tagger `name` hears, without loading it.  Raises TaggerError where there is no such variant."""
+    rates: dict[str, int] = _module(name).SAMPLE_RATES
+    return rates[_choose(name, "variant", variant or next(iter(rates)), rates)]
+
+
+def provenance(tagger: Tagger, variant: str, precision: str, checkpoint_sha256: str, version: str) -> dict[str, str]:
+    """What every tagger states of itself: whatever decides its logits, and nothing else (device and batch do not)."""
+    return {
+        "tagger": tagger.name,
+        "variant": variant,
+        "precision": precision,
+        "checkpoint_sha256": checkpoint_sha256,
+        "labels_file": tagger.labels_file.as_posix(),
+        "labels_sha256": cache.sha256_file(tagger.labels_file),
+        "code_version": version,
+    }
 
 
 def read_labels(path: Path) -> list[str]:
@@ -61,6 +82,12 @@ def read_labels(path: Path) -> list[str]:
     if not rows or [row.get("index") for row in rows] != [str(i) for i in range(len(rows))] or "display_name" not in rows[0]:
         raise TaggerError(f"{path}: not a list of index, mid, display_name with the index counting from 0")
     return [row["display_name"] for row in rows]
+
+
+def _choose(tagger: str, what: str, value: str, choices: Iterable[str]) -> str:
+    if value not in choices:
+        raise TaggerError(f"{tagger} has no {what} {value!r}: set tag.args.{what} to one of {list(choices)}")
+    return value
 
 
 def _module(name: str) -> ModuleType:

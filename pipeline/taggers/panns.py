@@ -1,121 +1,140 @@
-"""The tagger `panns`: Cnn14 of PANNs (Kong et al. 2020, arXiv 1912.10211), AudioSet's 527 classes, from a checkpoint on disk.
+"""The tagger `panns`: PANNs (Kong et al. 2020, arXiv 1912.10211), AudioSet's 527 classes, from a published checkpoint on disk.
 
-The network is that of the package panns_inference.  Importing that package runs a download, and its `AudioTagging` replaces
-checkpoints and devices that it does not like; so only its module of models is imported, and the weights are loaded here.
+The networks are ours, built for inference out of the checkpoint's tensors, whose names and shapes must all fit.  `python -m
+pipeline.taggers.panns fetch Cnn14` downloads a checkpoint.
 """
-import importlib
-import importlib.util
-import pickle
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
+from tyro.conf import Positional
 
-from pipeline import cache
+from pipeline import cache, stage
 from pipeline.errors import TaggerError
-from pipeline.taggers import Tagger, read_labels
+from pipeline.taggers import Tagger, _fetch, _torch, provenance, read_labels
+from pipeline.taggers._convolution import Builder, channels_last, run
+from pipeline.taggers._panns_networks import RECORD, VARIANTS
 
-SAMPLE_RATE = 32000  # Hz
-VERSION = "1"  # raise it when the same waveform would give other logits
+SAMPLE_RATES = {name: variant.sample_rate for name, variant in VARIANTS.items()}
+PRECISIONS = tuple(_torch.DTYPES)
+VERSION = "2"  # raise it when the same waveform would give other logits
 LABELS = Path("data/labels/audioset.csv")
-PACKAGE = "panns_inference"
-PUBLISHED = "`Cnn14_mAP=0.431.pth` (327 MB) is published as Zenodo record 3987831: download it and set tag.args.checkpoint to its path"
-FRONT_END = {"sample_rate": SAMPLE_RATE, "window_size": 1024, "hop_size": 320, "mel_bins": 64, "fmin": 50, "fmax": 14000}
-MIN_SAMPLES = 32 * FRONT_END["hop_size"]  # five poolings by 2 leave one frame of 32
+N_MELS = 64
+POWER_FLOOR = 1e-10  # of the log, as in librosa.power_to_db
+MIN_S = 1.0  # shorter sounds are padded with zeros: five poolings by 2 need 0.32 s, and `efficientat` heard best from 1 s on
+EPSILON = 1e-5  # of the batch norms
+SAME_WINDOW = 1e-4  # between a checkpoint's copy of the Hann window and ours
 
 Floats = npt.NDArray[np.float32]
 
 
 class Panns:
-    """See `Tagger`.  Zeros after a short sound are heard as they are: the published weights were trained on clips padded to 10 s."""
+    """See `Tagger`.  Zeros after a short sound are left out, as PANNs' own inference hears a file whole and unpadded.
+
+    A row's logits are the same in any batch and at any padding, up to 1e-4 in fp32.
+    """
 
     name = "panns"
-    sample_rate = SAMPLE_RATE
+    concurrent = False  # torch already spreads one call over the cores
     labels_file = LABELS
 
-    def __init__(self, checkpoint: Path, device: torch.device) -> None:
-        """Load a checkpoint of the published form, {"model": state_dict}.  Raises TaggerError where it is not one."""
+    def __init__(self, checkpoint: Path, device: torch.device, variant: str, precision: str) -> None:
+        """Load a checkpoint of the published form, {"model": state_dict}.  Raises TaggerError where it is not one of `variant`."""
+        model = VARIANTS[variant]
         self.labels = read_labels(LABELS)
+        self.sample_rate = model.sample_rate
+        self._variant, self._precision = variant, precision
+        self._device, self._dtype = device, _torch.DTYPES[precision]
+        self._n_fft, self._hop = model.n_fft, model.hop
         self._sha256 = cache.sha256_file(checkpoint)
-        self._device = device
+        checkpoint_of = _torch.read_checkpoint(checkpoint, variant, published(variant))
         try:
-            weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
-            network: torch.nn.Module = models().Cnn14(**FRONT_END, classes_num=len(self.labels))
-            network.load_state_dict(weights, strict=True)
-        except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise TaggerError(f"{checkpoint} is not a checkpoint of Cnn14 ({type(error).__name__}: {reason}): {PUBLISHED}") from error
-        self._network = network.eval().requires_grad_(False).to(device)
+            build = Builder(_torch.tensors(checkpoint_of.pop("model", None)), device, self._dtype, EPSILON, turned=True)
+            self._window, self._mel = self._front_end(build)
+            self._norm = tuple(t[:, None].to(device) for t in build.norm("bn0", N_MELS))
+            self._steps = model.steps(build)
+            self._fc1 = build.linear("fc1", model.n_channels, model.n_embedding)
+            self._last = build.linear("fc_audioset", model.n_embedding, len(self.labels))
+            build.finish()
+        except (KeyError, ValueError) as error:
+            raise _torch.not_a_checkpoint(checkpoint, variant, published(variant), str(error.args[0])) from error
 
     def provenance(self) -> dict[str, str]:
         """See `Tagger`."""
-        return {
-            "tagger": self.name,
-            "checkpoint_sha256": self._sha256,
-            "labels_file": LABELS.as_posix(),
-            "labels_sha256": cache.sha256_file(LABELS),
-            "code_version": VERSION,
-        }
+        return provenance(self, self._variant, self._precision, self._sha256, VERSION)
 
-    @torch.inference_mode()
     def logits(self, waveforms: Floats, n_samples: npt.NDArray[np.int64]) -> Floats:
-        """See `Tagger`.  Raises TaggerError where a window is below 0.32 s."""
-        if waveforms.shape[1] < MIN_SAMPLES:
-            raise TaggerError(f"panns needs windows of {MIN_SAMPLES / SAMPLE_RATE} s or more: raise tag.args.window_s")
-        embedding = self._network(torch.from_numpy(waveforms).to(self._device))["embedding"]
-        last: torch.nn.Module = self._network.get_submodule("fc_audioset")  # the network's own answer is after the sigmoid
-        logits: Floats = last(embedding).cpu().numpy()
-        return logits
+        """See `Tagger`."""
+        with _torch.exact(self._device, self._dtype):
+            return _torch.by_length(self._hear, waveforms, n_samples, round(MIN_S * self.sample_rate), self._device)
+
+    def _hear(self, waveforms: Tensor) -> Tensor:
+        scale, shift = self._norm
+        x = channels_last(self.log_mel(waveforms).mul_(scale).add_(shift), self._dtype)
+        x = run(self._steps, x).float().mean(2)
+        embedding = self._fc1(x.amax(2) + x.mean(2)).relu_()
+        return self._last(embedding)
+
+    def log_mel(self, waveforms: Tensor) -> Tensor:
+        """Map samples (B, S) to decibels (B, 64, frames): power under a Hann window, reflected at both ends, mel, 10 log10."""
+        spectrum = torch.stft(waveforms, self._n_fft, self._hop, window=self._window, center=True, pad_mode="reflect", return_complex=True)
+        power = torch.view_as_real(spectrum).square_().sum(-1)  # (B, bins, frames)
+        return torch.matmul(self._mel, power).clamp_(min=POWER_FLOOR).log_().mul_(10 / math.log(10))
+
+    def _front_end(self, build: Builder) -> tuple[Tensor, Tensor]:
+        """The window, and the mel bank (64, bins) that the checkpoint carries.  Raises ValueError where the checkpoint was made with another window.
+
+        Checkpoints hold the Fourier transform as the weights of a convolution (torchlibrosa): window times cosine and sine by bin.
+        """
+        n_bins = self._n_fft // 2 + 1
+        hann = torch.hann_window(self._n_fft, periodic=True)
+        cosine, _ = (build.take(f"spectrogram_extractor.stft.conv_{part}.weight", n_bins, 1, self._n_fft) for part in ("real", "imag"))
+        if not torch.allclose(cosine[0, 0], hann, atol=SAME_WINDOW):
+            raise ValueError("its spectrogram is not under a Hann window")
+        mel = build.take("logmel_extractor.melW", n_bins, N_MELS)
+        return hann.to(self._device), mel.T.contiguous().to(self._device)
 
 
-def build(checkpoint: str = "", device: str = "cpu") -> Tagger:
-    """Load Cnn14 from the path `checkpoint` to `device` (cpu, cuda, cuda:1).
+@dataclass(frozen=True)
+class Fetch:
+    """Download a published checkpoint of PANNs from Zenodo: resumed where it was cut, checked against its published md5."""
+
+    action: Positional[Literal["fetch"]]
+    name: Positional[Literal["Cnn14", "Cnn6", "Cnn10", "Cnn14_16k", "MobileNetV1", "MobileNetV2"]]
+    out: Path = Path("checkpoints")  # folder; the file is OUT/NAME.pth
+
+
+def fetch(options: Fetch) -> dict[str, object]:
+    """Download OUT/NAME.pth and return its path, size and sha256.  Raises TaggerError where that fails; what came is kept for the next run."""
+    model = VARIANTS[options.name]
+    path = options.out / f"{options.name}.pth"
+    sha256 = _fetch.download(_fetch.Published(RECORD, model.file, model.md5), path)
+    return {"checkpoint": path.as_posix(), "n_bytes": path.stat().st_size, "sha256": sha256}
+
+
+def published(variant: str) -> str:
+    """Where the checkpoint of `variant` is published, and how to get it."""
+    model = VARIANTS[variant]
+    return (
+        f"`{model.file}` ({model.megabytes} MB) is published as Zenodo record {RECORD}: "
+        f"`python -m pipeline.taggers.panns fetch {variant}`, then set tag.args.checkpoint to its path"
+    )
+
+
+def build(checkpoint: str, device: str, variant: str, precision: str) -> Tagger:
+    """Load `variant` from the path `checkpoint` to `device` (cpu, cuda, cuda:1).
 
     Raises TaggerError where the checkpoint is missing or another, or the device is not there: neither is replaced by a default.
     """
     if not Path(checkpoint).is_file():
-        raise TaggerError(f"panns has no checkpoint at {checkpoint!r}: {PUBLISHED}")
-    return Panns(Path(checkpoint), _device(device))
+        raise TaggerError(f"panns has no checkpoint at {checkpoint!r}: {published(variant)}")
+    return Panns(Path(checkpoint), _torch.open_device(device, precision), variant, precision)
 
 
-def models() -> ModuleType:
-    """Import panns_inference.models without running that package's `__init__`; sys.modules is left as it was."""
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise TaggerError(f"panns needs the package {PACKAGE}, which is not installed: pip install panns-inference")
-    package, plots, pyplot = ModuleType(PACKAGE), ModuleType("matplotlib"), ModuleType("matplotlib.pyplot")
-    package.__path__ = list(spec.submodule_search_locations)
-    with _standing_in(package, plots, pyplot):  # the models import pyplot, slow and unused
-        return importlib.import_module(f"{PACKAGE}.models")
-
-
-@contextmanager
-def _standing_in(*stubs: ModuleType) -> Iterator[None]:
-    """Put `stubs` in sys.modules, with nothing of the real ones in sight; afterwards as before."""
-    roots = {stub.__name__.partition(".")[0] for stub in stubs}
-    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in roots}
-    for name in before:
-        del sys.modules[name]
-    sys.modules.update({stub.__name__: stub for stub in stubs})
-    try:
-        yield
-    finally:
-        for name in [name for name in sys.modules if name.partition(".")[0] in roots]:
-            del sys.modules[name]
-        sys.modules.update(before)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise TaggerError(f"unknown device {name!r}: set tag.args.device to cpu, cuda or cuda:1") from error
-    n_devices = torch.cuda.device_count() if device.type == "cuda" else 1
-    if (device.index or 0) >= n_devices:
-        raise TaggerError(f"device {name!r} is not there (CUDA devices: {n_devices}): set tag.args.device to cpu, or to one there is")
-    return device
+if __name__ == "__main__":
+    stage.main(Fetch, fetch, prog="pipeline.taggers.panns")

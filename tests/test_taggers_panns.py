@@ -1,0 +1,182 @@
+"""The tagger `panns`: our networks answer as the published ones, from checkpoints of the published form."""
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import cache, taggers
+from pipeline.errors import TaggerError
+from pipeline.taggers import _panns_networks, panns
+from pipeline.taggers._panns_networks import VARIANTS
+from tests import networks
+from tests.golden import sound
+from tests.sounds import PROJECT
+from tests.tagging import Floats, differences_by_batch_and_padding, golden, hear, in_project_on_one_thread, noise
+
+NARROW = (4, 4, 8, 8, 16, 16)
+SMALL: dict[str, Callable[[], nn.Module]] = {
+    "Cnn6": lambda: networks.Cnn(5),
+    "Cnn10": lambda: networks.Cnn(3),
+    "MobileNetV1": networks.MobileNetV1,
+    "MobileNetV2": networks.MobileNetV2,
+    "Cnn14_16k": lambda: networks.Cnn(3, NARROW, networks.SETTINGS_16K),
+}
+Published = Callable[[str], tuple[Path, Callable[[Tensor], Tensor]]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def in_project() -> Iterator[None]:
+    with in_project_on_one_thread():
+        yield
+
+
+def example(rate: int) -> Tensor:
+    return torch.from_numpy(noise(2, rate))
+
+
+@pytest.fixture(scope="module")
+def published(in_project: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Published]:
+    """Variant -> a checkpoint of the published form with random weights, and the plain network that holds them.
+
+    Cnn14_16k is Cnn14 at another sample rate; it is made narrow here, since one network of 327 MB is enough.
+    """
+    made: dict[str, tuple[Path, Callable[[Tensor], Tensor]]] = {}
+
+    def of(variant: str) -> tuple[Path, Callable[[Tensor], Tensor]]:
+        if variant not in made:
+            torch.manual_seed(0)
+            path = tmp_path_factory.mktemp("panns") / f"{variant}.pth"
+            network = networks.settle(SMALL[variant]() if variant in SMALL else networks.cnn14(), example(taggers.sample_rate("panns", variant)))
+            torch.save({"iteration": 600000, "model": network.state_dict()}, path)
+            made[variant] = path, network if variant in SMALL else partial(networks.cnn14_logits, network)
+        return made[variant]
+
+    with pytest.MonkeyPatch.context() as patch:
+        narrow = replace(VARIANTS["Cnn14_16k"], steps=_panns_networks._cnn(6, 3, NARROW), n_channels=16, n_embedding=16)
+        patch.setitem(VARIANTS, "Cnn14_16k", narrow)
+        yield of
+
+
+@pytest.fixture(scope="module")
+def cnn6(published: Published) -> panns.Panns:
+    path, _ = published("Cnn6")
+    return panns.Panns(path, torch.device("cpu"), "Cnn6", "fp32")
+
+
+@pytest.mark.parametrize("variant", ["Cnn14", *SMALL])
+def test_a_variant_answers_as_the_published_network_before_its_sigmoid(variant: str, published: Published) -> None:
+    """Independent: for Cnn14 the published class; for its siblings the layers one by one."""
+    path, plain = published(variant)
+    tagger = taggers.build("panns", str(path), variant=variant)
+    waveforms = noise(2, tagger.sample_rate * 5 // 4)
+    with torch.inference_mode():
+        expected = plain(torch.from_numpy(waveforms)).numpy()
+    found = tagger.logits(waveforms, np.full(2, waveforms.shape[1]))
+    assert found.shape == (2, 527) and found.dtype == np.float32
+    assert expected.std() > 0.1  # else there would be nothing to compare
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("variant", "name"), [("Cnn6", "panns"), ("Cnn14_16k", "panns_16k")])
+def test_the_log_mel_is_the_golden_one_of_torchlibrosa(variant: str, name: str, published: Published) -> None:
+    path, _ = published(variant)
+    tagger = panns.Panns(path, torch.device("cpu"), variant, "fp32")
+    found = tagger.log_mel(torch.from_numpy(sound(tagger.sample_rate)[None]))[0]
+    np.testing.assert_allclose(found.T, golden(name), atol=1e-3)  # decibels
+
+
+def test_panns_logits_do_not_depend_on_the_batch_or_on_padding(cnn6: panns.Panns) -> None:
+    assert differences_by_batch_and_padding(cnn6).max() <= 1e-4
+
+
+def test_half_precision_answers_close_to_single(cnn6: panns.Panns, published: Published) -> None:
+    """Bfloat16 has 8 bits: a hundredth of the logits' spread."""
+    half = taggers.build("panns", str(published("Cnn6")[0]), variant="Cnn6", precision="bf16")
+    sounds = noise(3, 32000)
+    single, found = cnn6.logits(sounds, np.full(3, 32000)), half.logits(sounds, np.full(3, 32000))
+    assert 0 < np.abs(found - single).mean() <= 0.02 * single.std()
+    assert differences_by_batch_and_padding(half).mean() <= 0.01 * single.std()
+
+
+def test_a_sound_of_one_sample_is_heard_as_the_start_of_a_second(cnn6: panns.Panns) -> None:
+    click = np.array([0.5], dtype=np.float32)
+    np.testing.assert_allclose(hear(cnn6, click), hear(cnn6, np.pad(click, (0, 31999))), atol=1e-4)
+
+
+def test_panns_states_what_decides_its_logits(cnn6: panns.Panns, published: Published) -> None:
+    assert cnn6.provenance() == {
+        "tagger": "panns",
+        "variant": "Cnn6",
+        "precision": "fp32",
+        "checkpoint_sha256": cache.sha256_file(published("Cnn6")[0]),
+        "labels_file": "data/labels/audioset.csv",
+        "labels_sha256": cache.sha256_file(PROJECT / "data/labels/audioset.csv"),
+        "code_version": panns.VERSION,
+    }
+    assert (len(cnn6.labels), cnn6.labels[0]) == (527, "Speech")
+
+
+@pytest.mark.parametrize("path", ["", "no/such.pth"])
+def test_a_missing_checkpoint_says_where_it_is_published_and_how_to_get_it(path: str) -> None:
+    with pytest.raises(TaggerError, match=r"Cnn14_mAP=0.431.pth.*327 MB.*Zenodo record 3987831.*panns fetch Cnn14.*tag.args.checkpoint"):
+        taggers.build("panns", path)
+    with pytest.raises(TaggerError, match=r"MobileNetV1_mAP=0.389.pth.*24 MB.*panns fetch MobileNetV1"):
+        taggers.build("panns", path, variant="MobileNetV1")
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    (tmp_path / "empty.pth").touch()
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"weights": {}}, tmp_path / "other.pth")
+    for name in ("text.pth", "empty.pth", "list.pth", "other.pth"):
+        with pytest.raises(TaggerError, match=rf"{name} is not a checkpoint of Cnn14 \([^\n]*\): `Cnn14_mAP=0.431.pth`"):
+            taggers.build("panns", str(tmp_path / name))
+
+
+def changed(path: Path, to: Path, change: Callable[[dict[str, Tensor]], object]) -> str:
+    weights = torch.load(path, weights_only=True)["model"]
+    change(weights)
+    torch.save({"model": weights}, to)
+    return str(to)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("conv_block3.bn1.running_var"), "no tensor conv_block3.bn1.running_var"),
+        (lambda w: w.update(extra=torch.zeros(1)), "1 tensors too many: extra"),
+        (lambda w: w.update({"fc1.bias": torch.zeros(3)}), r"fc1.bias is \(3,\), not \(512,\)"),
+        (lambda w: w["spectrogram_extractor.stft.conv_real.weight"].mul_(2), "its spectrogram is not under a Hann window"),
+        (lambda w: w.update({"fc1.bias": [0.0]}), "it is not a dictionary of tensors"),
+    ],
+)
+def test_a_checkpoint_must_fit_to_the_last_tensor(
+    change: Callable[[dict[str, Tensor]], object], message: str, published: Published, tmp_path: Path
+) -> None:
+    path = changed(published("Cnn6")[0], tmp_path / "changed.pth", change)
+    with pytest.raises(TaggerError, match=f"changed.pth is not a checkpoint of Cnn6 .*{message}"):
+        taggers.build("panns", path, variant="Cnn6")
+
+
+def test_another_variants_checkpoint_is_refused(published: Published) -> None:
+    with pytest.raises(TaggerError, match="Cnn6.pth is not a checkpoint of Cnn10"):
+        taggers.build("panns", str(published("Cnn6")[0]), variant="Cnn10")
+
+
+def test_panns_imports_nothing_of_the_package_whose_import_downloads(cnn6: panns.Panns) -> None:
+    assert not [name for name in sys.modules if name.partition(".")[0] == "panns_inference"]
+
+
+def finite(logits: Floats) -> bool:
+    return bool(np.isfinite(logits).all())
+
+
+def test_digital_silence_and_full_scale_give_finite_logits(cnn6: panns.Panns) -> None:
+    assert finite(hear(cnn6, np.zeros(32000, np.float32))) and finite(hear(cnn6, np.ones(32000, np.float32)))
