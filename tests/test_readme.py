@@ -17,10 +17,12 @@ COMMANDS = [
     for line in block.splitlines()
     if line.strip() and not line.startswith("#")
 ]
+LISTEN = next(c for c in COMMANDS if c.startswith("python -m pipeline.listen"))
 QUERIES = [c for c in COMMANDS if c.startswith("python -m pipeline.query")]
 RUN_ELSEWHERE = {
     "dvc repro": "make demo runs it; tests/test_dvc.py checks what it would run",
     "dvc exp run -S adapt.args.max_iterations=3": "tests/test_dvc.py: adapt and report only",
+    "dvc exp run -S decode.perturb=swap": "tests/test_dvc.py: decode and what follows it, not train",
     "python -m pipeline.map_labels ask NAME --base_url http://localhost:8000/v1 --model MODEL": "tests/test_mappers.py asks a local server",
 }
 needs_the_demo = pytest.mark.skipif(not (ROOT / "cache/demo/pseudo_labels.parquet").exists(), reason="make demo has not run")
@@ -40,7 +42,7 @@ def rows_of(command: str) -> list[dict[str, str]]:
 
 
 def test_every_command_of_the_readme_is_covered_by_a_test() -> None:
-    others = {c for c in COMMANDS if c not in QUERIES and not c.startswith("make ")}
+    others = {c for c in COMMANDS if c not in [*QUERIES, LISTEN] and not c.startswith("make ")}
     assert others == set(RUN_ELSEWHERE)
 
 
@@ -53,6 +55,13 @@ def test_make_knows_every_verb_of_the_readme(command: str) -> None:
 def test_make_alone_lists_the_verbs() -> None:
     listed = run("make").stdout
     assert all(f"make {verb}" in listed for verb in ("demo", "test", "bench", "photosound"))
+
+
+@needs_the_demo
+def test_listening_prints_what_the_readme_shows() -> None:
+    done = run(LISTEN)
+    assert done.returncode == 0, done.stderr
+    assert f"```\n{done.stdout}```" in README
 
 
 @needs_the_demo
