@@ -71,7 +71,7 @@ def _answer_columns(answer: Answer, ms: float) -> dict[str, object]:
     }
 
 
-NO_ANSWER = {"before_id": None, "after_id": None, "fused_id": None, "steps": 0, "stop_reason": "failed", "gate": None, "ms": 0.0}
+NO_ANSWER = {"before_id": None, "after_id": None, "fused_id": None, "probs": None, "steps": 0, "stop_reason": "failed", "gate": None, "ms": 0.0}
 
 
 def adapt_stream(
@@ -87,7 +87,7 @@ def adapt_stream(
     predictions: Rows = []
     traces: Rows = []
     for position, (clip, frames) in enumerate(stream(order, options.video, corruption, options.severity, options.workers)):
-        row = key | {"position": position, "clip_id": clip.clip_id, "label_id": clip.label_id}
+        row = key | {"position": position, "clip_id": clip.clip_id, "label_id": clip.label_id, "label_ids": list(clip.label_ids) or None}
         if isinstance(frames, VideoError):
             log.warning("%s", frames)
             predictions.append(row | NO_ANSWER)
@@ -96,6 +96,8 @@ def adapt_stream(
         started = time.perf_counter()
         answer = method.adapt(batch)
         predictions.append(row | _answer_columns(answer, 1000 * (time.perf_counter() - started)))
+        if clip.label_ids:
+            predictions[-1]["probs"] = answer.after.flatten().float().softmax(0).tolist()
         traces.extend(key | {"position": position, "step": i + 1} | dataclasses.asdict(s) for i, s in enumerate(answer.trace))
     return predictions, traces
 

@@ -25,6 +25,7 @@ class Clip:
     split: str
     label_id: int
     status: str  # ok or failed
+    label_ids: tuple[int, ...] = ()  # every class of a clip of several, label_id among them
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ def read_labels(dataset: str) -> list[str]:
 
 def read_clips(dataset: str, split: str) -> list[Clip]:
     """The clips of one split in clip_id order."""
-    rows = _read(ROOT / dataset / "clips.parquet", "clips").to_pylist()
     videos = Path("data/videos") / dataset
-    clips = [Clip(r["clip_id"], videos / r["path"], r["split"], r["label_id"], r["status"]) for r in rows if r["split"] == split]
+    rows = [row for row in _read(ROOT / dataset / "clips.parquet", "clips").to_pylist() if row["split"] == split]
+    clips = [Clip(r["clip_id"], videos / r["path"], r["split"], r["label_id"], r["status"], tuple(r["label_ids"] or ())) for r in rows]
     if not clips:
         raise CacheError(f"{ROOT / dataset / 'clips.parquet'} has no clip of split {split!r}")
     return clips

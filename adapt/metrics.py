@@ -1,21 +1,59 @@
 """Scores of predictions against ground truth: top-1 is correct / all clips, those that failed included.
 
+A clip of several classes (`label_ids`) is right where the answer is any of them; such sets also have a mean average precision.
+
 Classes are told apart by whether they sound: a class is *sounding* when more than half of its test clips have a usable sound track
 (status ok or truncated).  This looks at labels, for scoring only.
 """
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from adapt.cache import Clip, Sound
 
-Rows = Sequence[Mapping[str, object]]
+Rows = Sequence[Mapping[str, Any]]
 ANSWERS = {"alone": "after_id", "fused": "fused_id"}
 
 
 def top1(rows: Rows, column: str = "after_id") -> float:
     """Share of rows whose `column` is the label; 0 for no rows."""
-    return sum(row[column] == row["label_id"] for row in rows) / len(rows) if rows else 0.0
+    return sum(row[column] in (row.get("label_ids") or [row["label_id"]]) for row in rows) / len(rows) if rows else 0.0
+
+
+def mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Mean over classes of the average precision of ranking clips by `scores` (n, K), `truth` (n, K) saying which classes each has.
+
+    Average precision is the mean, over the clips of the class, of the precision at each one's rank; clips of equal scores rank in the
+    given order.  Classes without a clip do not count; 0 without any.
+    """
+    order = np.argsort(-scores, axis=0, kind="stable")
+    hits = np.take_along_axis(truth.astype(bool), order, axis=0)
+    precision = hits.cumsum(axis=0) / np.arange(1, len(hits) + 1)[:, None]
+    n_clips = hits.sum(axis=0)
+    return float(((precision * hits).sum(axis=0)[n_clips > 0] / n_clips[n_clips > 0]).mean()) if n_clips.any() else 0.0
+
+
+def multi_label_map(rows: Rows) -> float | None:
+    """Mean over streams of the mean average precision of rows with `label_ids`; None where no row has several classes.
+
+    A clip without an answer scores 0 for every class.
+    """
+    streams: dict[tuple[object, object], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.get("label_ids"):
+            streams.setdefault((row["corruption"], row["order_seed"]), []).append(row)
+    n_labels = max((len(row["probs"] or ()) for stream in streams.values() for row in stream), default=0)
+    values = []
+    for stream in streams.values() if n_labels else ():
+        scores, truth = np.zeros((2, len(stream), n_labels))
+        for place, row in enumerate(stream):
+            truth[place, row["label_ids"]] = 1
+            scores[place] = row["probs"] or 0
+        values.append(mean_average_precision(scores, truth))
+    return sum(values) / len(values) if values else None
 
 
 def sounding_classes(clips: Iterable[Clip], sounds: Mapping[str, Sound]) -> set[int]:
@@ -32,6 +70,8 @@ def summary(rows: Rows, sounding: set[int]) -> dict[str, object]:
     for name, column in ANSWERS.items():
         if any(row[column] is not None for row in rows):
             result[name] = _scores(rows, sounding, column)
+    if (map_ := multi_label_map(rows)) is not None:
+        result["map"] = round(100 * map_, 2)
     answered = [row for row in rows if row["stop_reason"] != "failed"]
     result["mean_steps"] = _mean(answered, "steps")
     result["ms_per_clip"] = _mean(answered, "ms")

@@ -1,7 +1,8 @@
 """Frames of a clip: decord reads each file once, for all views and the centre view together.
 
 A *view* samples T frames, one from each of T equal segments; views start at equidistant offsets inside a segment (ViTTA, section
-3.3), the centre view in its middle.  Frames stay uint8 until they reach the device.
+3.3), the centre view in its middle.  Frames stay uint8 until they reach the device.  Corruptions come from three places: pixels are changed
+after the crop, `h265_abr` encodes the file first, and `ready_made` files are read instead of the clip's own.
 """
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,9 +17,11 @@ from torchvision.transforms.v2 import functional as tv
 
 from adapt import corruptions
 from adapt.cache import Clip
+from adapt.corruptions import blur, ready_made
 from adapt.errors import VideoError
 
 LOOKAHEAD = 4  # clips decoded ahead of the model
+FRAMES_AT_ONCE = 32  # decoded before they are made small: the most that lies in memory at a file's own size
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class VideoOptions:
     views: int = 2
     resize: int = 96  # the short side, in pixels
     size: int = 96  # the centre crop, in pixels
+    ready_made: str = ""  # a folder of corrupted files (adapt/corruptions/ready_made.py); "" to corrupt the clips here
 
 
 @dataclass(frozen=True)
@@ -49,10 +53,10 @@ def read_frames(path: Path, indices: np.ndarray, options: VideoOptions) -> np.nd
     """Read the frames at sorted `indices` -> uint8 (len(indices), size, size, 3).  Raises VideoError for a file that has no picture."""
     try:
         reader = decord.VideoReader(str(path), num_threads=1)
-        batch = torch.from_numpy(reader.get_batch(indices.tolist()).asnumpy())
+        parts = [indices[first : first + FRAMES_AT_ONCE].tolist() for first in range(0, len(indices), FRAMES_AT_ONCE)]
+        return np.concatenate([_resize_and_crop(torch.from_numpy(reader.get_batch(part).asnumpy()), options) for part in parts])
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise VideoError(f"{path}: no frames can be read ({str(error).splitlines()[0][:200]})") from error
-    return _resize_and_crop(batch, options)
 
 
 def _resize_and_crop(batch: torch.Tensor, options: VideoOptions) -> np.ndarray:
@@ -76,16 +80,37 @@ def count_frames(path: Path) -> int:
 def read_clip(clip: Clip, options: VideoOptions, corruption: str, severity: int, seed: int = 0) -> ClipFrames:
     """Read all frames that adapting and predicting `clip` need in one pass, and corrupt each once.
 
-    Raises VideoError for a file that has no picture.
+    Raises VideoError for a file that has no picture, AdaptError for an unknown corruption or one whose files or encoder are missing.
     """
-    n_frames = count_frames(clip.path)
+    path = corrupted_path(clip, options, corruption, severity)
+    n_frames = count_frames(path)
     offsets = [(v + 0.5) / options.views for v in range(options.views)] + [0.5]
     wanted = np.stack([view_indices(n_frames, options.frames, offset) for offset in offsets])  # (V + 1, T)
     unique, places = np.unique(wanted, return_inverse=True)
-    frames = read_frames(clip.path, unique, options)
-    frames = corruptions.apply(frames, corruption, severity, seed=seed, clip_id=clip.clip_id)
+    if path != clip.path:
+        frames = read_frames(path, unique, options)
+    elif corruption == "motion_temporal" and severity:
+        frames = _read_averaged(path, unique, n_frames, options, severity)
+    else:
+        frames = corruptions.apply(read_frames(path, unique, options), corruption, severity, seed=seed, clip_id=clip.clip_id)
     views = torch.from_numpy(frames)[torch.from_numpy(places.reshape(wanted.shape))].permute(0, 4, 1, 2, 3)  # (V + 1, C, T, H, W)
     return ClipFrames(views[:-1], views[-1:])
+
+
+def corrupted_path(clip: Clip, options: VideoOptions, corruption: str, severity: int) -> Path:
+    """The file to read: the clip's own, unless the corruption is one of whole files or `options` names a folder of ready-made ones."""
+    if not corruptions.check(corruption, severity):
+        return clip.path
+    if options.ready_made:
+        return ready_made.find(Path(options.ready_made), corruption, severity, clip.path)
+    return corruptions.file(clip.path, corruption, severity) if corruption in corruptions.FILE_CORRUPTIONS else clip.path
+
+
+def _read_averaged(path: Path, indices: np.ndarray, n_frames: int, options: VideoOptions, severity: int) -> np.ndarray:
+    """motion_temporal of the frames at sorted `indices`: their neighbours in the file, not those in the view, are averaged."""
+    spans = blur.neighbours(indices, n_frames, severity)
+    needed = np.unique(np.concatenate([np.arange(first, last) for first, last in spans]))
+    return blur.average(read_frames(path, needed, options), np.searchsorted(needed, spans))
 
 
 def stream(

@@ -3,17 +3,20 @@
 -- The Parquet metadata of every file carries `earshot.schema` (sha256 of its table's statement here) and,
 -- where a list of labels gives a column its order, that list's sha256.
 
--- One row a video file, made by `scan`.  label_id counts from 0 in the order of cache/<dataset>/labels.txt.
+-- One row a clip, made by `scan`.  label_id counts from 0 in the order of cache/<dataset>/labels.txt.
 CREATE TABLE clips (
-    clip_id        VARCHAR NOT NULL PRIMARY KEY,    -- the path without its ending, '/' between parts
+    clip_id        VARCHAR NOT NULL PRIMARY KEY,    -- the path without its ending, '/' between parts, unless the recipe names the clip
     path           VARCHAR NOT NULL,                -- relative to data/videos/<dataset>
     split          VARCHAR NOT NULL CHECK (split IN ('train', 'val', 'test')),
     label_id       INTEGER NOT NULL CHECK (label_id >= 0),
     label          VARCHAR NOT NULL,
+    label_ids      INTEGER[] CHECK (list_contains(label_ids, label_id)),  -- of a clip of several classes all, label_id among them; else NULL
     status         VARCHAR NOT NULL CHECK (status IN ('ok', 'failed')),  -- failed: no picture can be read
     duration_s     DOUBLE CHECK (duration_s >= 0),  -- of the video track, in seconds; NULL where failed
     n_frames       INTEGER CHECK (n_frames >= 0),   -- NULL where failed
     content_sha256 VARCHAR NOT NULL CHECK (length(content_sha256) = 64),
+    sound_path     VARCHAR,                         -- the file whose sound is the clip's, relative as path; NULL: path itself
+    sound_sha256   VARCHAR CHECK (length(sound_sha256) = 64),  -- of sound_path
     error          VARCHAR                          -- why it failed, one line
 );
 
@@ -88,6 +91,8 @@ CREATE TABLE predictions (
     position       INTEGER NOT NULL CHECK (position >= 0),  -- in the stream, from 0
     clip_id        VARCHAR NOT NULL,
     label_id       INTEGER NOT NULL CHECK (label_id >= 0),  -- ground truth, joined after the method has answered
+    label_ids      INTEGER[],                               -- as in clips: every class of a clip of several, else NULL
+    probs          FLOAT[],                                 -- softmax of the answer, for clips of several classes (mean average precision)
     before_id      INTEGER CHECK (before_id >= 0),          -- predicted before this clip's first step; NULL where failed
     after_id       INTEGER CHECK (after_id >= 0),           -- the method's answer: the centre view after adapting
     fused_id       INTEGER CHECK (fused_id >= 0),           -- the same fused with the sound; NULL for methods without

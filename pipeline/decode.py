@@ -127,7 +127,7 @@ def make_plan(dataset: str, settings: Settings) -> Plan:
     """Find out how each clip of clips.parquet is decoded.  Raises DecodeError where the settings cannot be used."""
     decoder = sound.Decoder(sound.ffmpeg_binary(settings.ffmpeg), settings.sample_rate, settings.silent_below_dbfs, settings.track)
     version, what = sound.ffmpeg_version(decoder.binary), settings.perturbation
-    columns = ["clip_id", "path", "split", "content_sha256"]
+    columns = ["clip_id", "path", "split", "content_sha256", "sound_path", "sound_sha256"]
     clips = {clip["clip_id"]: clip for clip in cache.read_table(cache.folder(dataset) / "clips.parquet", "clips", columns).to_pylist()}
     heard = {clip_id: clip_id for clip_id in clips}
     if what.kind == "swap":
@@ -135,8 +135,8 @@ def make_plan(dataset: str, settings: Settings) -> Plan:
     common = ("decode", VERSION, version, settings.key())
     return Plan(
         decoder, version, what, _bed(decoder, what),
-        {clip_id: Path("data/videos") / dataset / clips[heard[clip_id]]["path"] for clip_id in clips},
-        {clip_id: cache.sha256_text(*common, clips[heard[clip_id]]["content_sha256"]) for clip_id in clips},
+        {clip_id: Path("data/videos") / dataset / (clips[of]["sound_path"] or clips[of]["path"]) for clip_id, of in heard.items()},
+        {clip_id: cache.sha256_text(*common, clips[of]["sound_sha256"] or clips[of]["content_sha256"]) for clip_id, of in heard.items()},
     )  # fmt: skip
 
 

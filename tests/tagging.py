@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline import taggers
 from tests.sounds import PROJECT
@@ -48,6 +50,15 @@ def differences_by_batch_and_padding(tagger: taggers.Tagger) -> Floats:
     order = [4, 2, 0, 3, 1]
     wider = tagger.logits(padded([sounds[i] for i in order], 3 * rate), n_samples[order])
     return np.maximum(np.abs(together - alone), np.abs(wider - alone[order])[np.argsort(order)])
+
+
+@contextmanager
+def imagined_gpu() -> Iterator[None]:
+    """Tensors without values, which know their shape, format and device, `cuda` among them: what is left where there is no GPU to run on."""
+    with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+        patch.setattr(torch.cuda, "device_count", lambda: 1)
+        patch.setattr(torch, "allclose", lambda *_, **__: True)  # there are no values to compare
+        yield
 
 
 def padded(sounds: list[Floats], width: int) -> Floats:

@@ -120,6 +120,17 @@ def test_new_and_changed_clips_are_decoded_and_gone_ones_dropped(project: Path) 
     assert stored_sound("tiny").keys() == {"stereo", "zero", "whisper"}
 
 
+def test_a_clip_may_take_its_sound_from_another_file(project: Path) -> None:
+    clips = cache.read_table(Path("cache/tiny/clips.parquet"), "clips").to_pylist()
+    lent = {"sound_path": "tone.mp4", "sound_sha256": cache.sha256_file(Path("data/videos/tiny/tone.mp4"))}
+    decode.run(OPTIONS)
+    cache.write_table(Path("cache/tiny/clips.parquet"), "clips", [row | (lent if row["clip_id"] == "no_track" else {}) for row in clips])
+    assert decode.run(OPTIONS)["n_made"] == 1
+    assert {row["clip_id"]: row["status"] for row in audio()}["no_track"] == "ok"
+    samples = stored_sound("tiny")
+    assert np.array_equal(samples["no_track"], samples["tone"])
+
+
 def write_tones(n_clips: int, first: int = 0) -> list[str]:
     names = [f"clip{i:03d}.wav" for i in range(first, first + n_clips)]
     for name in names:

@@ -23,6 +23,7 @@ RUN_ELSEWHERE = {
     "dvc repro": "make demo runs it; tests/test_dvc.py checks what it would run",
     "dvc exp run -S adapt.args.max_iterations=3": "tests/test_dvc.py: adapt and report only",
     "dvc exp run -S decode.perturb=swap": "tests/test_dvc.py: decode and what follows it, not train",
+    "python -m adapt.corruptions data/videos/demo/test/trumpet/trumpet_test_00.mp4 --out sheet.png": "tests/test_corruptions_files.py",
     "python -m pipeline.map_labels ask NAME --base_url http://localhost:8000/v1 --model MODEL": "tests/test_mappers.py asks a local server",
 }
 needs_the_demo = pytest.mark.skipif(not (ROOT / "cache/demo/pseudo_labels.parquet").exists(), reason="make demo has not run")

@@ -37,10 +37,11 @@ def touch(path: Path) -> Path:
 def test_a_row_has_the_clips_split_label_length_and_hash(videos: Path) -> None:
     path = write_video(videos / "train/dog/rex one.mp4", [0, 50, 100, 150, 200, 250, 200, 150, 100, 50], fps=8)
     write_video(videos / "test/cat/tom.mkv", [0, 255])
-    assert scan.run(OPTIONS) == {"n_clips": 2, "n_failed": 0, "n_labels": 2, "n_train": 1, "n_val": 0, "n_test": 1}
+    assert scan.run(OPTIONS) == {"n_clips": 2, "n_missing": 0, "n_failed": 0, "n_labels": 2, "n_train": 1, "n_val": 0, "n_test": 1}
     assert rows()["train/dog/rex one"] == {
         "clip_id": "train/dog/rex one", "path": "train/dog/rex one.mp4", "split": "train", "label_id": 1, "label": "dog", "status": "ok",
         "duration_s": 1.25, "n_frames": 10, "content_sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "error": None,
+        "label_ids": None, "sound_path": None, "sound_sha256": None,
     }  # fmt: skip
     assert Path("cache/mine/labels.txt").read_text() == "cat\ndog\n"
     expected = hashlib.sha256(b"cat\ndog").hexdigest()
@@ -94,7 +95,7 @@ def test_the_command_prints_counts_on_one_line_or_one_reason(
     assert "test/cat/text.mp4: decord cannot open it" in caplog.text
     with pytest.raises(SystemExit, match="1"):
         stage.main(scan.Options, scan.run, prog="pipeline.scan", args=["--dataset", "mine", "--recipe", "foldr"])
-    assert capfd.readouterr().err == "pipeline.scan: unknown recipe 'foldr': choose one of [demo, folder]\n"
+    assert capfd.readouterr().err == f"pipeline.scan: unknown recipe 'foldr': choose one of [{', '.join(datasets.names())}]\n"
 
 
 @pytest.mark.parametrize("prepare", ["missing", "empty", "no videos"])
@@ -142,8 +143,38 @@ def test_classes_come_from_the_list_where_there_is_one_and_from_the_folders_else
 
 
 def test_the_folder_of_recipes_is_the_registry() -> None:
-    assert datasets.names() == ["demo", "folder"]
-    assert all(hasattr(datasets.build(name), verb) for name in datasets.names() for verb in ("labels", "rows"))
+    assert datasets.names() == ["ava", "ave", "avmit", "demo", "folder", "kinetics_sounds", "listfile", "ssv2", "ucf101"]
+    assert all(hasattr(datasets.build(name), part) for name in datasets.names() for part in ("VARIANTS", "labels", "rows"))
+
+
+def test_a_variant_that_the_recipe_does_not_offer_is_named(videos: Path) -> None:
+    with pytest.raises(DatasetError, match=r"recipe folder has no variant '2': choose one of \[''\]"):
+        scan.run(scan.Options("mine", variant="2"))
+
+
+def test_the_sound_of_a_clip_is_that_of_the_original_of_the_same_name_where_there_is_one(videos: Path) -> None:
+    for name in ("test/cat/a.mp4", "test/cat/b.mp4"):
+        write_video(videos / name, [0, 255])
+    original = touch(videos / "sound/deeper/a.avi")
+    scan.run(OPTIONS)
+    found = rows()
+    assert found["test/cat/a"]["path"] == "test/cat/a.mp4"
+    assert found["test/cat/a"]["sound_path"] == "sound/deeper/a.avi"
+    assert found["test/cat/a"]["sound_sha256"] == hashlib.sha256(original.read_bytes()).hexdigest()
+    assert found["test/cat/b"]["sound_path"] is None and found["test/cat/b"]["sound_sha256"] is None
+
+
+def test_where_names_repeat_the_folder_decides_whose_sound_it_is(videos: Path) -> None:
+    for name in ("test/cat/1.mp4", "test/dog/1.mp4", "test/cow/1.mp4"):
+        write_video(videos / name, [0, 255])
+    touch(videos / "sound/cat/1.mp4")
+    touch(videos / "sound/dog/1.mkv")
+    scan.run(OPTIONS)
+    assert {clip_id: row["sound_path"] for clip_id, row in rows().items()} == {
+        "test/cat/1": "sound/cat/1.mp4", "test/dog/1": "sound/dog/1.mkv", "test/cow/1": None}
+    touch(videos / "sound/cat/1.avi")
+    with pytest.raises(DatasetError, match=r"sound/cat/1\.avi and sound/cat/1\.mp4 would both be the sound of test/cat/1\.mp4"):
+        scan.run(OPTIONS)
 
 
 def test_the_demo_is_laid_out_like_any_folder(videos: Path) -> None:

@@ -14,7 +14,7 @@ from pipeline.errors import TaggerError
 from pipeline.taggers import efficientat
 from tests import networks
 from tests.golden import sound
-from tests.tagging import SHARED, differences_by_batch_and_padding, golden, hear, in_project_on_one_thread, noise
+from tests.tagging import SHARED, differences_by_batch_and_padding, golden, hear, imagined_gpu, in_project_on_one_thread, noise
 
 WEIGHTS = SHARED / "weights/mn04_as_mAP_432.pt"
 RECORDINGS = SHARED / "photosound/recordings"
@@ -121,3 +121,13 @@ def test_a_missing_or_wrong_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {}}, tmp_path / "other.pt")
     with pytest.raises(TaggerError, match="other.pt is not a checkpoint of mn04_as .it is not a dictionary of tensors"):
         taggers.build("efficientat", str(tmp_path / "other.pt"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_on_a_gpu_every_tensor_is_on_the_gpu_and_logits_are_float32(precision: str, checkpoint: Path) -> None:
+    """Without values, so that it needs no GPU: an operation between two devices or formats would raise."""
+    with imagined_gpu():
+        tagger = efficientat.build(str(checkpoint), "cuda", "mn04_as", precision)
+        assert isinstance(tagger, efficientat.EfficientAt)
+        logits = tagger._hear(torch.zeros(3, 64000, device="cuda"))
+    assert (logits.device.type, logits.dtype, logits.shape) == ("cuda", torch.float32, (3, 527))

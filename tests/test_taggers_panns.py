@@ -17,7 +17,7 @@ from pipeline.taggers._panns_networks import VARIANTS
 from tests import networks
 from tests.golden import sound
 from tests.sounds import PROJECT
-from tests.tagging import Floats, differences_by_batch_and_padding, golden, hear, in_project_on_one_thread, noise
+from tests.tagging import Floats, differences_by_batch_and_padding, golden, hear, imagined_gpu, in_project_on_one_thread, noise
 
 NARROW = (4, 4, 8, 8, 16, 16)
 SMALL: dict[str, Callable[[], nn.Module]] = {
@@ -180,3 +180,13 @@ def finite(logits: Floats) -> bool:
 
 def test_digital_silence_and_full_scale_give_finite_logits(cnn6: panns.Panns) -> None:
     assert finite(hear(cnn6, np.zeros(32000, np.float32))) and finite(hear(cnn6, np.ones(32000, np.float32)))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_on_a_gpu_every_tensor_is_on_the_gpu_and_logits_are_float32(precision: str, published: Published) -> None:
+    """Without values, so that it needs no GPU: an operation between two devices or formats would raise."""
+    with imagined_gpu():
+        tagger = panns.build(str(published("MobileNetV2")[0]), "cuda", "MobileNetV2", precision)
+        assert isinstance(tagger, panns.Panns)
+        logits = tagger._hear(torch.zeros(3, 64000, device="cuda"))
+    assert (logits.device.type, logits.dtype, logits.shape) == ("cuda", torch.float32, (3, 527))

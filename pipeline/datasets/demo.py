@@ -32,10 +32,11 @@ LABELS = tuple(SCENES)
 CLIPS_PER_CLASS = {"train": 24, "val": 6, "test": 12}
 QUIET_TRACKS = ("none", "silence", "seashore")  # of the classes that make no telling sound, clip by clip in turn
 
+VARIANTS = folder.VARIANTS
 labels = folder.labels
 
 
-def rows(root: Path, labels: Sequence[str]) -> Iterable[tuple[str, str, str]]:
+def rows(root: Path, labels: Sequence[str], variant: str = "") -> Iterable[tuple[str, str, str]]:
     """The clips under `root`: (path relative to it, split, label), as in the generic `folder` layout."""
     return folder.rows(root, labels)
 

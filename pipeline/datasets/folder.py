@@ -7,11 +7,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipeline import datasets
+from pipeline.datasets import ENDINGS, SOUND, SPLITS
 from pipeline.errors import DatasetError
 
-SPLITS = ("train", "val", "test")
-ENDINGS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
-LABEL_LISTS = Path("data/labels")
+VARIANTS = ("",)
 
 log = logging.getLogger(__name__)
 
@@ -22,19 +22,17 @@ def labels(dataset: str, root: Path) -> list[str]:
     Raises DatasetError where a class folder under `root` is not on the list data/labels/<dataset>.txt, or the list names a class twice.
     """
     found = sorted({label.name for split in _splits(root) for label in _visible(split) if label.is_dir()})
-    path = LABEL_LISTS / f"{dataset}.txt"
+    path = datasets.LABEL_LISTS / f"{dataset}.txt"
     if not path.exists():
         return found
-    listed = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if twice := sorted({label for label in listed if listed.count(label) > 1}):
-        raise DatasetError(f"{path} names {twice[0]!r} more than once: a class has one line")
+    listed = datasets.read_labels(path)
     if unknown := [label for label in found if label not in listed]:
         raise DatasetError(f"{root}: class folder {unknown[0]!r} is not in {path}: add it there, rename or remove the folder "
                            f"({len(unknown)} such folders)")
     return listed
 
 
-def rows(root: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+def rows(root: Path, labels: Sequence[str], variant: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield (path relative to `root`, split, label) of every video, in the order of the paths.
 
     Raises DatasetError where `root` is missing, holds no video, or has folders other than train, val and test.
@@ -59,7 +57,7 @@ def rows(root: Path, labels: Sequence[str]) -> Iterator[tuple[str, str, str]]:
 def _splits(root: Path) -> list[Path]:
     if not root.is_dir():
         raise DatasetError(f"{root} is missing: put videos at {root}/<split>/<class>/<name>.mp4, split one of {', '.join(SPLITS)}")
-    found = [path for path in _visible(root) if path.is_dir()]
+    found = [path for path in _visible(root) if path.is_dir() and path.name != SOUND]
     if unknown := [path.name for path in found if path.name not in SPLITS]:
         raise DatasetError(f"{root}: folder {unknown[0]!r} is no split: the folders there are {', '.join(SPLITS)}, with a folder a class in each")
     return found

@@ -70,7 +70,8 @@ def by_length(
     `shortest` samples are padded to it.  The CPU is given few rows at a time: more cost memory, and time to get it.
     """
     lengths = np.maximum(n_samples, shortest)
-    waveforms = np.pad(waveforms, ((0, 0), (0, max(0, shortest - waveforms.shape[1]))))
+    if waveforms.shape[1] < shortest:
+        waveforms = np.pad(waveforms, ((0, 0), (0, shortest - waveforms.shape[1])))
     order = np.argsort(lengths, kind="stable")
     at_once = ROWS_AT_ONCE if device.type == "cpu" else len(order)
     groups = [group[i : i + at_once] for group in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1) for i in range(0, len(group), at_once)]

@@ -76,6 +76,7 @@ class EfficientAt:
 
     A row's logits are the same in any batch and at any padding, up to 1e-4 in fp32.  Measured with mn04_as on 318 recordings
     of four animals, 0.2 to 8 s, closed set: left out, with sounds below 1 s padded to it, 95.0 % top-1; padded to 10 s, 90.3 %.
+    There bf16 moves logits by 0.14 on average, 2.5 at most, of a spread of 2.0 (94.7 % top-1), and is little faster on a CPU.
     """
 
     name = "efficientat"

@@ -36,7 +36,8 @@ Floats = npt.NDArray[np.float32]
 class Panns:
     """See `Tagger`.  Zeros after a short sound are left out, as PANNs' own inference hears a file whole and unpadded.
 
-    A row's logits are the same in any batch and at any padding, up to 1e-4 in fp32.
+    A row's logits are the same in any batch and at any padding, up to 1e-4 in fp32.  On a CPU bf16 takes half of fp32's time; with
+    random weights of Cnn14 it moves logits by 0.04 on average, 0.26 at most, of a spread of 1.8.
     """
 
     name = "panns"
