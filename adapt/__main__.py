@@ -2,7 +2,7 @@
 
 In: videos, cache/<dataset>/pseudo_labels.parquet, the source model and its statistics.  Out: predictions and traces in Parquet, metrics as JSON.
 Online protocol: one pass, batch 1, adapt on a clip and then predict it; weights are reset between corruptions and orders.  This is the room
-where ground truth enters, after the method has answered.
+where ground truth enters, after the method has answered; a method that declares NEEDS_LABELS, an upper bound, is handed it through an Oracle.
 """
 import dataclasses
 import json
@@ -19,6 +19,7 @@ from adapt import cache, checkpoints, methods, metrics, stage
 from adapt.cache import Clip, Sound
 from adapt.errors import AdaptError, VideoError
 from adapt.methods import Answer, Batch, Method, Settings
+from adapt.oracle import Oracle
 from adapt.video import ClipFrames, VideoOptions, stream
 
 log = logging.getLogger("adapt")
@@ -124,7 +125,9 @@ def run(options: Options) -> dict[str, object]:
     statistics = None
     if not options.source_free:
         statistics = checkpoints.load_statistics(checkpoints.statistics_path(options.dataset, options.backbone), source.sha256)
-    method = methods.build(options.method, source.model.to(device), statistics, len(labels), options.settings)
+    sees_labels = methods.needs_labels(options.method)
+    oracle = Oracle({clip.clip_id: clip.label_ids or (clip.label_id,) for clip in clips}) if sees_labels else None
+    method = methods.build(options.method, source.model.to(device), statistics, len(labels), options.settings, oracle)
     predictions: Rows = []
     traces: Rows = []
     for corruption in options.corruptions:
@@ -138,7 +141,7 @@ def run(options: Options) -> dict[str, object]:
     cache.write_table(folder / "traces.parquet", "traces", traces, provenance)
     sounding = metrics.sounding_classes(clips, sounds)
     path = Path("cache/metrics") / options.dataset / f"{options.method}.json"
-    metrics.write_json(path, metrics.summary(predictions, sounding))
+    metrics.write_json(path, metrics.summary(predictions, sounding, sees_labels))
     n_failed = sum(row["stop_reason"] == "failed" for row in predictions)
     return {"n_predictions": len(predictions), "n_failed": n_failed, "top1": round(metrics.top1(predictions), 4)}
 

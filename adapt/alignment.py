@@ -3,16 +3,17 @@
 Statistics of a layer are the mean and the biased variance of each channel over clips, views, time, height and width.  The online estimate is
 an exponential moving average that the gradient reaches through the newest clip only, and that is committed once a clip.
 """
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from adapt.checkpoints import Statistics
 from adapt.errors import MethodError
+from adapt.state import Stateful
 
+Moments = dict[str, tuple[Tensor, Tensor]]  # layer name -> mean (C,), biased variance (C,) of its output
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -21,7 +22,7 @@ def norm_layers(model: nn.Module) -> list[str]:
     chosen = getattr(model, "alignment_layers", None)
     names = chosen() if chosen is not None else [name for name, module in model.named_modules() if isinstance(module, NORMS)]
     if not names:
-        raise MethodError(f"{type(model).__name__} has no norm layer to align: name layers, or use a method that needs none")
+        raise MethodError(f"{model._get_name()} has no norm layer to align: name layers, or use a method that needs none")
     return list(names)
 
 
@@ -50,12 +51,12 @@ def output_moments(norm: nn.Module, given: Tensor, output: Tensor) -> tuple[Tens
 
 
 @contextmanager
-def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[Moments]:
     """Within the block, each forward leaves the moments of the named layers in the yielded dict."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+    seen: Moments = {}
     modules = dict(model.named_modules())
     if unknown := [name for name in names if name not in modules]:
-        raise MethodError(f"{type(model).__name__} has no layer {unknown[0]!r}: choose among its named modules")
+        raise MethodError(f"{model._get_name()} has no layer {unknown[0]!r}: choose among its named modules")
 
     def record(name: str) -> torch.utils.hooks.RemovableHandle:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -71,19 +72,59 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, tuple
             handle.remove()
 
 
-def from_buffers(model: nn.Module, names: Sequence[str]) -> Statistics:
+def from_buffers(model: nn.Module, names: Sequence[str]) -> Moments:
     """Source-free statistics: after batch norm a channel has mean beta and variance gamma^2 on the source, if it was trained well (ours)."""
     modules = dict(model.named_modules())
     norms = {name: modules[name] for name in names if isinstance(modules.get(name), _BatchNorm)}
     if len(norms) != len(names):
-        raise MethodError("source statistics from buffers need batch norm layers: run the statistics stage for this model instead")
+        raise MethodError("source statistics from buffers need batch norm layers: run the statistics stage, or pass adapt.source_statistics")
+    if bare := [name for name, norm in norms.items() if norm.weight is None]:
+        raise MethodError(f"batch norm {bare[0]!r} has no scale and shift: run the statistics stage, or pass adapt.source_statistics")
     return {name: (norm.bias.detach().clone(), norm.weight.detach().square()) for name, norm in norms.items()}
 
 
-class Alignment:
+class Running:
+    """Mean and variance over clips of equal size, merged one clip at a time in float64 (Chan et al. 1983), so nothing cancels."""
+
+    def __init__(self) -> None:
+        self.n_clips = 0
+        self.mean: dict[str, Tensor] = {}
+        self.variance: dict[str, Tensor] = {}
+
+    def add(self, seen: Moments) -> None:
+        """Take in the moments (mean (C,), biased variance (C,)) of one clip per layer."""
+        self.n_clips += 1
+        share = 1 / self.n_clips
+        for name, (mean, variance) in seen.items():
+            mean, variance = mean.double().cpu(), variance.double().cpu()
+            old_mean = self.mean.get(name, torch.zeros_like(mean))
+            old_variance = self.variance.get(name, torch.zeros_like(variance))
+            delta = mean - old_mean
+            self.mean[name] = old_mean + share * delta
+            self.variance[name] = (1 - share) * old_variance + share * variance + share * (1 - share) * delta.square()
+
+    def result(self) -> Moments:
+        """The moments over all clips taken in, as float32."""
+        return {name: (self.mean[name].float(), self.variance[name].float()) for name in self.mean}
+
+
+@torch.no_grad()
+def collect(model: nn.Module, names: list[str], clips: Iterable[Tensor]) -> Moments:
+    """Moments of the named layers' outputs over `clips` of frames (1, C, T, H, W) in [0, 1], the model in eval mode."""
+    running = Running()
+    with recorded(model, names) as seen:
+        for frames in clips:
+            model(frames)
+            running.add(dict(seen))
+    return running.result()
+
+
+class Alignment(Stateful):
     """The alignment loss and its online estimate."""
 
-    def __init__(self, source: Statistics, *, ema: float, start: str = "source") -> None:
+    running = ("online",)
+
+    def __init__(self, source: Moments, *, ema: float, start: str = "source") -> None:
         """`ema` is the weight of the newest clip; `start` is "source", or "zero" as ViTTA has it (without bias correction)."""
         if start not in ("source", "zero"):
             raise MethodError(f"alignment start {start!r}: choose 'source' or 'zero'")
@@ -95,7 +136,7 @@ class Alignment:
         keep = 1.0 if self.start == "source" else 0.0
         self.online = {name: (mean * keep, variance * keep) for name, (mean, variance) in self.source.items()}
 
-    def loss(self, seen: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
+    def loss(self, seen: Moments) -> Tensor:
         """sum over layers of mean|mu - mu_src| + mean|var - var_src|, a scalar; equation 6 of ViTTA."""
         terms = []
         for name, (mean, variance) in self._blend(seen).items():
@@ -103,11 +144,11 @@ class Alignment:
             terms.append((mean - source_mean).abs().mean() + (variance - source_variance).abs().mean())
         return torch.stack(terms).sum()
 
-    def commit(self, seen: dict[str, tuple[Tensor, Tensor]]) -> None:
+    def commit(self, seen: Moments) -> None:
         """Take the newest clip's moments into the online estimate."""
         self.online = {name: (mean.detach(), variance.detach()) for name, (mean, variance) in self._blend(seen).items()}
 
-    def _blend(self, seen: dict[str, tuple[Tensor, Tensor]]) -> Statistics:
+    def _blend(self, seen: Moments) -> Moments:
         return {
             name: (self.ema * mean + (1 - self.ema) * self.online[name][0], self.ema * variance + (1 - self.ema) * self.online[name][1])
             for name, (mean, variance) in seen.items()

@@ -64,9 +64,14 @@ def sounding_classes(clips: Iterable[Clip], sounds: Mapping[str, Sound]) -> set[
     return {label_id for label_id, flags in usable.items() if 2 * sum(flags) > len(flags)}
 
 
-def summary(rows: Rows, sounding: set[int]) -> dict[str, object]:
-    """Top-1 per corruption and their mean, over all, sounding and silent classes, for each kind of answer; mean steps and ms per clip."""
+def summary(rows: Rows, sounding: set[int], sees_labels: bool = False) -> dict[str, object]:
+    """Top-1 per corruption and their mean, over all, sounding and silent classes, for each kind of answer; mean steps and ms per clip.
+
+    `sees_labels` marks an upper bound.
+    """
     result: dict[str, object] = {"n": len(rows), "n_failed": sum(row["stop_reason"] == "failed" for row in rows)}
+    if sees_labels:
+        result["sees_labels"] = True
     for name, column in ANSWERS.items():
         if any(row[column] is not None for row in rows):
             result[name] = _scores(rows, sounding, column)

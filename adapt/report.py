@@ -1,7 +1,7 @@
 """The result table (`python -m adapt.report`): one row a method and kind of answer, from cache/metrics/<dataset>/<method>.json.
 
 Out, in cache/metrics/<dataset>/: report.md for people, report.json for programs, accuracy.csv for `dvc plots show`.  `fused` rows are the same
-run with the sound fused in when predicting; they are never passed off as the adapted model's own answer.
+run with the sound fused in when predicting; they are never passed off as the adapted model's own answer.  Upper bounds are marked as such.
 """
 import csv
 import json
@@ -31,6 +31,13 @@ class Row:
     scores: dict[str, float]
     mean_steps: float
     ms_per_clip: float
+    sees_labels: bool  # an upper bound
+
+    @property
+    def name(self) -> str:
+        """What the row is called; an upper bound says so."""
+        fused = ", fused" if self.answer == "fused" else ""
+        return f"{self.method}{fused}{' (sees labels)' if self.sees_labels else ''}"
 
 
 def collect(folder: Path, options: Options) -> list[Row]:
@@ -43,7 +50,8 @@ def collect(folder: Path, options: Options) -> list[Row]:
         content = json.loads(path.read_text(encoding="utf-8"))
         for answer in metrics.ANSWERS:
             if answer in content:
-                rows.append(Row(method, answer, content[answer], content["mean_steps"], content["ms_per_clip"]))
+                scores, marked = content[answer], content.get("sees_labels", False)
+                rows.append(Row(method, answer, scores, content["mean_steps"], content["ms_per_clip"], marked))
     return rows
 
 
@@ -62,9 +70,8 @@ def markdown(rows: list[Row], options: Options, n_clips: int, n_failed: int) -> 
         "|" + "|".join(["---"] + ["---:"] * (len(head) - 1)) + "|",
     ]
     for row in rows:
-        name = row.method if row.answer == "alone" else f"{row.method}, fused"
         cells = [f"{row.scores.get(c, float('nan')):.1f}" for c in (*options.corruptions, *groups)]
-        lines.append(f"| {name} | " + " | ".join([*cells, f"{row.mean_steps:.2f}", f"{row.ms_per_clip:.0f}"]) + " |")
+        lines.append(f"| {row.name} | " + " | ".join([*cells, f"{row.mean_steps:.2f}", f"{row.ms_per_clip:.0f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -85,7 +92,9 @@ def run(options: Options) -> dict[str, object]:
     with temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["method", "corruption", "top1"])
-        writer.writerows((f"{r.method} ({r.answer})", c, r.scores[c]) for r in rows for c in ("all", *options.corruptions) if c in r.scores)
+        marks = {True: " (sees labels)", False: ""}
+        columns = ("all", *options.corruptions)
+        writer.writerows((f"{r.method} ({r.answer}){marks[r.sees_labels]}", c, r.scores[c]) for r in rows for c in columns if c in r.scores)
     temporary.replace(folder / "accuracy.csv")
     return {"n_rows": len(rows), "report": str(folder / "report.md")}
 

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 import torch
 
 from adapt import __main__ as adapt_stage
-from adapt import cache, checkpoints, methods, metrics, report, statistics, train
-from adapt.errors import AdaptError, CacheError, CheckpointError
+from adapt import alignment, cache, checkpoints, methods, metrics, report, statistics, train
+from adapt.errors import AdaptError, CacheError, CheckpointError, VideoError
 from adapt.methods import Settings
-from adapt.video import VideoOptions
+from adapt.oracle import Oracle
+from adapt.video import ClipFrames, VideoOptions, stream
 from pipeline import cache as writer
 from tests.clips import write_video
 
@@ -96,17 +98,56 @@ def test_audio_leaves_one_trace_row_a_step_and_a_fused_answer(here: Path) -> Non
     assert {"alone", "fused", "mean_steps", "ms_per_clip"} <= summary.keys()
 
 
-def test_no_answer_of_any_method_depends_on_the_labels(here: Path) -> None:
-    clips = cache.read_clips("tiny", "test")
-    sounds = cache.read_sounds("tiny", LABELS)
-    swapped = [dataclasses.replace(clip, label_id=1 - clip.label_id) for clip in clips]
-    answers = []
-    for labelled in (clips, swapped):
-        source = checkpoints.load_model(checkpoints.model_path("tiny", "tanet"), "tanet", LABELS, VIDEO.frames)
-        method = methods.build("audio", source.model, None, 2, Settings())
-        rows, _ = adapt_stage.adapt_stream(method, labelled, sounds, options("audio"), "gauss", 0)
-        answers.append([(r["clip_id"], r["before_id"], r["after_id"], r["fused_id"], r["steps"]) for r in rows])
-    assert answers[0] == answers[1]
+@pytest.fixture(scope="module")
+def decoded(project: Path) -> dict[str, ClipFrames | VideoError]:
+    """clip_id -> frames under gauss, read once for the many runs below."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        return {clip.clip_id: frames for clip, frames in stream(cache.read_clips("tiny", "test"), VIDEO, "gauss", 5, workers=1)}
+
+
+def answers_of(name: str, swap: bool) -> list[tuple[object, ...]]:
+    """All that one stream's rows hold but ground truth and milliseconds; `swap` gives every clip the other class for its truth."""
+    clips = [dataclasses.replace(c, label_id=1 - c.label_id if swap else c.label_id) for c in cache.read_clips("tiny", "test")[::2]]
+    source = checkpoints.load_model(checkpoints.model_path("tiny", "tanet"), "tanet", LABELS, VIDEO.frames)
+    oracle = Oracle({clip.clip_id: (clip.label_id,) for clip in clips})  # which `build` hands to a method that declares it
+    settings = Settings(fusion_balance=0.5, commit=0.5)
+    method = methods.build(name, source.model, None, len(LABELS), settings, oracle)
+    rows, traces = adapt_stage.adapt_stream(method, clips, cache.read_sounds("tiny", LABELS), options(name), "gauss", 0)
+    return [tuple(value for column, value in row.items() if column not in ("label_id", "ms")) for row in [*rows, *traces]]
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_no_answer_of_any_method_but_the_upper_bound_depends_on_the_labels(
+    name: str, here: Path, decoded: dict[str, ClipFrames | VideoError], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapt_stage, "stream", lambda clips, *rest: ((clip, decoded[clip.clip_id]) for clip in clips))
+    assert (answers_of(name, swap=True) == answers_of(name, swap=False)) == (name != "oracle_gate")
+
+
+@pytest.mark.parametrize("method", ["audio", "oracle_gate"])
+def test_the_stage_makes_an_oracle_for_the_upper_bound_alone(method: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Oracle] = []
+
+    class Counted(Oracle):
+        def __init__(self, label_ids: Mapping[str, Collection[int]]) -> None:
+            super().__init__(label_ids)
+            made.append(self)
+
+    monkeypatch.setattr(adapt_stage, "Oracle", Counted)
+    adapt_stage.run(options(method, corruptions=("clean",)))
+    assert len(made) == (method == "oracle_gate")
+
+
+def test_the_upper_bound_is_marked_in_its_metrics_and_in_the_report(here: Path) -> None:
+    for method in ("oracle_gate", "source"):
+        adapt_stage.run(options(method, corruptions=("clean",)))
+    marks = [json.loads(Path(f"cache/metrics/tiny/{method}.json").read_text()).get("sees_labels") for method in ("oracle_gate", "source")]
+    assert marks == [True, None]
+    report.run(report.Options("tiny", ("source", "oracle_gate"), ("clean",)))
+    rows = [line.split("|")[1].strip() for line in Path("cache/metrics/tiny/report.md").read_text().splitlines() if line.startswith("| ")]
+    assert rows == ["method", "source", "oracle_gate (sees labels)", "oracle_gate, fused (sees labels)"]
+    assert "oracle_gate (alone) (sees labels),all" in Path("cache/metrics/tiny/accuracy.csv").read_text()
 
 
 def test_the_same_run_gives_the_same_answers_and_another_order_seed_another_order(here: Path) -> None:
@@ -153,7 +194,7 @@ def test_a_clip_without_pseudo_label_is_one_clear_error(here: Path, monkeypatch:
 
 def test_running_statistics_equal_those_of_all_clips_at_once() -> None:
     data = np.random.default_rng(0).normal(1000, 0.1, (5, 4, 300))  # a large mean: naive sums of squares would cancel
-    running = statistics.Running()
+    running = alignment.Running()
     for clip in data:
         running.add({"n": (torch.from_numpy(clip.mean(1)), torch.from_numpy(clip.var(1)))})
     together = data.transpose(1, 0, 2).reshape(4, -1)

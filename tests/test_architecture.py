@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from adapt import methods
 from adapt.methods import Answer, Batch
 
 ROOT = Path(__file__).parent.parent
@@ -109,6 +110,11 @@ def test_a_batch_has_no_field_that_could_hold_a_label_or_a_path() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "adapt/methods").glob("*.py")), ids=lambda p: p.stem)
 def test_a_method_imports_neither_cache_nor_metrics_nor_video(path: Path) -> None:
     assert not imported_modules(path) & {"adapt.cache", "adapt.metrics", "adapt.video", "adapt.__main__", "pathlib", "os"}
+
+
+def test_the_door_to_labels_is_open_to_the_method_that_declares_it_and_to_no_other() -> None:
+    importing = {path.stem for path in (ROOT / "adapt/methods").glob("[!_]*.py") if "adapt.oracle" in imported_modules(path)}
+    assert importing == {name for name in methods.names() if methods.needs_labels(name)} == {"oracle_gate"}
 
 
 def test_an_answer_carries_no_label() -> None:

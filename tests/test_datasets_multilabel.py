@@ -9,12 +9,13 @@ from adapt import __main__ as stage
 from adapt import cache, metrics
 from adapt.cache import Clip, Sound
 from adapt.methods import Answer, Batch
+from adapt.state import Stateful
 from adapt.video import VideoOptions
 from tests.clips import write_video
 from tests.sounds import make_project
 
 
-class AlwaysThe:
+class AlwaysThe(Stateful):
     """A method that answers one class whatever it sees."""
 
     def __init__(self, label_id: int) -> None:

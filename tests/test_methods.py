@@ -10,72 +10,26 @@ from torch import Tensor, nn
 from adapt import alignment, methods
 from adapt.errors import MethodError
 from adapt.fusion import ClassPrior, fuse
+from adapt.learner import Views
 from adapt.methods import Batch, Settings
 from adapt.methods.audio import Audio, Trust, candidate_target, hard_target, soft_target
 from adapt.methods.norm import Norm
-from adapt.methods.vitta import Views, Vitta, consistency
+from adapt.methods.vitta import Vitta, consistency
+from tests.tiny import K, TinyVideoModel, batch, same_weights, trained, weights
 
-K = 4
 SETTINGS = Settings(lr=0.01, audio_lr=0.05)
-
-
-class TinyVideoModel(nn.Module):
-    """(N, 3, T, H, W) -> (N, K) through one batch norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv3d(3, 6, 3, padding=1)
-        self.norm = nn.BatchNorm3d(6)
-        self.head = nn.Linear(6, K)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.norm(self.conv(frames)).relu().mean((2, 3, 4)))
-        return logits
 
 
 @pytest.fixture
 def model() -> TinyVideoModel:
-    torch.manual_seed(0)
-    made = TinyVideoModel()
-    for _ in range(20):
-        made.train()(torch.rand(8, 3, 4, 8, 8))
-    return made.eval()
+    return trained()
 
 
-def batch(seed: int = 0, heard: int | None = None, certainty: float = 0.9) -> Batch:
-    """A batch of one clip; `heard` is the class that its sound points to, None for silence."""
-    random = torch.Generator().manual_seed(seed)
-    frames = torch.rand(1, 2, 3, 4, 8, 8, generator=random)
-    q, s = torch.full((1, K), 1 / K), torch.zeros(1, K)
-    if heard is not None:
-        q = torch.full((1, K), (1 - certainty) / (K - 1))
-        q[0, heard], s[0, heard] = certainty, certainty
-    mass = s.amax(1)
-    return Batch(frames, frames[:, :1], q, s, mass, ("ok" if heard is not None else "silent",), ("clip",))
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-@pytest.mark.parametrize("name", methods.names())
-def test_reset_gives_back_weights_and_answers_bit_for_bit(name: str, model: TinyVideoModel) -> None:
-    before = state(model)
-    method = methods.build(name, model, None, K, SETTINGS)
-    stream = [batch(i, heard=i % 3 if i % 2 else None) for i in range(5)]
-    first = [method.adapt(clip) for clip in stream]
-    method.reset()
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    second = [method.adapt(clip) for clip in stream]
-    assert all(torch.equal(a.after, b.after) for a, b in zip(first, second, strict=True))
-    assert [a.steps for a in first] == [b.steps for b in second]
-
-
-@pytest.mark.parametrize("name", ["source", "norm", "audio_only", "late_fusion"])
+@pytest.mark.parametrize("name", ["source", "norm", "audio_only", "late_fusion", "late_fusion_prior", "t3a"])
 def test_gradient_free_methods_change_no_weight(name: str, model: TinyVideoModel) -> None:
-    before = state(model)
+    before = weights(model)
     methods.build(name, model, None, K, SETTINGS).adapt(batch(heard=1))
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert same_weights(model, before)
 
 
 def test_an_unknown_method_is_answered_with_the_choices(model: TinyVideoModel) -> None:
@@ -88,7 +42,7 @@ def test_norm_with_full_weight_on_the_clip_normalises_a_shifted_clip_to_mean_0_a
     nn.init.ones_(model.norm.weight)
     nn.init.zeros_(model.norm.bias)
     outputs: list[Tensor] = []
-    method = Norm(model, bn_prior=1.0)
+    method = Norm(model, Settings(bn_prior=1.0))
     model.norm.register_forward_hook(lambda m, i, o: outputs.append(o))
     clip = batch()
     method.adapt(dataclasses.replace(clip, frames=clip.frames * 3 + 5, centre=clip.centre * 3 + 5))
@@ -100,7 +54,7 @@ def test_norm_with_full_weight_on_the_clip_normalises_a_shifted_clip_to_mean_0_a
 
 def test_norm_refuses_a_model_without_batch_norm() -> None:
     with pytest.raises(MethodError, match="no batch norm layer"):
-        Norm(nn.Linear(2, 2), 0.3)
+        Norm(nn.Linear(2, 2), SETTINGS)
 
 
 def test_the_alignment_loss_is_the_hand_computed_l1_distance_of_the_online_statistics() -> None:
@@ -193,15 +147,15 @@ def test_the_sound_moves_the_models_own_answer_towards_what_is_heard(model: Tiny
 
 
 def test_with_commit_0_only_the_streams_step_stays_and_with_1_all_do(model: TinyVideoModel) -> None:
-    clip, start = batch(heard=2), state(model)
+    clip, start = batch(heard=2), weights(model)
     many: dict[str, Any] = {"confident": 1.1, "tolerance": 0.0, "slack": 1e9}
-    weights = {}
+    bias = {}
     for commit, n in ((0.0, 5), (1.0, 5), (0.0, 1)):
         model.load_state_dict(start)
         Audio(model, None, K, dataclasses.replace(SETTINGS, commit=commit, max_iterations=n, **many)).adapt(clip)
-        weights[commit, n] = model.norm.bias.detach().clone()
-    assert torch.equal(weights[0.0, 5], weights[0.0, 1])
-    assert not torch.allclose(weights[1.0, 5], weights[0.0, 1], atol=1e-4)
+        bias[commit, n] = model.norm.bias.detach().clone()
+    assert torch.equal(bias[0.0, 5], bias[0.0, 1])
+    assert not torch.allclose(bias[1.0, 5], bias[0.0, 1], atol=1e-4)
 
 
 def test_a_step_that_makes_the_loss_rise_is_undone(model: TinyVideoModel) -> None:

@@ -1,17 +1,19 @@
 """Ways to adapt at test time.  The folder is the registry: `adapt/methods/tent.py` would be the method named `tent`.
 
 A method's module has `build(model, statistics, n_classes, settings) -> Method`.  A method knows the model it was given and a `Batch`; it never sees a
-label, a path or a data set's name.
+label, a path or a data set's name.  The one exception is an upper bound: a module that declares NEEDS_LABELS takes an `Oracle` as a fifth argument.
 """
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from adapt.checkpoints import Statistics
+from adapt.alignment import Moments
 from adapt.errors import MethodError
+from adapt.oracle import Oracle
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,21 @@ class Answer:
 class Settings:
     """Every method's settings; each method takes what it needs.  Sources: adapt/METHOD.md; "ours" is chosen on validation data."""
 
+    # all that take gradients
     scope: str = "norm"  # which weights adapt: norm (scale and shift of norm layers) or all
-    lr: float = 1e-3  # SGD's learning rate
-    momentum: float = 0.9  # of vitta's SGD
+    momentum: float = 0.9  # of SGD on the stream (ViTTA, Tent, EATA, SAR)
     weight_decay: float = 0.0
     dropout: bool = False  # left on while adapting (ViTTA: yes)
+    # vitta, vitta_fusion, audio
+    lr: float = 1e-3  # SGD's learning rate
     ema: float = 0.1  # weight of the newest clip in the online statistics (ViTTA: 0.1 for TANet)
     ema_start: str = "source"  # "zero" is ViTTA's, without bias correction
     consistency: float = 0.1  # weight of the views' consistency (ViTTA)
-    bn_prior: float = 0.3  # norm: weight of the clip's own statistics over the source's
+    # late_fusion, late_fusion_prior, vitta_fusion, audio
     fusion_floor: float = 0.05  # e in p (e + s): how much a class without evidence keeps (ours)
     fusion_balance: float = 0.0  # exponent of the running class prior that audio's fused answer is divided by (ours)
+    prior_balance: float = 0.5  # the same for late_fusion_prior (ours)
+    # audio, oracle_gate
     target: str = "soft"  # audio's target: soft, hard or candidate
     target_sound: float = 0.7  # w: the sound's share in the soft target's logarithm (ours)
     target_balance: float = 0.5  # exponent of the running target prior that the target is divided by (ours)
@@ -76,10 +82,35 @@ class Settings:
     stream_audio: float = 0.0  # share of the audio term in the step that stays for the next clips (ours)
     commit: float = 0.0  # share of a clip's own further steps that stays for the next clips (ours)
     max_iterations: int = 5
-    confident: float = 0.8  # confidence from which a clip may stop as agreed
+    confident: float = 0.8  # confidence from which a clip may stop as agreed; from which a prediction counts as sure
     tolerance: float = 0.001  # relative change of the loss that counts as converged
     slack: float = 0.2  # relative rise of the loss that counts as diverged
+    converged_weights: str = "last"  # that predict a clip whose loss converged: last (where it stopped) or best (lowest loss)
     trust_prior: float = 2.0  # Beta(a, a) prior of the per-class trust
+    # norm, tent, shot, eata, sar
+    bn_prior: float = 0.3  # weight of the clip's own batch norm statistics over the source's; 1 in Tent, EATA and SAR, which have large batches
+    bn_samples: float = 0.0  # N, in clips: above 0 that weight is n / (N + n) for n clips a batch (Schneider et al. 2020)
+    # tent, shot, eata, sar
+    entropy_lr: float = 2.5e-4  # SGD's learning rate (Tent and EATA on ImageNet, batches of 64)
+    # eata, sar
+    entropy_margin: float = 0.4  # E_0, as a share of log K: clips of higher entropy are unreliable (both papers)
+    # eata
+    eata_similarity: float = 0.4  # epsilon, a cosine: clips more similar than this to those before are redundant (CIFAR-10; ImageNet: 0.05)
+    eata_fisher: float = 2000.0  # beta, weight of the Fisher regulariser where the statistics hold it (ImageNet; CIFAR-10: 1)
+    # sar
+    sar_radius: float = 0.05  # rho, how far the sharpness-aware step looks, in weight space (SAR)
+    sar_reset: float = 0.029  # e_0, as a share of log K: a running loss below it is a collapse (SAR: 0.2 with K = 1000)
+    sar_frozen: float = 0.25  # share of the norm layers, nearest to the output, that keep still (SAR: 3 of 12 blocks of a ViT, layer4 of a ResNet)
+    # shot
+    shot_labels: float = 0.3  # beta, weight of the pseudo-label term (SHOT); 0 is SHOT-IM, which needs no linear head
+    # t3a
+    t3a_supports: int = 20  # M, the supports of lowest entropy kept per class (of T3A's grid 1, 5, 20, 50, 100)
+    # guards of every method that takes gradients
+    ensemble: float = 1.0  # alpha in w <- alpha w + (1 - alpha) w_source after each clip (ROID: 0.99); 1 is off
+    collapse_entropy: float = 0.0  # share of log K below which the running class marginal is suspiciously narrow (ours); 0 turns this guard off
+    collapse_agreement: float = 0.5  # agreement with a sure source below which a narrow marginal is a collapse (ours); above 1 narrowness suffices
+    collapse_memory: float = 0.95  # weight of the past in both running values, per clip (ours)
+    collapse_every: int = 20  # clips between snapshots of good weights (ours)
 
 
 class Method(Protocol):
@@ -91,19 +122,42 @@ class Method(Protocol):
     def reset(self) -> None:
         """Give back every parameter, buffer and running estimate bit for bit."""
 
+    def state(self) -> dict[str, Any]:
+        """A copy of everything that changes from clip to clip; `torch.load(weights_only=True)` reads it back."""
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on, bit for bit, where `state` was taken.  Raises MethodError for another method's or model's."""
+
 
 def names() -> list[str]:
     """The methods in this folder."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def build(name: str, model: nn.Module, statistics: Statistics | None, n_classes: int, settings: Settings) -> Method:
-    """Build the method called `name` around `model`, which it changes in place.
-
-    `statistics` are the source's per-layer moments; None takes them from the batch norm buffers (source-free).
-    Raises MethodError for an unknown name.
-    """
+def _module(name: str) -> Any:
     if name not in names():
         raise MethodError(f"unknown method {name!r}: choose one of {names()}")
-    method: Method = importlib.import_module(f"{__name__}.{name}").build(model, statistics, n_classes, settings)
-    return method
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def needs_labels(name: str) -> bool:
+    """Whether the method called `name` is an upper bound that sees labels.  Raises MethodError for an unknown name."""
+    return bool(getattr(_module(name), "NEEDS_LABELS", False))
+
+
+def build(
+    name: str, model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings, oracle: Oracle | None = None
+) -> Method:
+    """Build the method called `name` around `model`, which it changes in place.
+
+    `statistics` are the source's per-layer moments; None takes them from the batch norm buffers (source-free).  `oracle` reaches only a
+    method that declares NEEDS_LABELS.  Raises MethodError for an unknown name, or such a method without an oracle.
+    """
+    module = _module(name)
+    if not needs_labels(name):
+        method: Method = module.build(model, statistics, n_classes, settings)
+        return method
+    if oracle is None:
+        raise MethodError(f"{name} is an upper bound that sees labels: it runs where they are, in `python -m adapt`")
+    bound: Method = module.build(model, statistics, n_classes, settings, oracle)
+    return bound

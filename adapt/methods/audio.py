@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt.checkpoints import Statistics
+from adapt.alignment import Moments
 from adapt.errors import MethodError
 from adapt.fusion import ClassPrior, fuse
+from adapt.learner import Views, milliseconds_since
 from adapt.methods import Answer, Batch, Settings, Step
-from adapt.methods.vitta import Views, Vitta, consistency
+from adapt.methods.vitta import Vitta, consistency
+from adapt.state import Sgd, Stateful
 
 UNHEARD = 0.01  # a gate below this is no sound: the clip is adapted by the visual losses alone
 
@@ -38,8 +40,10 @@ def candidate_target(log_p: Tensor, s: Tensor, threshold: float) -> Tensor:
     return F.one_hot(log_p.masked_fill(~allowed, -math.inf).argmax(1), s.shape[1]).to(s)
 
 
-class Trust:
+class Trust(Stateful):
     """r_c: per class, how often sound and picture agreed where the picture was sure (Beta prior a, a)."""
+
+    running = ("agreed", "seen")
 
     def __init__(self, n_classes: int, prior: float) -> None:
         self.n_classes, self.prior = n_classes, prior
@@ -64,19 +68,15 @@ class Trust:
 class Audio(Vitta):
     """ViTTA with ears."""
 
-    def __init__(self, model: nn.Module, statistics: Statistics | None, n_classes: int, settings: Settings) -> None:
+    def __init__(self, model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> None:
         if settings.target not in ("soft", "hard", "candidate"):
             raise MethodError(f"target {settings.target!r}: choose 'soft', 'hard' or 'candidate'")
+        if settings.converged_weights not in ("last", "best"):
+            raise MethodError(f"converged_weights {settings.converged_weights!r}: choose 'last' or 'best'")
         super().__init__(model, statistics, settings)
         self.trust = Trust(n_classes, settings.trust_prior)
         self.targets = ClassPrior(n_classes, settings.target_balance)
         self.answers = ClassPrior(n_classes, settings.fusion_balance)
-
-    def reset(self) -> None:
-        """Give back the source weights and forget all running estimates."""
-        super().reset()
-        for running in (self.trust, self.targets, self.answers):
-            running.reset()
 
     def gate(self, views: Views, batch: Batch) -> Tensor:
         """g = mass x (1 - entropy(q) / log K) x agreement x trust of the heard class: (B,) in [0, 1].
@@ -110,7 +110,7 @@ class Audio(Vitta):
         audio = s.audio_weight * (g * divergence).mean()
         return align + s.consistency * agree + audio, align, agree, audio
 
-    def adapt(self, batch: Batch) -> Answer:
+    def learn(self, batch: Batch) -> Answer:
         """Take the stream's step, then the clip's own steps, predict, and let go of the latter."""
         started = time.perf_counter()
         views = first = self.look(batch)
@@ -119,43 +119,45 @@ class Audio(Vitta):
         trace: list[Step] = []
         loss, *parts = self.terms(views, t, g)
         align, agree, audio = parts
-        self._step(align + self.settings.consistency * agree + self.settings.stream_audio * audio, self.optimiser)
+        self.optimiser.step(align + self.settings.consistency * agree + self.settings.stream_audio * audio)
         self.alignment.commit(first.seen)
-        stay = self._weights()
+        stay = self.weights.copy()
         trace.append(self._record(loss, parts, views, started))
         reason = "unheard"
         if heard:
             reason = self._own_steps(batch, t, g, loss.item(), trace)
         after = self.predict(batch)
         fused = self._fuse(after, batch)
-        self._let_go(stay)
+        self.weights.keep(stay, self.settings.commit)
         self._learn_of(first, t, g, batch)
         before = first.mean().detach().log()
         return Answer(before, after, fused, len(trace), reason, g.mean().item(), trace)
 
     def _own_steps(self, batch: Batch, t: Tensor, g: Tensor, previous: float, trace: list[Step]) -> str:
-        """Go on until a stop rule of METHOD.md section 5 holds; leave the best step's weights; return the rule's name."""
+        """Go on until a stop rule of METHOD.md section 5 holds; leave the weights that it names; return the rule's name."""
         s = self.settings
-        optimiser = torch.optim.SGD(self.parameters, lr=s.audio_lr)
-        best, best_weights = math.inf, self._weights()
+        optimiser = Sgd(self.parameters, s.audio_lr)
+        best, best_weights = math.inf, self.weights.copy()
         while True:
             started = time.perf_counter()
             views = self.look(batch)
             loss, *parts = self.terms(views, t, g)
             value = loss.item()
             if value > (1 + s.slack) * previous and len(trace) > 1:
-                self._put(best_weights)
+                self.weights.put(best_weights)
                 return "diverged"
             if value < best:
-                best, best_weights = value, self._weights()
+                best, best_weights = value, self.weights.copy()
             if self._agreed(views, batch):
                 return "agreed"
             if abs(value - previous) < s.tolerance * abs(previous) and views.agree():
+                if s.converged_weights == "best":
+                    self.weights.put(best_weights)
                 return "converged"
             if len(trace) >= s.max_iterations:
-                self._put(best_weights)
+                self.weights.put(best_weights)
                 return "max_iterations"
-            self._step(loss, optimiser)
+            optimiser.step(loss)
             trace.append(self._record(loss, parts, views, started))
             previous = value
 
@@ -163,28 +165,9 @@ class Audio(Vitta):
         p = views.mean()
         return views.agree() and bool(((p.argmax(1) == batch.q.argmax(1)) & (p.amax(1) > self.settings.confident)).all())
 
-    def _step(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-
     def _record(self, loss: Tensor, parts: list[Tensor], views: Views, started: float) -> Step:
         align, agree, audio = (part.item() for part in parts)
-        return Step(loss.item(), views.agree(), 1000 * (time.perf_counter() - started), align, agree, audio)
-
-    def _weights(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self.parameters]
-
-    @torch.no_grad()
-    def _put(self, weights: list[Tensor]) -> None:
-        for parameter, value in zip(self.parameters, weights, strict=True):
-            parameter.copy_(value)
-
-    @torch.no_grad()
-    def _let_go(self, stay: list[Tensor]) -> None:
-        """Keep the share `commit` of what the clip's own steps changed."""
-        for parameter, value in zip(self.parameters, stay, strict=True):
-            parameter.copy_(torch.lerp(value, parameter, self.settings.commit))
+        return Step(loss.item(), views.agree(), milliseconds_since(started), align, agree, audio)
 
     def _fuse(self, after: Tensor, batch: Batch) -> Tensor:
         """p (e + s) / prior^b: the fused answer; the running prior takes in each answer after it is given."""
@@ -200,6 +183,6 @@ class Audio(Vitta):
         self.trust.add(batch.q.argmax(1)[sure], (p.argmax(1) == batch.q.argmax(1))[sure])
 
 
-def build(model: nn.Module, statistics: Statistics | None, n_classes: int, settings: Settings) -> Audio:
+def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> Audio:
     """ViTTA with ears around `model`, whose head has `n_classes`."""
     return Audio(model, statistics, n_classes, settings)

@@ -2,11 +2,12 @@
 import torch
 from torch import nn
 
-from adapt.checkpoints import Statistics
+from adapt.alignment import Moments
 from adapt.methods import Answer, Batch, Settings
+from adapt.state import Stateful
 
 
-class AudioOnly:
+class AudioOnly(Stateful):
     """Predict the audio pseudo-label."""
 
     def adapt(self, batch: Batch) -> Answer:
@@ -14,10 +15,7 @@ class AudioOnly:
         log_q = batch.q.clamp_min(torch.finfo(batch.q.dtype).tiny).log()
         return Answer(before=log_q, after=log_q)
 
-    def reset(self) -> None:
-        """Nothing has changed."""
 
-
-def build(model: nn.Module, statistics: Statistics | None, n_classes: int, settings: Settings) -> AudioOnly:
+def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> AudioOnly:
     """The audio pseudo-label; `model` is not used."""
     return AudioOnly()

@@ -3,7 +3,7 @@ import dataclasses
 
 from torch import nn
 
-from adapt.checkpoints import Statistics
+from adapt.alignment import Moments
 from adapt.fusion import fuse
 from adapt.methods import Answer, Batch, Settings
 from adapt.methods.source import Source
@@ -22,6 +22,6 @@ class LateFusion(Source):
         return dataclasses.replace(answer, after=fuse(answer.after, batch.s, self.floor))
 
 
-def build(model: nn.Module, statistics: Statistics | None, n_classes: int, settings: Settings) -> LateFusion:
+def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> LateFusion:
     """The frozen model, fused."""
     return LateFusion(model, settings.fusion_floor)

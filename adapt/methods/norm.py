@@ -1,51 +1,35 @@
-"""NORM: batch norm statistics mixed from the source's and the clip's own (Schneider et al., NeurIPS 2020); no gradients.
+"""NORM: batch norm statistics mixed from the source's and the clip's own (Schneider et al., NeurIPS 2020, arXiv 2006.16971); no gradients.
 
-Each batch norm normalises with mean (1 - r) mu_source + r mu_clip, and its variance likewise; r is `bn_prior`.
+Each batch norm normalises with mean (1 - r) mu_source + r mu_clip, and its variance likewise; r is `bn_prior`, or n / (N + n) for n clips
+a batch where `bn_samples` gives N, the clips that the source's statistics count as (their pseudo sample size).
 """
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
-from adapt.alignment import moments
-from adapt.checkpoints import Statistics
+from adapt.alignment import Moments
 from adapt.errors import MethodError
 from adapt.methods import Answer, Batch, Settings
+from adapt.normalisation import batch_norms, own_share, own_statistics
+from adapt.state import Stateful
 
 
-class Norm:
+class Norm(Stateful):
     """Predict from the centre view with mixed batch norm statistics."""
 
-    def __init__(self, model: nn.Module, bn_prior: float) -> None:
-        self.model, self.bn_prior = model.eval(), bn_prior
-        self.norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-        if not self.norms:
-            raise MethodError(f"norm: {type(model).__name__} has no batch norm layer to mix: choose another method")
+    def __init__(self, model: nn.Module, settings: Settings) -> None:
+        self.model, self.settings = model.eval(), settings
+        if not batch_norms(model):
+            raise MethodError(f"norm: {model._get_name()} has no batch norm layer to mix: choose another method")
 
     @torch.inference_mode()
     def adapt(self, batch: Batch) -> Answer:
-        """Predict `batch` with the statistics of its own views mixed in."""
+        """Predict `batch` with the statistics of its own centre view mixed in."""
         before = self.model(batch.centre[:, 0]).log_softmax(1)
-        kept = [(norm.running_mean, norm.running_var) for norm in self.norms]
-        handles = [norm.register_forward_pre_hook(self._mix) for norm in self.norms]
-        try:
+        with own_statistics(self.model, own_share(self.settings, len(batch.centre))):
             after = self.model(batch.centre[:, 0]).log_softmax(1)
-        finally:
-            for handle in handles:
-                handle.remove()
-            for norm, (mean, variance) in zip(self.norms, kept, strict=True):
-                norm.running_mean, norm.running_var = mean, variance
         return Answer(before=before, after=after)
 
-    def _mix(self, norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
-        mean, variance = moments(inputs[0], channel_last=False)
-        norm.running_mean = torch.lerp(norm.running_mean, mean, self.bn_prior)
-        norm.running_var = torch.lerp(norm.running_var, variance, self.bn_prior)
 
-    def reset(self) -> None:
-        """Nothing has changed."""
-
-
-def build(model: nn.Module, statistics: Statistics | None, n_classes: int, settings: Settings) -> Norm:
+def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> Norm:
     """Mixed batch norm statistics."""
-    return Norm(model, settings.bn_prior)
+    return Norm(model, settings)

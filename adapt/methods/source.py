@@ -2,11 +2,12 @@
 import torch
 from torch import nn
 
-from adapt.checkpoints import Statistics
+from adapt.alignment import Moments
 from adapt.methods import Answer, Batch, Settings
+from adapt.state import Stateful
 
 
-class Source:
+class Source(Stateful):
     """Predict from the centre view; nothing adapts."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -18,10 +19,7 @@ class Source:
         log_p = self.model(batch.centre[:, 0]).log_softmax(1)
         return Answer(before=log_p, after=log_p)
 
-    def reset(self) -> None:
-        """Nothing has changed."""
 
-
-def build(model: nn.Module, statistics: Statistics | None, n_classes: int, settings: Settings) -> Source:
+def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> Source:
     """The unadapted model."""
     return Source(model)

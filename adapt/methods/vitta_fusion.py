@@ -3,7 +3,7 @@ import dataclasses
 
 from torch import nn
 
-from adapt.checkpoints import Statistics
+from adapt.alignment import Moments
 from adapt.fusion import fuse
 from adapt.methods import Answer, Batch, Settings
 from adapt.methods.vitta import Vitta
@@ -18,6 +18,6 @@ class VittaFusion(Vitta):
         return dataclasses.replace(answer, after=fuse(answer.after, batch.s, self.settings.fusion_floor))
 
 
-def build(model: nn.Module, statistics: Statistics | None, n_classes: int, settings: Settings) -> VittaFusion:
+def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> VittaFusion:
     """ViTTA around `model`, fused."""
     return VittaFusion(model, statistics, settings)

@@ -43,6 +43,9 @@ Floats = npt.NDArray[np.float32]
 class YamNet:
     """See `Tagger`.  A window's score is the mean of its patches' probabilities, as YAMNet's own inference does.
 
+    Zeros after a row's sound are left out, so they do not thin it; a row's logits are the same in any batch and at any padding, up to
+    1e-4.  A sound below 0.975 s is padded with zeros to it.
+
     Measured on 318 recordings of four animals and 51 of ambience, 3 s each, closed set: mean / max over patches give 85.8 / 87.1 %
     top-1 and 0.922 / 0.910 mAP, and hear an animal (p > 0.1) in 4 / 12 % of the ambience.
     """
@@ -71,7 +74,7 @@ class YamNet:
         return provenance(self, "w8a8", "fp32", self._sha256, VERSION)
 
     def logits(self, waveforms: Floats, n_samples: npt.NDArray[np.int64]) -> Floats:
-        """See `Tagger`.  Zeros after a row's sound are left out, so they do not thin it."""
+        """See `Tagger`."""
         patches = [patches_of(log_mel(row[:n], self._mel)) for row, n in zip(waveforms, n_samples, strict=True)]
         per_patch = self._patch_logits(np.concatenate(patches))
         ends = np.cumsum([len(p) for p in patches])[:-1]

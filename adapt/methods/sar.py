@@ -1,0 +1,82 @@
+"""SAR (Niu et al., ICLR 2023, arXiv 2302.12400): Tent on reliable clips, by steps that seek a flat minimum, with recovery from collapse.
+
+min S(x) H^SA(x), S = 1 where H(x) < E_0, else 0 (equation 2), H^SA the largest entropy within `sar_radius` of the weights.
+To first order that is at theta + eps, eps = rho g / ||g||_2 (equation 4), and the gradient is taken there.  Clips whose
+entropy at theta + eps is above E_0 are left out too.  A running mean of the loss, weight 0.1 for the newest clip, below e_0 means collapse:
+the source weights come back and the mean starts anew (the authors' code goes on with the old one).
+
+The top of the network keeps still (`sar_frozen`).  e_0 is given as a share of log K: the paper's 0.2 is for K = 1000.
+"""
+import math
+import time
+
+import torch
+from torch import Tensor, nn
+
+from adapt.alignment import NORMS, Moments
+from adapt.learner import adapted_parameters
+from adapt.methods import Answer, Batch, Settings
+from adapt.methods.tent import Tent, entropy
+from adapt.state import MovingAverage
+
+NEWEST = 0.1  # weight of the newest loss in its running mean
+
+
+def below_the_top(model: nn.Module, settings: Settings) -> list[nn.Parameter]:
+    """The parameters that adapt, without those of the `sar_frozen` share of norm layers nearest to the output."""
+    norms = [module for module in model.modules() if isinstance(module, NORMS)]
+    top = norms[len(norms) - int(settings.sar_frozen * len(norms)) :]
+    frozen = {id(parameter) for norm in top for parameter in norm.parameters()}
+    return [parameter for parameter in adapted_parameters(model, settings.scope) if id(parameter) not in frozen]
+
+
+class Sar(Tent):
+    """Sharpness-aware and reliable entropy minimisation."""
+
+    def __init__(self, model: nn.Module, n_classes: int, settings: Settings) -> None:
+        super().__init__(model, settings, below_the_top(model, settings))
+        self.margin, self.collapsed_below = settings.entropy_margin * math.log(n_classes), settings.sar_reset * math.log(n_classes)
+        self.loss = MovingAverage(NEWEST)
+
+    def gradients(self, loss: Tensor) -> list[Tensor | None]:
+        """Of the parameters; None for one that the loss does not depend on."""
+        return list(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+
+    def climbed(self, gradients: list[Tensor | None]) -> list[Tensor]:
+        """theta + rho g / ||g||_2; equation 4."""
+        norm = torch.stack([g.norm() for g in gradients if g is not None]).norm()
+        scale = self.settings.sar_radius / (norm + 1e-12)
+        return [w.detach() if g is None else w.detach() + scale * g for w, g in zip(self.parameters, gradients, strict=True)]
+
+    def learn(self, batch: Batch) -> Answer:
+        """One sharpness-aware step on the reliable clips of the batch, then predict all of it."""
+        started = time.perf_counter()
+        views = self.look(batch)
+        h = entropy(views.log_mean())
+        reliable = h < self.margin
+        if not reliable.any():
+            return self.answer(batch, views, "unreliable", started)
+        with self.weights.at(self.climbed(self.gradients(h[reliable].mean()))):
+            h_there = entropy(self.look(batch).log_mean())
+            still = reliable & (h_there < self.margin)
+            loss = h_there[still].mean()
+            gradients = self.gradients(loss) if still.any() else []
+        if not gradients:
+            return self.answer(batch, views, "unreliable", started)
+        self.optimiser.apply(gradients)
+        reason = self._recover(loss)
+        return self.answer(batch, views, reason, started, loss)
+
+    def _recover(self, loss: Tensor) -> str:
+        """Give back the source weights where the running loss says that the model has collapsed; the stop reason."""
+        self.loss.add(loss)
+        if self.loss.value is None or self.loss.value >= self.collapsed_below:
+            return "max_iterations"
+        for part in (self.weights, self.optimiser, self.loss):
+            part.reset()
+        return "recovered"
+
+
+def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> Sar:
+    """SAR around `model`; it needs no source statistics but those in the batch norm buffers."""
+    return Sar(model, n_classes, settings)
