@@ -5,6 +5,7 @@ Big tables are folders of shards: `sync_shards` keeps what is still valid, makes
 so that a stage killed half-way loses the shard in hand and a second run does nothing.
 """
 import hashlib
+import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -100,13 +101,72 @@ def write_table(path: Path, table: str, rows: Iterable[Row] | pa.Table, provenan
         except duckdb.Error as error:
             raise CacheError(f"{path}: a row breaks the contract of {table} in {SCHEMA}: {error}") from error
         ordered = connection.sql(f"SELECT * FROM {table} ORDER BY {', '.join(key)}").to_arrow_table()
-    metadata = {"earshot.table": table, "earshot.schema": schema_sha256(table)}
-    metadata |= {f"earshot.{name}": value for name, value in sorted((provenance or {}).items())}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(ordered.replace_schema_metadata(metadata), temporary, compression="zstd")
+    pq.write_table(ordered.replace_schema_metadata(_metadata(table, provenance)), temporary, compression="zstd")
     temporary.replace(path)
     return ordered.num_rows
+
+
+class Writer:
+    """Write a table as a stream: batches in key order, each checked against cache/schema.sql and written as one row group.
+
+    Used as a context manager: the file appears under its name when the block ends, and not at all when it raises.  Memory is that of
+    one batch.  The same batches give the same bytes.
+    """
+
+    def __init__(self, path: Path, table: str, provenance: Mapping[str, str] | None = None) -> None:
+        """Prepare to write `path`; `provenance` as in `write_table`."""
+        _, self.schema, self._key = _statement(table)
+        self.n_rows = 0
+        self._path, self._table, self._metadata = path, table, _metadata(table, provenance)
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        self._last: tuple[object, ...] | None = None
+
+    def __enter__(self) -> "Writer":
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._connection = _connection()
+        self._file = pq.ParquetWriter(
+            self._temporary, self.schema.with_metadata(self._metadata), compression="zstd", use_dictionary=_text_columns(self.schema)
+        )
+        return self
+
+    def add(self, rows: pa.Table) -> None:
+        """Write `rows` (columns in any order).  Raises CacheError where one breaks the contract or comes out of key order."""
+        rows = rows.select(self.schema.names).cast(self.schema)
+        if not rows.num_rows:
+            return
+        keys = list(zip(*(rows.column(name).to_pylist() for name in self._key), strict=True))
+        if keys != sorted(keys) or (self._last is not None and keys[0] <= self._last):
+            raise CacheError(f"{self._path}: rows of {self._table} do not come in the order of ({', '.join(self._key)}), near {keys[0]}")
+        try:
+            self._connection.execute("BEGIN")
+            self._connection.register("incoming", rows)
+            self._connection.execute(f"INSERT INTO {self._table} BY NAME SELECT * FROM incoming")
+        except duckdb.Error as error:
+            raise CacheError(f"{self._path}: a row breaks the contract of {self._table} in {SCHEMA}: {error}") from error
+        finally:
+            self._connection.execute("ROLLBACK")
+            self._connection.unregister("incoming")
+        self._file.write_table(rows, row_group_size=rows.num_rows)
+        self._last, self.n_rows = keys[-1], self.n_rows + rows.num_rows
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._connection.close()
+        self._file.close()
+        if kind is None:
+            self._temporary.replace(self._path)
+        else:
+            self._temporary.unlink()
+
+
+def _metadata(table: str, provenance: Mapping[str, str] | None) -> dict[str, str]:
+    own = {"earshot.table": table, "earshot.schema": schema_sha256(table)}
+    return own | {f"earshot.{name}": value for name, value in sorted((provenance or {}).items())}
+
+
+def _text_columns(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if pa.types.is_string(field.type)]
 
 
 def provenance(path: Path) -> dict[str, str]:
@@ -215,3 +275,9 @@ def _rows_from(files: list[Path], table: str, clip_ids: set[str], wanted: Mappin
         rows = loaded.select(["clip_id", "cache_key"]).to_pylist()
         parts.append(loaded.filter(pa.array([r["clip_id"] in clip_ids and wanted[r["clip_id"]] == r["cache_key"] for r in rows], pa.bool_())))
     return pa.concat_tables(parts)
+
+
+def connect(dataset: str) -> duckdb.DuckDBPyConnection:
+    """Open the cache of `dataset` for SQL, as `python -m pipeline.query` does (see pipeline/sql.py, which is not a stage's business)."""
+    connection: duckdb.DuckDBPyConnection = importlib.import_module("pipeline.sql").connect(dataset)
+    return connection
