@@ -75,9 +75,11 @@ CREATE TABLE pseudo_labels (
     status         VARCHAR NOT NULL CHECK (status IN ('ok', 'no_track', 'silent', 'truncated', 'failed')),
     probs          FLOAT[] NOT NULL,                -- q: K values, sum 1; uniform where nothing is heard
     evidence       FLOAT[] NOT NULL,                -- s: K values in [0, 1]
+    absent         FLOAT[] NOT NULL,                -- K values in [0, 1]: 1 - the probability of the loudest sound that is `necessary` for
+                                                    -- the class; 0 (nothing is said) without such a sound, or where the clip has no tags
     mass           DOUBLE NOT NULL CHECK (mass >= 0 AND mass <= 1),  -- m: how much sound supports any class
     top_label      VARCHAR,                         -- NULL where mass is 0
-    causes         STRUCT(sound VARCHAR, probability DOUBLE, weight DOUBLE)[] NOT NULL  -- at most 5, weight: for top_label
+    causes         STRUCT(sound VARCHAR, probability DOUBLE, weight DOUBLE)[] NOT NULL  -- at most 5 that count, weight: for top_label
 );
 
 -- One row a clip of a stream, made by `adapt`.

@@ -4,6 +4,7 @@ Every file is written to a temporary name and renamed, ordered by its table's ke
 by `write_table`, long ones as a stream by `Writer`.  Folders that grow with a data set are pipeline/shards.py's.
 """
 import hashlib
+import importlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -198,3 +199,9 @@ def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> 
     loaded = pa.concat_tables(pq.read_table(file, columns=chosen.names).replace_schema_metadata(None) for file in files)
     key = [name for name in _statement(table)[2] if name in loaded.column_names]
     return loaded.sort_by([(name, "ascending") for name in key]) if key else loaded
+
+
+def connect(dataset: str) -> duckdb.DuckDBPyConnection:
+    """Open the cache of `dataset` for SQL, as `python -m pipeline.query` does (see pipeline/sql.py, which is not a stage's business)."""
+    connection: duckdb.DuckDBPyConnection = importlib.import_module("pipeline.sql").connect(dataset)
+    return connection

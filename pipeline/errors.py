@@ -27,3 +27,11 @@ class MapperError(EarshotError):
 
 class QueryError(EarshotError):
     """A SQL query that the user wrote does not run."""
+
+
+class OntologyError(EarshotError):
+    """The ontology of sounds is missing, broken, or lacks a sound."""
+
+
+class OptionsError(EarshotError):
+    """A setting is out of its range, or two settings do not go together."""

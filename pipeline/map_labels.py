@@ -1,26 +1,37 @@
 """The stage map_labels: two label lists -> cache/<dataset>/label_map.parquet, which sound supports which class.
 
-Hangs off label lists only, so new clips never ask again.  `python -m pipeline.map_labels ask DATASET` is the other command of
-this room: it asks a language model and records the replies that the mapper `llm` replays.
+Hangs off label lists only, so new clips never ask again.  Three more commands of this room: `python -m pipeline.map_labels ask DATASET`
+asks a language model and records the replies that the mapper `llm` replays; `export` writes a map as a CSV that a person can correct;
+`evaluate` compares the mappers with maps that a person made.
 """
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
 
 from pipeline import cache, mappers, stage
+from pipeline.errors import MapperError
+from pipeline.mappers import LabelLists, LabelMap, Settings, table
 
 
 @dataclass(frozen=True)
 class Options:
-    """Map the sounds of AudioSet to the classes of a data set."""
+    """Map the sounds of AudioSet to the classes of a data set.
+
+    With ask, export or evaluate as first word: record a language model's replies, write a map as CSV, compare maps with references.
+    """
 
     dataset: str
     mapper: str = "llm"  # pipeline/mappers/<mapper>.py
+    table: str = Settings.table  # for the mapper table: its CSV; empty: data/maps/<dataset>.csv
+    min_cosine: float = Settings.min_cosine  # for the mapper embedding: names less near than this are not connected
 
 
 def run(options: Options) -> dict[str, object]:
     """Write the label map; return counts.  Raises MapperError for an unknown mapper or one that cannot answer."""
     lists = mappers.label_lists(options.dataset, cache.read_labels(options.dataset))
-    found = mappers.build(options.mapper)(lists)
+    found = _map(lists, options.mapper, options.table, options.min_cosine)
     rows = [
         {
             "audio_id": pair.audio_id,
@@ -38,17 +49,58 @@ def run(options: Options) -> dict[str, object]:
     n_pairs = cache.write_table(cache.folder(options.dataset) / "label_map.parquet", "label_map", rows, known | found.provenance)
     n_mapped = len({pair.audio_id for pair in found.pairs})
     n_reached = len({pair.label_id for pair in found.pairs})
-    return {"n_pairs": n_pairs, "n_sounds_mapped": n_mapped, "n_classes_reached": n_reached, "n_classes": len(lists.classes)}
+    return {"n_pairs": n_pairs, "n_sounds_mapped": n_mapped, "n_classes_reached": n_reached, "n_classes": len(lists.classes), "source": found.source}
+
+
+def _map(lists: LabelLists, mapper: str, table_path: str, min_cosine: float) -> LabelMap:
+    if table_path and mapper != "table":
+        raise MapperError(f"--table {table_path} is read by --mapper table, not by {mapper!r}: leave one out")
+    return mappers.build(mapper, Settings(table_path, min_cosine))(lists)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Write a label map as a CSV for a person to read and correct."""
+
+    dataset: tyro.conf.Positional[str]
+    out: Path  # data/maps/<dataset>.csv is where --mapper table looks
+    mapper: str = ""  # whose map; empty: the one in the cache
+    min_cosine: float = Settings.min_cosine  # for the mapper embedding
+
+
+def export(options: ExportOptions) -> dict[str, object]:
+    """Write the CSV; return counts.  Raises MapperError where that would overwrite what a person wrote."""
+    if options.mapper:
+        lists = mappers.label_lists(options.dataset, mappers.read_classes(options.dataset))
+        found = _map(lists, options.mapper, "", options.min_cosine)
+        pairs = sorted(found.pairs, key=lambda pair: (pair.audio_id, pair.label_id))
+        rows = [table.Row(lists.sounds[p.audio_id], lists.classes[p.label_id], p.weight, p.necessary, p.reason) for p in pairs]
+        source = found.source
+    else:
+        path = cache.folder(options.dataset) / "label_map.parquet"
+        cached = cache.read_table(path, "label_map").to_pylist()
+        rows = [table.Row(r["audio_label"], r["label"], r["weight"], r["necessary"], r["reason"]) for r in cached]
+        source = cached[0]["source"] if cached else cache.provenance(path).get("mapper", "")
+    table.write(options.out, options.dataset, rows, source)
+    return {"n_pairs": len(rows), "out": str(options.out), "source": source}
 
 
 def main() -> None:
-    """Run the stage, or with `ask` as first word the recording."""
-    if sys.argv[1:2] == ["ask"]:
-        from pipeline import ask  # the stage itself must not need what asking needs
+    """Run the stage, or the command that the first word names."""
+    prog, args = f"pipeline.map_labels {' '.join(sys.argv[1:2])}", sys.argv[2:]
+    match sys.argv[1:2]:
+        case ["ask"]:
+            from pipeline import ask  # the stage itself must not need what asking needs
 
-        stage.main(ask.Options, ask.run, prog="pipeline.map_labels ask", args=sys.argv[2:])
-    else:
-        stage.main(Options, run, prog="pipeline.map_labels")
+            stage.main(ask.Options, ask.run, prog=prog, args=args)
+        case ["export"]:
+            stage.main(ExportOptions, export, prog=prog, args=args)
+        case ["evaluate"]:
+            from pipeline import evaluate
+
+            evaluate.main(args)
+        case _:
+            stage.main(Options, run, prog="pipeline.map_labels")
 
 
 if __name__ == "__main__":

@@ -1,156 +1,237 @@
-"""SQL over a data set's cache: `python -m pipeline.query demo "SELECT ..."`.
+"""Ask a data set's cache in SQL: `python -m pipeline.query demo "SELECT ..."`, or with --file, from stdin, or at a prompt.
 
-Every table of cache/schema.sql that has been made is a view of that name, beside those of cache/views.sql, in a DuckDB that lives in
-memory, reads those files and nothing else, and takes SELECT only.
+pipeline/sql.py opens the cache and says what can be asked; here are the ways in and out: a table, CSV, JSON, a Parquet file.
 """
 import contextlib
 import csv
 import io
 import json
-import re
+import math
+import os
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, TextIO
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from pipeline import cache, taggers
-from pipeline.errors import CacheError, EarshotError, QueryError
+from pipeline import cache
+from pipeline.errors import EarshotError, OptionsError, QueryError
+from pipeline.sql import VIEWS, connect, export, reason, refuse_to_write, select
 
-VIEWS = cache.ROOT / "views.sql"
-FILES = {  # table: where its files lie in cache/<dataset>, and the stage that makes them
-    "clips": ("clips.parquet", "scan"),
-    "audio": ("audio/part-*.parquet", "decode"),
-    "waveforms": ("waveforms/part-*.parquet", "decode"),
-    "tags": ("tags/part-*.parquet", "tag"),
-    "label_map": ("label_map.parquet", "map_labels"),
-    "pseudo_labels": ("pseudo_labels.parquet", "pseudo_label"),
-    "predictions": ("adapt/*/predictions.parquet", "adapt"),
-    "traces": ("adapt/*/traces.parquet", "adapt"),
-}
-STAGES = {table: stage for table, (_, stage) in FILES.items()} | {
-    "sounds": "tag",
-    "tagger_labels": "tag",
-    "disagreements": "pseudo_label",
-    "hearing": "pseudo_label",
-    "unheard": "pseudo_label",
-}
+ROWS_AT_ONCE = 8192  # of a result that is written as CSV, JSON or Parquet
 TABLE_ROWS = 1000  # of a result that is printed as a table
+WIDTH = 140  # characters, where there is no terminal
 EXAMPLES = (
-    "SELECT sound, probability FROM sounds WHERE clip_id = (SELECT min(clip_id) FROM sounds) ORDER BY probability DESC LIMIT 5",
-    "SELECT clip_id, label, top_label, mass FROM disagreements",
-    "SELECT * FROM unheard",
+    "FROM loudest('{clip}', 3)",
+    "FROM why('{clip}')",
+    "SELECT clip_id, label, top_label, round(mass, 2) AS mass FROM disagreements LIMIT 5",
+    "SELECT label, n_sounds, n_necessary, coverage FROM coverage",
 )
+PROMPT_HELP = """A SELECT ends with ; and may take several lines.  .tables lists what can be asked, .help shows this, .exit (or Ctrl-D) leaves.
+"""
+Write = Callable[[duckdb.DuckDBPyRelation, TextIO], None]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Ask the cache of a data set; without SQL, list what can be asked."""
+    """Ask the cache of a data set.  Without SQL: a prompt, or in a pipe the SQL from stdin."""
 
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]  # names cache/<dataset>
     sql: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[SQL]")] = ""  # one SELECT
-    format: Literal["table", "csv", "json", "parquet"] = "table"
-    output: Path | None = None  # a file in place of stdout; needed for parquet
-
-
-def connect(dataset: str) -> duckdb.DuckDBPyConnection:
-    """Open the cache of `dataset`: a view per table that has been made and per view of cache/views.sql that these allow.
-
-    The connection reaches no other file, and its settings are locked; `select` is what keeps a stranger's SQL from writing to these.
-    Raises QueryError where the data set has no table, CacheError where one follows another version of cache/schema.sql.
-    """
-    folder = cache.folder(dataset)
-    files = {table: sorted(folder.glob(pattern)) for table, (pattern, _) in FILES.items()}
-    made = [table for table, (pattern, _) in FILES.items() if files[table] or _is_empty_folder(folder, pattern)]
-    if not made:
-        there = sorted(path.name for path in cache.ROOT.glob("*") if path.is_dir())
-        raise QueryError(f"{folder} has no tables: run `dvc repro`, or ask one of {there}")
-    connection = duckdb.connect()
-    for table in made:
-        _add_table(connection, table, files[table])
-    if "tags" in made:
-        _add_tagger_labels(connection, files["tags"])
-    for statement in connection.extract_statements(VIEWS.read_text(encoding="utf-8")):
-        with contextlib.suppress(duckdb.CatalogException):  # a table that it needs is not made yet: `_reason` names the stage
-            connection.execute(statement)
-    readable = [str(path.absolute()) for paths in files.values() for path in paths]
-    connection.execute(f"SET allowed_paths = {_literal(readable)}")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-    return connection
+    file: Path | None = None  # read the SELECT from this file
+    csv: bool = False  # print CSV in place of a table
+    json: bool = False  # print a list of objects in place of a table
+    parquet: Path | None = None  # write the result to this file
+    export: Path | None = None  # write a DuckDB file of all views for the plain duckdb client, which reads the cache where it lies now
 
 
 def run(options: Options) -> None:
-    """Answer one query on stdout or in `options.output`.  Raises QueryError, with one line, where it cannot be answered."""
-    if options.format == "parquet" and options.output is None:
-        raise QueryError("parquet is not text: give --output FILE")
-    with connect(options.dataset) as connection:
-        if not options.sql.strip():
-            sys.stdout.write(usage(connection, options.dataset))
+    """Answer on stdout or in a file.  Raises QueryError or OptionsError, with one line, where it cannot be answered."""
+    _check(options)
+    try:
+        if options.export is not None:
+            export(options.dataset, options.export)
             return
+        with connect(options.dataset) as connection:
+            sql = _sql(options)
+            if sql is None:
+                prompt(connection, options.dataset, _format(options))
+            elif options.parquet is not None:
+                write_parquet(select(connection, sql), options.parquet)
+            else:
+                _format(options)(select(connection, sql), sys.stdout)
+    except duckdb.Error as error:
+        raise QueryError(reason(error, options.dataset)) from error
+
+
+def prompt(connection: duckdb.DuckDBPyConnection, dataset: str, write: Write, read: Callable[[str], str] = input) -> None:
+    """Answer SELECT after SELECT until the input ends; what cannot be answered is one line on stderr, and the next may be asked."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - importing it gives `input` its arrow keys and history
+    print(f"The cache of {dataset}.  {PROMPT_HELP}", end="")
+    asked = ""
+    while True:
         try:
-            answer = select(connection, options.sql)
-            if options.format == "parquet" and options.output is not None:
-                pq.write_table(_unique(answer).to_arrow_table(), options.output)
-                return
-            text = {"table": as_table, "csv": as_csv, "json": as_json}[options.format](answer)
-        except duckdb.Error as error:
-            raise QueryError(_reason(error, options.dataset)) from error
-    if options.output is not None:
-        options.output.write_text(text, encoding="utf-8")
-    else:
-        sys.stdout.write(text)
+            line = read("   ...> " if asked else f"{dataset}> ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:  # forget what was typed, as other prompts do
+            asked = ""
+            print()
+            continue
+        word = line.strip()
+        if not asked and word in (".exit", ".quit"):
+            return
+        if not asked and word.startswith("."):
+            told = {".help": PROMPT_HELP + tries(connection), ".tables": tables(connection)}
+            print(told.get(word, f"{word} is not known: try .help\n"), end="")
+            continue
+        asked = f"{asked}\n{line}".strip()
+        if asked.endswith(";"):
+            _answer(connection, dataset, asked, write)
+            asked = ""
 
 
-def select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRelation:
-    """Prepare one SELECT (FROM, VALUES, DESCRIBE and SUMMARIZE are such).  Raises QueryError for any other statement."""
-    statements = connection.extract_statements(sql)
-    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        kinds = [statement.type.name for statement in statements]
-        raise QueryError(f"the cache is read only and takes one SELECT, not {kinds}: results are written with --format and --output")
-    return connection.sql(sql)
-
-
-def usage(connection: duckdb.DuckDBPyConnection, dataset: str) -> str:
-    """List the views with their columns, and three queries to try."""
+def tables(connection: duckdb.DuckDBPyConnection) -> str:
+    """List what can be asked: tables and views with their columns, macros with their parameters."""
     columns = "SELECT table_name, string_agg(column_name, ', ' ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal GROUP BY ALL"
+    macros = "SELECT function_name, array_to_string(parameters, ', ') FROM duckdb_functions() WHERE function_type = 'table_macro' AND NOT internal"
     listed = [f"  {name}: {names}" for name, names in sorted(connection.sql(columns).fetchall())]
-    tries = [f'  python -m pipeline.query {dataset} "{example}"' for example in EXAMPLES]
-    head = f"The cache of {dataset} has these tables and columns ({cache.SCHEMA} and {VIEWS} say what they mean):"
-    return "\n".join([head, *listed, "Try:", *tries, ""])
+    listed += [f"  {name}({names})" for name, names in sorted(connection.sql(macros).fetchall())]
+    return "\n".join([f"{cache.SCHEMA} and {VIEWS} say what these mean:", *listed, ""])
 
 
-def as_table(answer: duckdb.DuckDBPyRelation) -> str:
-    """Draw the answer as DuckDB does, as wide as the terminal."""
+def tries(connection: duckdb.DuckDBPyConnection) -> str:
+    """Some queries to try, about a clip of this data set."""
+    try:
+        found = connection.sql("SELECT clip_id FROM pseudo_labels ORDER BY mass DESC, clip_id LIMIT 1").fetchall()
+    except duckdb.CatalogException:
+        found = []  # not made yet
+    clip = str(found[0][0]).replace("'", "''") if found else "CLIP"
+    return "\n".join(["Try:", *(f"  {example.format(clip=clip)};" for example in EXAMPLES), ""])
+
+
+def write_table(answer: duckdb.DuckDBPyRelation, out: TextIO) -> None:
+    """Draw the answer as DuckDB does, as wide as the terminal; control characters are shown, not sent."""
     drawn = io.StringIO()
     with contextlib.redirect_stdout(drawn):
-        answer.show(max_width=shutil.get_terminal_size((140, 40)).columns, max_rows=TABLE_ROWS)
-    return drawn.getvalue()
+        answer.show(max_width=shutil.get_terminal_size((WIDTH, 40)).columns, max_rows=TABLE_ROWS)
+    out.write(drawn.getvalue().rstrip("\n") + "\n")
 
 
-def as_csv(answer: duckdb.DuckDBPyRelation) -> str:
-    """Write a header and a line a row; NULL is empty, lists and structs are JSON."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def write_csv(answer: duckdb.DuckDBPyRelation, out: TextIO) -> None:
+    """Write a header and a line a row; NULL is empty, lists and structs are JSON, binary values hexadecimal."""
+    writer = csv.writer(out, lineterminator="\n")
     writer.writerow(answer.columns)
-    for row in answer.fetchall():
-        writer.writerow([_json(value) if isinstance(value, (list, dict, bytes)) else value for value in row])
-    return text.getvalue()
+    for row in _rows(answer):
+        writer.writerow([json.dumps(v, ensure_ascii=False) if isinstance(v, (list, dict, bool)) else v for v in map(_plain, row)])
 
 
-def as_json(answer: duckdb.DuckDBPyRelation) -> str:
-    """Write a list of objects, one a row; binary values are hexadecimal."""
+def write_json(answer: duckdb.DuckDBPyRelation, out: TextIO) -> None:
+    """Write a list of objects, one a row and line; binary values are hexadecimal, what is not a number is null."""
     columns = _unique(answer).columns
-    return _json([dict(zip(columns, row, strict=True)) for row in answer.fetchall()]) + "\n"
+    before = "["
+    for row in _rows(answer):
+        out.write(f"{before}\n{json.dumps(dict(zip(columns, map(_plain, row), strict=True)), ensure_ascii=False)}")
+        before = ","
+    out.write("[]\n" if before == "[" else "\n]\n")
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, default=lambda other: other.hex() if isinstance(other, bytes) else str(other), ensure_ascii=False)
+def write_parquet(answer: duckdb.DuckDBPyRelation, target: Path) -> None:
+    """Write the answer to `target`, batch by batch, under a temporary name until it is whole."""
+    refuse_to_write(target)
+    reader = _unique(answer).to_arrow_reader(ROWS_AT_ONCE)
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        with pq.ParquetWriter(temporary, reader.schema) as file:
+            for batch in _batches(reader):
+                file.write_batch(batch)
+        temporary.replace(target)
+    except OSError as error:
+        raise QueryError(f"{target} cannot be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _check(options: Options) -> None:
+    asked = [name for name in ("sql", "file") if getattr(options, name)]
+    formats = [f"--{name}" for name in ("csv", "json", "parquet", "export") if getattr(options, name)]
+    if len(asked) > 1:
+        raise OptionsError("SQL is given twice: as an argument or with --file, not both")
+    if len(formats) > 1:
+        raise OptionsError(f"{' and '.join(formats)} exclude each other: choose one")
+    if asked and options.export is not None:
+        raise OptionsError("--export writes all views and takes no SQL: leave one of them out")
+
+
+def _sql(options: Options) -> str | None:
+    """The SELECT to answer, None to ask for it at a prompt."""
+    if options.sql.strip():
+        return options.sql
+    if options.file is not None:
+        try:
+            return options.file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise QueryError(f"{options.file} cannot be read: {error}") from error
+    if sys.stdin.isatty():
+        if options.parquet is not None:
+            raise OptionsError("--parquet needs SQL: give it as an argument or with --file")
+        return None
+    sql = sys.stdin.read()
+    if not sql.strip():
+        raise QueryError(f'no SQL: give it as an argument, with --file or on stdin, such as "{EXAMPLES[-1]}"')
+    return sql
+
+
+def _format(options: Options) -> Write:
+    return write_csv if options.csv else write_json if options.json else write_table
+
+
+def _answer(connection: duckdb.DuckDBPyConnection, dataset: str, sql: str, write: Write) -> None:
+    try:
+        write(select(connection, sql), sys.stdout)
+    except (duckdb.Error, EarshotError) as error:
+        print(reason(error, dataset) if isinstance(error, duckdb.Error) else error, file=sys.stderr)
+
+
+def _rows(answer: duckdb.DuckDBPyRelation) -> Iterator[tuple[object, ...]]:
+    for batch in _batches(answer.to_arrow_reader(ROWS_AT_ONCE)):
+        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+
+def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """The batches of an answer.  Raises QueryError where a row fails: Arrow passes DuckDB's words on as an OSError, as a full disk is one."""
+    while True:
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            return
+        except (OSError, pa.ArrowException) as error:
+            raise QueryError(str(error)) from error
+        yield batch
+
+
+def _plain(value: object) -> object:
+    """What JSON and CSV know: numbers, text, lists, objects, null."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, (bytes, bytearray)):
+        return value.hex()
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
 
 
 def _unique(answer: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
@@ -160,52 +241,14 @@ def _unique(answer: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     return answer
 
 
-def _is_empty_folder(folder: Path, pattern: str) -> bool:
-    """Whether a stage that writes shards has run and had nothing to write."""
-    return "part-*" in pattern and (folder / pattern).parent.is_dir()
-
-
-def _add_table(connection: duckdb.DuckDBPyConnection, table: str, files: list[Path]) -> None:
-    for file in files:
-        if cache.provenance(file).get("schema") != cache.schema_sha256(table):
-            raise CacheError(f"{file} does not follow table {table} of {cache.SCHEMA}: run `dvc repro {STAGES[table]}`")
-    if files:
-        connection.read_parquet([str(file.absolute()) for file in files], hive_partitioning=False).create_view(table)
-    else:
-        connection.from_arrow(cache.schema_of(table).empty_table()).create(table)
-
-
-def _add_tagger_labels(connection: duckdb.DuckDBPyConnection, files: list[Path]) -> None:
-    labels: list[str] = []
-    if files:
-        known = cache.provenance(files[0])
-        path = Path(known["labels_file"])
-        labels = taggers.read_labels(path)
-        if cache.sha256_file(path) != known["labels_sha256"]:
-            raise CacheError(f"{path} is not the list that the tags were made with: run `dvc repro tag`")
-    positions = pa.array(range(1, len(labels) + 1), pa.int64())
-    connection.from_arrow(pa.table({"position": positions, "sound": pa.array(labels, pa.string())})).create("tagger_labels")
-
-
-def _literal(texts: list[str]) -> str:
-    """A list of strings in SQL: SET takes no parameters."""
-    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
-
-
-def _reason(error: duckdb.Error, dataset: str) -> str:
-    """One line: the stage to run where a table is not made yet, else what DuckDB says."""
-    said = str(error).partition("\n\nLINE ")[0]
-    unknown = re.search(r"Table with name (\w+) does not exist", said)
-    if unknown and unknown[1].lower() in STAGES:
-        return f"{dataset} has no {unknown[1]} yet: run `dvc repro {STAGES[unknown[1].lower()]}` first"
-    return " ".join(said.split())
-
-
 def main(args: list[str] | None = None) -> None:
-    """Run as a command: exit 0, 1 with a one-line reason, or 2 for wrong flags."""
-    options = tyro.cli(Options, prog="python -m pipeline.query", args=args)
+    """Run as a command: exit 0, 1 with a one-line reason, or 2 for wrong flags.  A reader that closes the pipe has had enough: 0."""
+    options = tyro.cli(Options, prog="python -m pipeline.query", args=args, config=(tyro.conf.FlagCreatePairsOff,))
     try:
         run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain while it closes stdout
     except EarshotError as error:
         print(f"pipeline.query: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -39,7 +39,7 @@ def pseudo_label(clip_id: str, label_id: int | None) -> dict[str, object]:
     s = [0.9 if c == label_id else 0.0 for c in range(2)]
     q = [0.95 if c == label_id else 0.05 for c in range(2)] if heard else [0.5, 0.5]
     return {
-        "clip_id": clip_id, "status": "ok" if heard else "silent", "probs": q, "evidence": s, "mass": 0.9 if heard else 0.0,
+        "clip_id": clip_id, "status": "ok" if heard else "silent", "probs": q, "evidence": s, "absent": [0.0, 0.0], "mass": 0.9 if heard else 0.0,
         "top_label": LABELS[label_id] if label_id is not None else None, "causes": [],
     }  # fmt: skip
 

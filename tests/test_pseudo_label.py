@@ -1,127 +1,44 @@
-"""Pseudo-labels: the arithmetic against hand-computed cases, and a row for every clip whatever its sound."""
+"""The stage pseudo_label: a row for every clip whatever its sound, shard by shard, and one clear line where tables do not fit."""
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import cache, pseudo_label, stage
-from pipeline.errors import CacheError, MapperError
-from pipeline.mappers import classes_sha256
+from pipeline.errors import CacheError, OntologyError, OptionsError
+from tests import pets
+from tests.pets import FAINT, FOLDER, LABELS, LOUD, label
 
-PROJECT = Path(__file__).parent.parent
-CLASSES = ["dog", "cat"]
-SOUNDS = ["Speech", "Meow", "Bark", "Growling"]  # in the tagger's order, not AudioSet's
-LOUD, FAINT = 2.0, -6.0  # logits
-PAIRS = [("Bark", 0, 1.0), ("Growling", 0, 0.5), ("Growling", 1, 0.2), ("Meow", 1, 1.0), ("Battle cry", 0, 1.0)]
+SHARD = "tags/part-00000-of-00001.parquet"
 
 
 def sigmoid(logit: float) -> float:
     return float(1 / (1 + np.exp(-logit)))
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        pets.make(root)
+    return root
+
+
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project root in which a data set `pets` of five clips has been tagged and mapped."""
-    (tmp_path / "cache/pets").mkdir(parents=True)
-    shutil.copy(PROJECT / "cache/schema.sql", tmp_path / "cache")
-    (tmp_path / "data/labels").mkdir(parents=True)
-    (tmp_path / "data/labels/ears.csv").write_text("index,mid,display_name\n" + "".join(f"{i},/m/{i},{s}\n" for i, s in enumerate(SOUNDS)))
-    (tmp_path / "cache/pets/labels.txt").write_text("dog\ncat\n")
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project root in which `pets` has been tagged and mapped."""
+    shutil.copytree(made, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    statuses = {"barks": "ok", "broken": None, "mute": "silent", "talks": "ok", "turns": "truncated"}
-    write_clips(list(statuses))
-    write_audio({clip_id: status for clip_id, status in statuses.items() if status})
-    turns = [[FAINT, LOUD, FAINT, FAINT], [FAINT, FAINT, 0.0, FAINT]]
-    write_tags({"barks": [[FAINT, FAINT, LOUD, 1.0]], "talks": [[LOUD, FAINT, FAINT, FAINT]], "turns": turns})
-    write_map()
     return tmp_path
 
 
-def write_clips(clip_ids: list[str]) -> None:
-    common = {"split": "test", "label_id": 0, "label": "dog", "status": "ok", "content_sha256": "0" * 64}
-    cache.write_table(Path("cache/pets/clips.parquet"), "clips", [common | {"clip_id": c, "path": f"{c}.mp4"} for c in clip_ids])
-
-
-def write_audio(statuses: dict[str, str]) -> None:
-    common = {"sample_rate": 16000, "n_samples": 0, "n_blocks": 0, "cache_key": "k"}
-    rows = [common | {"clip_id": c, "status": status} for c, status in statuses.items()]
-    cache.write_table(Path("cache/pets/audio/part-00000-of-00001.parquet"), "audio", rows)
-
-
-def write_tags(logits: dict[str, list[list[float]]]) -> None:
-    rows = [
-        {"clip_id": clip_id, "window_start_s": 5.0 * i, "padded_share": 0.0, "cache_key": "k", "logits": window}
-        for clip_id, windows in logits.items()
-        for i, window in enumerate(windows)
-    ]
-    labels = Path("data/labels/ears.csv")
-    made_by = {"tagger": "ears", "labels_file": labels.as_posix(), "labels_sha256": cache.sha256_file(labels)}
-    cache.write_table(Path("cache/pets/tags/part-00000-of-00001.parquet"), "tags", rows, made_by)
-
-
-def write_map(classes: list[str] = CLASSES, pairs: list[tuple[str, int, float]] = PAIRS) -> None:
-    rows = [
-        {"audio_id": i, "audio_label": sound, "label_id": label_id, "label": classes[label_id], "weight": weight,
-         "necessary": False, "reason": "made", "source": "test"}
-        for i, (sound, label_id, weight) in enumerate(pairs)
-    ]  # fmt: skip
-    cache.write_table(Path("cache/pets/label_map.parquet"), "label_map", rows, {"classes_sha256": classes_sha256(classes), "mapper": "test"})
-
-
-def run(**changed: object) -> dict[str, dict[str, object]]:
-    """clip_id -> row, after running the stage."""
-    pseudo_label.run(pseudo_label.Options(**({"dataset": "pets", "tagger": "ears"} | changed)))  # type: ignore[arg-type]
-    rows = cache.read_table(Path("cache/pets/pseudo_labels.parquet"), "pseudo_labels").to_pylist()
-    return {row["clip_id"]: row for row in rows}
-
-
-HEARD = np.array([[0.5, 0.8]])  # two sounds
-WEIGHTS = np.array([[0.6, 0.0], [0.5, 1.0]])  # sound x class
-
-
-@pytest.mark.parametrize(
-    ("combine", "expected"),
-    [
-        ("noisy_or", [1 - (1 - 0.3) * (1 - 0.4), 0.8]),  # 0.58: either sound may support class 0
-        ("max", [0.4, 0.8]),
-        ("sum", [0.7, 0.8]),
-    ],
-)
-def test_evidence_is_what_hand_computation_gives(combine: str, expected: list[float]) -> None:
-    found = pseudo_label.evidence(HEARD, WEIGHTS, combine=combine)
-    np.testing.assert_allclose(found.s, [expected])
-    np.testing.assert_allclose(found.q, [np.array(expected) / sum(expected)])
-    np.testing.assert_allclose(found.mass, [1 - (1 - 0.3) * (1 - 0.8)])  # 0.86: each sound by its best class
-
-
-def test_a_sum_of_evidence_stays_a_share() -> None:
-    found = pseudo_label.evidence(np.array([[0.9, 0.9]]), np.array([[1.0], [1.0]]), combine="sum")
-    assert found.s.tolist() == [[1.0]]
-
-
-def test_temperature_sharpens_and_does_not_lose_faint_evidence() -> None:
-    cold = pseudo_label.evidence(HEARD, WEIGHTS, combine="max", temperature=0.5)
-    np.testing.assert_allclose(cold.q, [[0.2, 0.8]])  # 0.4^2 : 0.8^2
-    faint = pseudo_label.evidence(np.array([[1e-9, 2e-9]]), np.eye(2), threshold=0, temperature=0.01)
-    np.testing.assert_allclose(faint.q, [[0.0, 1.0]], atol=1e-12)
-
-
-def test_only_the_loudest_sounds_above_the_threshold_count() -> None:
-    probabilities, weights = np.array([[0.9, 0.8, 0.05]]), np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    np.testing.assert_allclose(pseudo_label.evidence(probabilities, weights, threshold=0.1).s, [[0.8, 0.0]])
-    np.testing.assert_allclose(pseudo_label.evidence(probabilities, weights, threshold=0.01).s, [[0.8, 0.05]])
-    assert pseudo_label.evidence(probabilities, weights, top_k=1).mass.tolist() == [0.0]
-
-
-@pytest.mark.parametrize(("reduce", "expected"), [("max", [0.5, 0.5]), ("mean", [(0.5 + sigmoid(-1)) / 2, (0.5 + sigmoid(-3)) / 2])])
-def test_windows_are_reduced_on_probabilities(reduce: str, expected: list[float]) -> None:
-    logits, clip_index = np.array([[9.0, 9.0], [0.0, -3.0], [-1.0, 0.0]]), np.array([0, 1, 1])
-    np.testing.assert_allclose(pseudo_label.clip_probabilities(logits, clip_index, 2, reduce)[1], expected)
-
-
 def test_a_barking_clip_is_a_dog_and_says_which_sounds_say_so(project: Path) -> None:
-    row = run()["barks"]
+    row = label()["barks"]
     bark, growl = sigmoid(LOUD), sigmoid(1.0)
     dog, cat = 1 - (1 - bark) * (1 - 0.5 * growl), 0.2 * growl
     assert row["evidence"] == pytest.approx([dog, cat], rel=1e-6)
@@ -134,68 +51,195 @@ def test_a_barking_clip_is_a_dog_and_says_which_sounds_say_so(project: Path) -> 
     assert causes[0]["probability"] == pytest.approx(bark)
 
 
-@pytest.mark.parametrize(("clip_id", "status"), [("mute", "silent"), ("talks", "ok"), ("broken", "failed")])
-def test_a_clip_whose_sound_says_nothing_is_uniform_with_mass_0(clip_id: str, status: str, project: Path) -> None:
-    row = run()[clip_id]
+@pytest.mark.parametrize(("clip_id", "status", "no_meow"), [("mute", "silent", 0), ("talks", "ok", 1 - sigmoid(FAINT)), ("broken", "failed", 0)])
+def test_a_clip_whose_sound_says_nothing_is_uniform_with_mass_0(clip_id: str, status: str, no_meow: float, project: Path) -> None:
+    row = label()[clip_id]
+    assert row.pop("absent") == pytest.approx([0.0, no_meow], rel=1e-6)  # only what was listened to can lack a sound
     assert row == {"clip_id": clip_id, "status": status, "probs": [0.5, 0.5], "evidence": [0.0, 0.0], "mass": 0.0, "top_label": None, "causes": []}
 
 
 def test_a_truncated_clip_counts_with_what_was_heard_of_it(project: Path) -> None:
-    row = run()["turns"]
+    row = label()["turns"]
     assert (row["status"], row["top_label"]) == ("truncated", "cat")
     assert row["evidence"] == pytest.approx([0.5, sigmoid(LOUD)], rel=1e-6)  # the loudest window of each sound
+    assert row["absent"] == pytest.approx([0.0, 1 - sigmoid(LOUD)], rel=1e-6)
 
 
-def test_at_most_five_causes_are_kept_strongest_first() -> None:
-    probabilities, weights = np.linspace(0.2, 0.9, 8)[None], np.ones((8, 1))
-    found = pseudo_label.evidence(probabilities, weights)
-    row = pseudo_label._heard_row(0, found, weights, list("abcdefgh"), ["only"])
-    causes = row["causes"]
-    assert isinstance(causes, list)
-    assert [cause["sound"] for cause in causes] == ["h", "g", "f", "e", "d"]
+def test_windows_can_be_averaged(project: Path) -> None:
+    bark, meow, growl = (sigmoid(FAINT) + 0.5) / 2, (sigmoid(LOUD) + sigmoid(FAINT)) / 2, sigmoid(FAINT)
+    expected = [1 - (1 - bark) * (1 - 0.5 * growl), 1 - (1 - meow) * (1 - 0.2 * growl)]
+    assert label(reduce="mean", threshold=0.0)["turns"]["evidence"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_sound_and_its_parent_count_once_unless_all_related_sounds_shall_count(project: Path) -> None:
+    """In the ontology Dog is the parent of Bark."""
+    pets.write_labels(["Speech", "Meow", "Bark", "Dog"])
+    pets.write_tags({"barks": [[FAINT, FAINT, LOUD, 1.0]], "talks": [[FAINT] * 4], "turns": [[FAINT] * 4]})
+    pets.write_map([("Bark", 0, 1.0), ("Dog", 0, 1.0), ("Meow", 1, 1.0)])
+    assert label()["barks"]["mass"] == pytest.approx(sigmoid(LOUD))
+    assert label(related="all")["barks"]["mass"] == pytest.approx(1 - (1 - sigmoid(LOUD)) * (1 - sigmoid(1.0)))
 
 
 def test_a_second_run_writes_the_same_bytes(project: Path) -> None:
-    run()
-    before = Path("cache/pets/pseudo_labels.parquet").read_bytes()
-    run()
-    assert Path("cache/pets/pseudo_labels.parquet").read_bytes() == before
+    label()
+    before = (FOLDER / "pseudo_labels.parquet").read_bytes()
+    label()
+    assert (FOLDER / "pseudo_labels.parquet").read_bytes() == before
+    assert {path.name for path in FOLDER.iterdir()} == {"audio", "clips.parquet", "label_map.parquet", "labels.txt", "pseudo_labels.parquet", "tags"}
+
+
+def test_clips_may_lie_in_any_shard_and_blocks_may_end_anywhere(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = label()
+    (FOLDER / SHARD).unlink()
+    for i, clip_id in enumerate(("turns", "barks", "talks")):
+        pets.write_tags({clip_id: pets.TAGS[clip_id], f"gone{i}": [[LOUD] * 4]}, f"part-{i:05d}-of-00003.parquet")
+    monkeypatch.setattr(pseudo_label, "WINDOWS_AT_ONCE", 4)
+    monkeypatch.setattr(pseudo_label, "CLIPS_AT_ONCE", 2)
+    assert label() == at_once
+    assert list(at_once) == sorted(at_once)
+
+
+def test_memory_does_not_grow_with_the_number_of_shards(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six shards of 300 clips with 400 sounds: their probabilities at once would be 5.8 MB, those of one shard are 1 MB."""
+    monkeypatch.setattr(pseudo_label, "WINDOWS_AT_ONCE", 300)
+    monkeypatch.setattr(pseudo_label, "CLIPS_AT_ONCE", 300)
+    pets.write_labels([*pets.SOUNDS, *(f"sound {i}" for i in range(396))])
+    made_by = {"tagger": "ears", "labels_file": LABELS.as_posix(), "labels_sha256": cache.sha256_file(LABELS)}
+    (FOLDER / SHARD).unlink()
+    offsets, zeros, random = pa.array(range(0, 120_001, 400), pa.int32()), pa.array(np.zeros(300)), np.random.default_rng(0)
+    peaks = []
+    for shard in range(6):
+        logits = pa.ListArray.from_arrays(offsets, pa.array(random.standard_normal(120_000).astype(np.float32)))
+        ids = [f"c{300 * shard + i:05d}" for i in range(300)]
+        with cache.Writer(FOLDER / f"tags/part-{shard:05d}.parquet", "tags", made_by) as writer:
+            writer.add(pa.table({"clip_id": ids, "window_start_s": zeros, "padded_share": zeros, "cache_key": ids, "logits": logits}))
+        if shard in (0, 5):
+            clip_ids = [f"c{i:05d}" for i in range(300 * (shard + 1))]
+            pets.write_clips(clip_ids)
+            pets.write_audio(dict.fromkeys(clip_ids, "ok"))
+            tracemalloc.start()
+            pseudo_label.run(pseudo_label.Options("pets", "ears", related="all"))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 1_500_000
 
 
 def test_a_data_set_without_any_sound_is_uniform(project: Path) -> None:
-    write_audio(dict.fromkeys(("barks", "mute", "talks", "turns"), "no_track"))
-    write_tags({})
-    assert {row["mass"] for row in run().values()} == {0.0}
+    pets.write_audio(dict.fromkeys(("barks", "mute", "talks", "turns"), "no_track"))
+    pets.write_tags({})
+    assert {row["mass"] for row in label().values()} == {0.0}
+    (FOLDER / SHARD).unlink()  # a stage that had nothing to write leaves an empty folder
+    assert {row["mass"] for row in label().values()} == {0.0}
 
 
 def test_another_list_of_sounds_than_the_tags_were_made_with_is_an_error(project: Path) -> None:
-    labels = Path("data/labels/ears.csv")
-    labels.write_text(labels.read_text().replace("Bark", "Woof"))
-    with pytest.raises(CacheError, match="another list of sounds than data/labels/ears.csv"):
-        run()
+    LABELS.write_text(LABELS.read_text().replace("Bark", "Woof"))
+    with pytest.raises(CacheError, match="pets/tags was made with another list of sounds than data/labels/ears.csv holds now: .*`dvc repro tag`"):
+        label()
+
+
+def test_shards_made_with_two_lists_of_sounds_are_an_error(project: Path) -> None:
+    pets.write_tags({"talks": [[0.0] * 4]}, "part-00001-of-00002.parquet", labels_file="data/labels/nose.csv")
+    with pytest.raises(CacheError, match=r"was made with 2 lists of sounds, \['data/labels/ears.csv', 'data/labels/nose.csv'\]: run `dvc repro tag`"):
+        label()
 
 
 def test_another_tagger_than_the_tags_were_made_by_is_an_error(project: Path) -> None:
     with pytest.raises(CacheError, match="made by the tagger 'ears', not 'nose': run `dvc repro tag`"):
-        run(tagger="nose")
+        label(tagger="nose")
+
+
+def test_a_sound_that_the_ontology_lacks_is_an_error_that_says_what_to_set(project: Path) -> None:
+    pets.write_labels([*pets.SOUNDS[:3], "Purring engine"])
+    pets.write_tags(pets.TAGS)
+    with pytest.raises(OntologyError, match="lacks 1 of the tagger's sounds, first '/x/3': set pseudo_label.related to all"):
+        label()
+    assert label(related="all")["barks"]["top_label"] == "dog"
 
 
 def test_a_label_map_for_another_class_order_is_an_error(project: Path) -> None:
-    write_map(["cat", "dog"])
-    with pytest.raises(CacheError, match="another list of classes than cache/pets/labels.txt: run `dvc repro map_labels`"):
-        run()
+    pets.write_map(classes=["cat", "dog"])
+    with pytest.raises(CacheError, match="map.parquet was made for another list of classes than cache/pets/labels.txt: run `dvc repro map_labels`"):
+        label()
+
+
+def test_a_label_map_of_sounds_that_the_tagger_does_not_know_is_an_error(project: Path) -> None:
+    pets.write_map([("Battle cry", 0, 1.0)])
+    with pytest.raises(CacheError, match="none of its sounds is in data/labels/ears.csv, the tagger's list: run `dvc repro map_labels`"):
+        label()
 
 
 def test_a_clip_with_sound_that_was_never_tagged_is_an_error(project: Path) -> None:
-    write_tags({"barks": [[0.0] * 4]})
+    pets.write_tags({"barks": [[0.0] * 4]})
     with pytest.raises(CacheError, match="lacks 2 clips that have sound, first 'talks': run `dvc repro tag`"):
-        run()
+        label()
+    assert not (FOLDER / "pseudo_labels.parquet").exists()
 
 
-@pytest.mark.parametrize(("name", "value"), [("temperature", 0.0), ("temperature", float("nan")), ("threshold", 1.5), ("top_k", 0)])
+def test_a_clip_in_two_shards_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pseudo_label, "WINDOWS_AT_ONCE", 1)
+    pets.write_tags({"talks": [[0.0] * 4]}, "part-00001-of-00002.parquet")
+    with pytest.raises(CacheError, match="clip 'talks' has rows in two shards: run `dvc repro tag`"):
+        label()
+
+
+def test_too_few_logits_are_an_error(project: Path) -> None:
+    pets.write_tags(pets.TAGS | {"barks": [[0.0] * 3]})
+    with pytest.raises(CacheError, match="has rows without 4 logits, one a sound of its label list: run `dvc repro tag`"):
+        label()
+
+
+@pytest.mark.parametrize(
+    ("path", "table", "name"),
+    [("clips.parquet", "clips", "scan"), ("audio", "audio", "decode"), ("tags", "tags", "tag"), ("label_map.parquet", "label_map", "map_labels")],
+)
+def test_a_missing_table_names_the_contract_and_the_command(project: Path, path: str, table: str, name: str) -> None:
+    (FOLDER / path).rename("elsewhere")
+    with pytest.raises(CacheError, match=rf"^cache/pets/{path} is missing \(table {table} of cache/schema.sql\): run `dvc repro {name}`$"):
+        label()
+
+
+def test_a_truncated_shard_is_named(project: Path) -> None:
+    pets.write_tags({"talks": [[0.0] * 4]}, "part-00001-of-00002.parquet")
+    (FOLDER / SHARD).write_bytes((FOLDER / SHARD).read_bytes()[:-20])
+    with pytest.raises(CacheError, match=rf"{SHARD} is not a whole Parquet file \(table tags of cache/schema.sql; .*: run `dvc repro tag`$"):
+        label()
+
+
+@pytest.mark.parametrize(("path", "repair"), [(SHARD, "tag"), ("audio/part-00000-of-00001.parquet", "decode")])
+def test_a_file_with_a_broken_page_is_one_line(project: Path, path: str, repair: str) -> None:
+    data = bytearray((FOLDER / path).read_bytes())
+    data[4:60] = bytes(56)  # after the magic number lies the first page
+    (FOLDER / path).write_bytes(data)
+    with pytest.raises(CacheError, match=rf"(have|has) rows that cannot be read .*: run `dvc repro {repair}`$"):
+        label()
+
+
+def test_a_shard_of_another_schema_version_is_named(project: Path) -> None:
+    pets.write_tags({"talks": [[0.0] * 4]}, "part-00001-of-00002.parquet")
+    table = pq.read_table(FOLDER / SHARD)
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"earshot.schema": b"0123456789"}), FOLDER / SHARD)
+    with pytest.raises(CacheError, match=rf"{SHARD} does not follow table tags of cache/schema.sql: .* version 01234567, .*: run `dvc repro tag`"):
+        label()
+
+
+def test_a_shard_with_another_column_type_is_named(project: Path) -> None:
+    pets.write_tags({"talks": [[0.0] * 4]}, "part-00001-of-00002.parquet")
+    table = pq.read_table(FOLDER / SHARD)
+    wide = table.set_column(table.schema.get_field_index("logits"), "logits", table.column("logits").cast(pa.list_(pa.float64())))
+    pq.write_table(wide.replace_schema_metadata(table.schema.metadata), FOLDER / SHARD)
+    with pytest.raises(
+        CacheError, match=rf"{SHARD}: column logits is DOUBLE\[\], but table tags of cache/schema.sql says FLOAT\[\]: run `dvc repro tag`"
+    ):
+        label()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("temperature", 0.0), ("temperature", float("nan")), ("threshold", 1.5), ("threshold", float("nan")), ("top_k", 0)]
+)
 def test_a_setting_out_of_range_names_itself(name: str, value: float, project: Path) -> None:
-    with pytest.raises(MapperError, match=name):
-        run(**{name: value})
+    with pytest.raises(OptionsError, match=f"pseudo_label.{name} is {value}"):
+        label(**{name: value})
 
 
 def test_an_unknown_way_to_combine_is_wrong_usage(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,7 @@ def run(command: str) -> subprocess.CompletedProcess[str]:
 
 
 def rows_of(command: str) -> list[dict[str, str]]:
-    done = run(f"{command} --format csv")
+    done = run(f"{command} --csv")
     assert done.returncode == 0, done.stderr
     return list(csv.DictReader(io.StringIO(done.stdout)))
 

@@ -1,7 +1,7 @@
 """The control: a sound supports the classes whose words its name contains.  Knows nothing of meaning, needs nothing."""
 import re
 
-from pipeline.mappers import LabelLists, LabelMap, Pair
+from pipeline.mappers import LabelLists, LabelMap, Pair, Settings, shown
 
 STOP_WORDS = frozenset({"a", "an", "and", "in", "of", "or", "the", "to"})
 MIN_SHARE = 0.5  # of a class name's words
@@ -9,12 +9,12 @@ MIN_SHARE = 0.5  # of a class name's words
 
 def words(name: str) -> frozenset[str]:
     """The words of a name: lower case, plural s cut off, words without content left out."""
-    found = re.findall(r"[^\W_]+", name.lower())
+    found = re.findall(r"[^\W_]+", shown(name).lower())
     stems = (word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in found)
     return frozenset(stem for stem in stems if stem not in STOP_WORDS)
 
 
-def map_labels(lists: LabelLists) -> LabelMap:
+def map_labels(lists: LabelLists, settings: Settings) -> LabelMap:
     """Connect each sound with the classes of whose words it has at least half; weight: that share."""
     classes = [words(label) for label in lists.classes]
     pairs = []

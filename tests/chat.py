@@ -1,0 +1,170 @@
+"""A chat endpoint on this machine that answers as a test tells it, and a small project to ask it about."""
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from pipeline import ask, mappers
+
+PROJECT = Path(__file__).parent.parent
+SOUNDS = ("Dog", "Bark", "Meow", "Speech")
+CLASSES = ("dog", "cat", "fire_truck")
+TRUE_PAIRS = [("Dog", "dog", 1.0), ("Bark", "dog", 0.5), ("Meow", "cat", 1.0)]  # what `right` says, below
+FINISHED, UNFINISHED = Path("data/replies/pets.jsonl"), Path("data/replies/pets.asking.jsonl")
+Request = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the endpoint says to one request."""
+
+    content: Any = ""  # the message: text, or an object that becomes its JSON
+    status: int = 200
+    finish_reason: str = "stop"
+    refusal: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str | None = None  # instead of a chat completion
+    n_cut: int = 0  # bytes of the body that are promised and never sent
+    wait_for: threading.Event | None = None  # before answering
+
+
+class Chat:
+    """The endpoint: what it was asked, when and with which keys, and the function that answers."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.times: list[float] = []
+        self.keys: set[str | None] = set()
+        self.answer: Callable[[Request], Answer] = right
+        self.url = ""
+
+    def asked(self) -> list[str]:
+        """The first sound of each request, in order."""
+        return [sounds_of(request)[0] for request in self.requests]
+
+
+@contextmanager
+def serving() -> Iterator[Chat]:
+    """Run an endpoint on a free port."""
+    chat = Chat()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            chat.requests.append(request)
+            chat.times.append(time.monotonic())
+            chat.keys.add(self.headers["Authorization"])
+            answer = chat.answer(request)
+            if answer.wait_for is not None:
+                answer.wait_for.wait(30)
+            body = (completion(answer) if answer.body is None else answer.body).encode()
+            try:
+                self.send_response(answer.status)
+                for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | answer.headers).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body[: len(body) - answer.n_cut])
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # the client has given up or was killed, which is what the test is about
+            if answer.n_cut:
+                self.close_connection = True
+
+        def log_message(self, *args: object) -> None:
+            return None
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    chat.url = f"http://127.0.0.1:{server.server_port}/v1"
+    yield chat
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def completion(answer: Answer) -> str:
+    content = answer.content if isinstance(answer.content, str) else json.dumps(answer.content)
+    message = {"role": "assistant", "content": None if answer.refusal else content, "refusal": answer.refusal}
+    choice = {"index": 0, "finish_reason": answer.finish_reason, "message": message}
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    return json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage})
+
+
+def sounds_of(request: Request) -> list[str]:
+    """The sounds that a request asks about, read back from the prompt's quotes: one of the form pick, a list of the form block."""
+    text = request["messages"][1]["content"]
+    start = min(i for i in (text.find('"'), text.find("[")) if i >= 0)
+    found = json.JSONDecoder().raw_decode(text[start:])[0]
+    return [found] if isinstance(found, str) else list(found)
+
+
+def match(label: object, weight: object = 1.0) -> dict[str, object]:
+    return {"class": label, "reason": f"the voice of a {label}", "necessary": False, "weight": weight}
+
+
+def reply(*matches: dict[str, object]) -> dict[str, Any]:
+    """A reply of the form pick."""
+    return {"made_by": "it", "matches": list(matches)}
+
+
+TRUTH = {"Dog": [match("dog")], "Bark": [match("dog", 0.5)], "Meow": [match("cat")], "Speech": []}
+
+
+def right(request: Request) -> Answer:
+    """What a good model says about the four sounds, in the form in which it was asked."""
+    sounds = sounds_of(request)
+    if "Sounds (" in request["messages"][1]["content"]:
+        return Answer({"sounds": [{"sound": sound, "matches": TRUTH[sound]} for sound in sounds]})
+    return Answer(reply(*TRUTH[sounds[0]]))
+
+
+def only(sound: str, answer: Answer) -> Callable[[Request], Answer]:
+    """Answer so when first asked about `sound`, and rightly otherwise."""
+    return lambda request: answer if sound in sounds_of(request) and len(request["messages"]) == 2 else right(request)
+
+
+def record(chat: Chat, **changed: Any) -> dict[str, object]:
+    """Ask the endpoint about `pets`."""
+    flags: dict[str, Any] = {"dataset": "pets", "base_url": chat.url, "model": "small", "max_retries": 1}
+    return dict(ask.run(ask.Options(**(flags | changed))))
+
+
+def replay() -> list[tuple[str, str, float]]:
+    """The pairs that the recording makes: sound, class, weight."""
+    lists = mappers.label_lists("pets", mappers.read_classes("pets"))
+    return [(lists.sounds[p.audio_id], lists.classes[p.label_id], p.weight) for p in mappers.build("llm")(lists).pairs]
+
+
+def make_project(root: Path) -> Path:
+    """A project root with four sounds and the three classes of a data set `pets`; prompts and contract are the real ones."""
+    for folder in ("cache/pets", "data/labels", "data/replies"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(PROJECT / "cache/schema.sql", root / "cache")
+    shutil.copytree(PROJECT / "data/prompts", root / "data/prompts")
+    shutil.copy(PROJECT / "data/labels/generic_sounds.txt", root / "data/labels")
+    rows = "".join(f"{i},/m/{i},{name}\n" for i, name in enumerate(SOUNDS))
+    (root / "data/labels/audioset.csv").write_text(f"index,mid,display_name\n{rows}")
+    write_classes(root, CLASSES)
+    return root
+
+
+def write_classes(root: Path, classes: tuple[str, ...]) -> None:
+    for path in ("data/labels/pets.txt", "cache/pets/labels.txt"):
+        (root / path).write_text("".join(f"{name}\n" for name in classes))
+
+
+def three_of_four(sounds: object, classes: object, floor: float, top_n: int) -> list[list[int]]:
+    """A shortlist without an embedding: every class for three sounds, none for the fourth."""
+    return [[0, 1, 2], [0, 1, 2], [0, 1, 2], []]
+
+
+def lines(path: Path = FINISHED) -> list[dict[str, Any]]:
+    """The records of a recording."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
