@@ -19,6 +19,7 @@ from adapt.methods.sar import Sar
 from adapt.methods.shot import Centroids, Shot, diversity
 from adapt.methods.t3a import T3A
 from adapt.methods.tent import Tent, entropy
+from adapt.normalisation import own_statistics
 from tests.tiny import K, TinyVideoModel, batch, same_weights, trained, weights
 
 PAPER = Settings(entropy_lr=0.01, bn_prior=1.0, sar_frozen=0.0)  # batch norm as the papers have it
@@ -357,3 +358,21 @@ def test_late_fusion_prior_divides_by_the_running_mean_of_its_own_answers() -> N
 def test_entropy_is_log_k_for_uniform_and_0_for_certain() -> None:
     assert entropy(torch.tensor([UNSURE]).log()).item() == pytest.approx(math.log(4))
     assert entropy(torch.tensor([[50.0, 0.0]]).log_softmax(1)).item() == pytest.approx(0, abs=1e-6)
+
+
+class FusedNorm(nn.BatchNorm3d):
+    """A batch norm that ends in its activation, as timm's do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_norm_that_fuses_its_activation_keeps_it_under_its_own_statistics(gradients: bool) -> None:
+    torch.manual_seed(0)
+    norm, x = FusedNorm(3).eval(), 5 + 2 * torch.randn(2, 3, 4, 5, 5)
+    norm.running_mean, norm.running_var = torch.rand(3), 1 + torch.rand(3)
+    with torch.set_grad_enabled(gradients), own_statistics(nn.Sequential(norm), 1.0):
+        found = norm(x)
+    expected = (x - x.mean((0, 2, 3, 4), keepdim=True)) / (x.var((0, 2, 3, 4), keepdim=True, correction=0) + norm.eps).sqrt()
+    assert torch.allclose(found, expected.relu(), atol=1e-5)

@@ -24,6 +24,9 @@ RUN_ELSEWHERE = {
     "dvc exp run -S adapt.args.max_iterations=3": "tests/test_dvc.py: adapt and report only",
     "dvc exp run -S decode.perturb=swap": "tests/test_dvc.py: decode and what follows it, not train",
     "python -m adapt.corruptions data/videos/demo/test/trumpet/trumpet_test_00.mp4 --out sheet.png": "tests/test_corruptions_files.py",
+    "python -m pipeline.map_labels ask ave --base_url http://localhost:8000/v1 --model MODEL --dry_run": "tests/test_ask.py",
+    "python -m pipeline.map_labels export ave --mapper llm --out ave.csv": "tests/test_mappers_table.py",
+    "python -m pipeline.map_labels evaluate": "tests/test_evaluate.py",
     "python -m pipeline.map_labels ask NAME --base_url http://localhost:8000/v1 --model MODEL": "tests/test_mappers.py asks a local server",
 }
 needs_the_demo = pytest.mark.skipif(not (ROOT / "cache/demo/pseudo_labels.parquet").exists(), reason="make demo has not run")
