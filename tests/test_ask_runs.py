@@ -145,7 +145,11 @@ def start(project: Path, chat: Chat) -> "subprocess.Popen[str]":
     """`ask` as a process of its own, in the form block, which needs no embedding, a sound a request."""
     command = [sys.executable, "-W", "ignore", "-m", "pipeline.map_labels", "ask", "pets", "--base_url", chat.url, "--model", "small"]
     env = os.environ | {"PYTHONPATH": str(PROJECT)}
-    return subprocess.Popen([*command, "--form", "block", "--block_size", "1"], cwd=project, env=env, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell ignores it, and a child would inherit that
+    try:
+        return subprocess.Popen([*command, "--form", "block", "--block_size", "1"], cwd=project, env=env, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def until(condition: Callable[[], bool]) -> None:
