@@ -44,7 +44,10 @@ def each(work: Callable[[Item, threading.Event], None], items: Iterable[Item], n
     threads = {threading.Thread(target=serve, daemon=True) for _ in range(n_threads)}
     for thread in threads:
         thread.start()
-    _follow(news, threads, stop, done)
+    try:
+        _follow(news, threads, stop, done)
+    except KeyboardInterrupt:  # a second one while the first was being told of
+        raise Stopped from None
 
 
 def _follow(
