@@ -31,6 +31,11 @@ def sha256_text(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def classes_sha256(classes: Sequence[str]) -> str:
+    """Hash a list of class names in order, as files carry it in `earshot.classes_sha256`."""
+    return hashlib.sha256("\n".join(classes).encode()).hexdigest()
+
+
 def sha256_file(path: Path) -> str:
     """Hash a file's bytes in constant memory."""
     with path.open("rb") as file:

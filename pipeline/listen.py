@@ -3,6 +3,7 @@
 No data set, no cache: each file goes through the same ffmpeg and the same windows as in the pipeline, and a table or JSON comes out.
 """
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -63,13 +64,18 @@ class Report:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Print a report a file; exit with 1 where a file could not be read, or an option cannot be used."""
+    """Print a report a file; exit with 1 where a file could not be read, or an option cannot be used.
+
+    A reader that closes the pipe has had enough.
+    """
     options = tyro.cli(Options, prog="python -m pipeline.listen", args=args)
     n_failed = 0
     try:
         for report in listen(options):
             n_failed += report.status == "failed"
             print(json.dumps(asdict(report), ensure_ascii=False) if options.json else table(report), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain while it closes stdout
     except EarshotError as error:
         print(f"pipeline.listen: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -92,7 +98,7 @@ def _report(options: Options, tagger: taggers.Tagger, decoder: sound.Decoder, pa
         return Report(str(path), "failed", None, None, None, "no such file", [])
     ends: list[sound.Heard] = []
 
-    def blocks() -> Iterator[tag.Samples]:
+    def blocks() -> Iterator[sound.Block]:
         for part in sound.stream(decoder, path):
             if isinstance(part, sound.Heard):
                 ends.append(part)

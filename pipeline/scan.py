@@ -5,7 +5,6 @@ a line in label_id order.  A file without a readable picture is a row with a sta
 and said.  Where there is a folder data/videos/<dataset>/sound, the sound of a clip is that of the file of the same name in it: so media that
 were corrupted and encoded without sound keep the original's.
 """
-import hashlib
 import logging
 import re
 from collections import Counter
@@ -54,7 +53,7 @@ def run(options: Options) -> dict[str, int]:
     label_ids = {label: i for i, label in enumerate(labels)}
     rows = engine.map_clips(partial(_row, root, label_ids, _sounds(root, clips)), clips, options.jobs)
     folder = cache.folder(options.dataset)
-    known = {"recipe": options.recipe, "variant": variant, "classes_sha256": hashlib.sha256("\n".join(labels).encode()).hexdigest()}
+    known = {"recipe": options.recipe, "variant": variant, "classes_sha256": cache.classes_sha256(labels)}
     cache.write_table(folder / "clips.parquet", "clips", rows, known)
     cache.write_text(folder / "labels.txt", "".join(f"{label}\n" for label in labels))
     failed = [row for row in rows if row["status"] == "failed"]

@@ -3,7 +3,6 @@
 Readers of many files at once (`pseudo_label`, SQL) check them here: a few statements of DuckDB read the footers of thousands of shards.
 """
 import csv
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +104,7 @@ def read_classes(folder: Path, known: Mapping[str, Known]) -> tuple[list[str], s
     if not path.exists():
         raise CacheError(f"{path} is missing, the order of the classes in {', '.join(known) or 'every table'}: run `dvc repro scan`")
     classes = path.read_text(encoding="utf-8").splitlines()
-    sha256 = hashlib.sha256("\n".join(classes).encode()).hexdigest()
+    sha256 = cache.classes_sha256(classes)
     for table, said in known.items():
         if said.get("classes_sha256") != {sha256}:
             raise CacheError(f"{folder / FILES[table][0]} was made for another list of classes than {path}: {repair(table)}")

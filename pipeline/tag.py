@@ -19,9 +19,7 @@ from pipeline.errors import CacheError, TaggerError
 
 VERSION = "2"  # raise it when the same sound and tagger would give other rows: every clip is then tagged again
 WITH_SOUND = ("ok", "truncated")
-FULL_SCALE = 32768.0  # of int16
-Samples = npt.NDArray[np.int16]
-Sound = tuple[str, Iterator[Samples]]  # (clip_id, its blocks)
+Sound = tuple[str, Iterator[sound.Block]]  # (clip_id, its blocks)
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Window:
 
     clip_id: str
     start: int  # in samples
-    samples: Samples  # at least one
+    samples: sound.Block  # at least one
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ def check_windows(window_s: float, hop_s: float, batch_size: int) -> None:
         raise TaggerError(f"window_s={window_s}, hop_s={hop_s}, batch_size={batch_size}: give 0 < hop_s <= window_s and batch_size >= 1")
 
 
-def windows_of(clip_id: str, blocks: Iterable[Samples], window: int, hop: int) -> Iterator[Window]:
+def windows_of(clip_id: str, blocks: Iterable[sound.Block], window: int, hop: int) -> Iterator[Window]:
     """Cut a clip's sound into windows (sizes in samples) until its end is heard; the last may be short.  0 < hop <= window.
 
     `blocks` follow one another; no more is held than a window and a block.
@@ -130,7 +128,7 @@ def tag_sounds(
 def _tag_batch(tagger: taggers.Tagger, window: int, batch: list[Window]) -> tuple[list[Window], npt.NDArray[np.float32]]:
     waveforms = np.zeros((len(batch), window), dtype=np.float32)
     for row, heard in zip(waveforms, batch, strict=True):
-        np.divide(heard.samples, np.float32(FULL_SCALE), out=row[: heard.samples.size])
+        np.divide(heard.samples, np.float32(sound.FULL_SCALE), out=row[: heard.samples.size])
     logits = tagger.logits(waveforms, np.array([heard.samples.size for heard in batch]))
     if not np.isfinite(logits).all():
         clip_ids = sorted({heard.clip_id for heard in batch})
@@ -163,7 +161,7 @@ def _kept_sounds(file: Path, clip_ids: list[str], heard: dict[str, Heard]) -> It
         yield clip_id, _kept_blocks(file, clip_id, of_clip, heard[clip_id])
 
 
-def _kept_blocks(file: Path, clip_id: str, rows: Iterable[dict[str, object]], clip: Heard) -> Iterator[Samples]:
+def _kept_blocks(file: Path, clip_id: str, rows: Iterable[dict[str, object]], clip: Heard) -> Iterator[sound.Block]:
     n = 0
     for row in rows:
         if row["block"] != n or row["cache_key"] != clip.cache_key:

@@ -1,5 +1,7 @@
 """listen: what a tagger hears in any media files, as a table or as JSON."""
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,13 @@ def test_a_wrong_call_is_one_line_and_exit_1(
     error = capsys.readouterr().err
     assert said in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_reader_that_has_had_enough_ends_the_command_quietly(noise: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "pipeline.listen", *[str(noise)] * 3]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

@@ -6,7 +6,6 @@ map is made once per pair of label lists and fits every tagger.
 """
 import csv
 import functools
-import hashlib
 import importlib
 import re
 from collections.abc import Callable, Sequence
@@ -83,11 +82,6 @@ def build(name: str, settings: Settings | None = None) -> Callable[[LabelLists],
     return functools.partial(mapper, settings=settings or Settings())
 
 
-def classes_sha256(classes: Sequence[str]) -> str:
-    """Hash of a list of class names in order, as files carry it in `earshot.classes_sha256`."""
-    return hashlib.sha256("\n".join(classes).encode()).hexdigest()
-
-
 def shown(label: str) -> str:
     """A class name as words: `drum_kit` is `drum kit`, `PlayingDhol` is `Playing Dhol`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label.replace("_", " "))
@@ -129,4 +123,4 @@ def label_lists(dataset: str, classes: Sequence[str]) -> LabelLists:
         if not label.strip():
             raise MapperError(f"the class list of {dataset} has an empty name: give each line a name")
     sounds = tuple(row["display_name"] for row in rows)
-    return LabelLists(dataset, sounds, tuple(classes), cache.sha256_file(SOUNDS), classes_sha256(classes))
+    return LabelLists(dataset, sounds, tuple(classes), cache.sha256_file(SOUNDS), cache.classes_sha256(classes))

@@ -35,7 +35,7 @@ LOG_OFFSET = 0.001
 PATCH_FRAMES = 96  # 0.96 s
 PATCH_HOP_FRAMES = 48
 MIN_SAMPLES = FRAME + (PATCH_FRAMES - 1) * HOP  # 0.975 s: shorter sounds are padded with zeros
-PATCHES_AT_ONCE = 32  # faster than 256 by a fifth (caches), and a quarter of its memory
+PATCHES_AT_ONCE = 32  # 256 take a fifth more CPU (caches) and 67 MB in place of 10
 
 Floats = npt.NDArray[np.float32]
 
