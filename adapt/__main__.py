@@ -57,6 +57,7 @@ def make_batch(clip_id: str, frames: ClipFrames, sound: Sound, device: torch.dev
         mass=torch.tensor([sound.mass], dtype=torch.float32, device=device),
         status=(sound.status,),
         clip_ids=(clip_id,),
+        absent=tensor(sound.absent),
     )
 
 

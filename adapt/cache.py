@@ -34,6 +34,7 @@ class Sound:
 
     q: np.ndarray  # (K,) sums to 1
     s: np.ndarray  # (K,) in [0, 1]
+    absent: np.ndarray  # (K,) in [0, 1]: which classes lack a sound that they cannot go without
     mass: float  # in [0, 1]
     status: str
 
@@ -101,7 +102,7 @@ def read_sounds(dataset: str, labels: list[str]) -> dict[str, Sound]:
     """clip_id -> what its sound says.  Raises CacheError where the file was made for another class order than `labels`."""
     rows = _read(ROOT / dataset / "pseudo_labels.parquet", "pseudo_labels", labels).to_pylist()
     return {
-        r["clip_id"]: Sound(np.array(r["probs"], np.float32), np.array(r["evidence"], np.float32), r["mass"], r["status"]) for r in rows
+        r["clip_id"]: Sound(*(np.array(r[name], np.float32) for name in ("probs", "evidence", "absent")), r["mass"], r["status"]) for r in rows
     }
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from adapt.alignment import NORMS, Moments
+from adapt.budget import Budget
 from adapt.errors import MethodError
 from adapt.guards import Guards
 from adapt.methods import Answer, Batch, Settings
@@ -71,6 +72,7 @@ class Learner(Stateful, ABC):
         self.weights = Weights(model, self.parameters)
         self.optimiser = Sgd(self.parameters, lr, settings.momentum, settings.weight_decay)
         self.guards = Guards(settings)
+        self.budget = Budget(settings.budget_ms)
 
     @abstractmethod
     def learn(self, batch: Batch) -> Answer:
@@ -78,7 +80,15 @@ class Learner(Stateful, ABC):
 
     def adapt(self, batch: Batch) -> Answer:
         """Adapt on `batch`, then predict it; the guards act between this batch and the next."""
-        return self.guards.after(self.learn(batch), self.weights, self.optimiser, lambda: self.predict(batch))
+        self.budget.begin(lambda: self.predict(batch))
+        answer = self.learn(batch) if self.budget.allows_step() else self._predict_only(batch)
+        self.budget.end([step.ms for step in answer.trace])
+        return self.guards.after(answer, self.weights, self.optimiser, lambda: self.predict(batch))
+
+    def _predict_only(self, batch: Batch) -> Answer:
+        """The answer to a batch that there is no time to adapt on."""
+        log_p = self.predict(batch)
+        return Answer(before=log_p, after=log_p, stop_reason="budget")
 
     @contextmanager
     def _dropout(self) -> Iterator[None]:

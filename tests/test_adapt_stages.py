@@ -111,7 +111,7 @@ def answers_of(name: str, swap: bool) -> list[tuple[object, ...]]:
     clips = [dataclasses.replace(c, label_id=1 - c.label_id if swap else c.label_id) for c in cache.read_clips("tiny", "test")[::2]]
     source = checkpoints.load_model(checkpoints.model_path("tiny", "tanet"), "tanet", LABELS, VIDEO.frames)
     oracle = Oracle({clip.clip_id: (clip.label_id,) for clip in clips})  # which `build` hands to a method that declares it
-    settings = Settings(fusion_balance=0.5, commit=0.5)
+    settings = Settings(commit=0.5)
     method = methods.build(name, source.model, None, len(LABELS), settings, oracle)
     rows, traces = adapt_stage.adapt_stream(method, clips, cache.read_sounds("tiny", LABELS), options(name), "gauss", 0)
     return [tuple(value for column, value in row.items() if column not in ("label_id", "ms")) for row in [*rows, *traces]]

@@ -12,9 +12,10 @@ from adapt.errors import MethodError
 from adapt.fusion import ClassPrior, fuse
 from adapt.learner import Views
 from adapt.methods import Batch, Settings
-from adapt.methods.audio import Audio, Trust, candidate_target, hard_target, soft_target
+from adapt.methods.audio import Audio
 from adapt.methods.norm import Norm
 from adapt.methods.vitta import Vitta, consistency
+from adapt.targets import candidate_target, hard_target, soft_target
 from tests.tiny import K, TinyVideoModel, batch, same_weights, trained, weights
 
 SETTINGS = Settings(lr=0.01, audio_lr=0.05)
@@ -191,7 +192,7 @@ def test_the_gate_is_zero_in_silence_one_for_a_sure_sound_that_agrees_and_falls_
     method = Audio(model, None, K, SETTINGS)
 
     def gate(p: list[float], clip: Batch) -> float:
-        return float(method.gate(Views(torch.tensor([[p, p]]).log(), {}), clip))
+        return float(method.gate(Views(torch.tensor([[p, p]]).log(), {}), clip, torch.ones(1)))
 
     sure = [0.97, 0.01, 0.01, 0.01]
     assert gate(sure, batch()) == 0
@@ -200,13 +201,6 @@ def test_the_gate_is_zero_in_silence_one_for_a_sure_sound_that_agrees_and_falls_
     differing = dataclasses.replace(batch(heard=1, certainty=1.0), mass=torch.ones(1))
     assert gate(sure, differing) == pytest.approx(1 - 0.97, abs=1e-3)
     assert gate([0.25] * 4, differing) == pytest.approx(0.75, abs=1e-3)
-
-
-def test_trust_falls_for_a_class_whose_sound_the_picture_keeps_contradicting() -> None:
-    trust = Trust(2, prior=2.0)
-    assert trust.of(torch.tensor([0, 1])).tolist() == [1, 1]
-    trust.add(torch.tensor([0, 0, 1]), torch.tensor([False, False, True]))
-    assert trust.of(torch.tensor([0, 1])).tolist() == pytest.approx([2 * 2 / 6, 1])  # Beta(2, 2) with 0 of 2: mean 1/3, doubled
 
 
 def test_fusion_multiplies_by_floor_plus_evidence_and_leaves_a_silent_clip_to_the_picture() -> None:

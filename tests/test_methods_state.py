@@ -20,7 +20,7 @@ from adapt.oracle import Oracle
 from adapt.state import Sgd, Weights
 from tests.tiny import K, TinyVideoModel, batch, same_weights, trained, weights
 
-SETTINGS = Settings(lr=0.01, entropy_lr=0.01, entropy_margin=1.1, fusion_balance=0.5, commit=0.3)
+SETTINGS = Settings(lr=0.01, entropy_lr=0.01, entropy_margin=1.1, commit=0.3)
 GUARDED = dataclasses.replace(SETTINGS, ensemble=0.9, collapse_entropy=0.9, collapse_agreement=1.1, collapse_memory=0.5, collapse_every=2)
 STREAM = [batch(i, heard=i % 3 if i % 2 else None) for i in range(10)]
 TRUTH = Oracle({clip.clip_ids[0]: (i % 3,) for i, clip in enumerate(STREAM)})  # right for every sound that is heard
@@ -213,18 +213,12 @@ class Scripted(Audio):
         return (loss - loss.detach() + value, parts[0], parts[1], parts[2])
 
 
-def test_a_converged_clip_is_predicted_by_its_last_or_by_its_best_step_as_the_flag_says() -> None:
-    afters = {}
-    for kept in ("last", "best"):
-        settings = dataclasses.replace(SETTINGS, converged_weights=kept, confident=1.1, slack=1e9, audio_lr=0.5, max_iterations=9)
-        answer = Scripted(trained(), None, K, settings).adapt(batch(heard=2))
-        assert (answer.stop_reason, answer.steps) == ("converged", 3)
-        afters[kept] = answer.after
+def test_a_converged_clip_is_predicted_by_its_best_step() -> None:
+    settings = dataclasses.replace(SETTINGS, confident=1.1, slack=1e9, audio_lr=0.5, max_iterations=9)
+    answer = Scripted(trained(), None, K, settings).adapt(batch(heard=2))
+    assert (answer.stop_reason, answer.steps) == ("converged", 3)
     after_the_streams_step = Vitta(trained(), None, SETTINGS).adapt(batch(heard=2)).after  # the weights of the first own look
-    assert torch.equal(afters["best"], after_the_streams_step)
-    assert not torch.allclose(afters["last"], after_the_streams_step, atol=1e-3)
-    with pytest.raises(MethodError, match="converged_weights 'first': choose 'last' or 'best'"):
-        Audio(trained(), None, K, Settings(converged_weights="first"))
+    assert torch.equal(answer.after, after_the_streams_step)
 
 
 # the door for labels
@@ -255,10 +249,10 @@ def test_a_method_that_needs_labels_is_a_clear_error_without_them() -> None:
         methods.build("oracle_gate", trained(), None, K, SETTINGS)
 
 
-def test_the_oracle_gate_is_audio_where_the_sound_is_right_and_vitta_where_it_is_wrong() -> None:
-    right, wrong, vitta, audio = made("oracle_gate"), made("oracle_gate"), made("vitta"), made("audio")
+def test_the_oracle_gate_trusts_a_sound_where_it_is_right_and_is_vitta_where_it_is_wrong() -> None:
     clip = STREAM[1]
-    assert same(right[0].adapt(clip), audio[0].adapt(clip))
+    right, wrong, vitta, trusting = made("oracle_gate"), made("oracle_gate"), made("vitta"), made("audio", dataclasses.replace(SETTINGS, trust=1.0))
+    assert same(right[0].adapt(clip), trusting[0].adapt(clip))
     misled = wrong[0].adapt(dataclasses.replace(clip, clip_ids=("clip 2",)))  # whose class is another
     assert (misled.gate, misled.stop_reason) == (0, "unheard")
     assert torch.allclose(misled.after, vitta[0].adapt(clip).after, atol=1e-6)

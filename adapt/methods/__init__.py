@@ -27,6 +27,7 @@ class Batch:
     mass: Tensor  # (B,) m in [0, 1]: how much sound supports any class; 0 where nothing is heard
     status: tuple[str, ...]  # of each sound track: ok, no_track, silent, truncated, failed
     clip_ids: tuple[str, ...]
+    absent: Tensor | None = None  # (B, K) in [0, 1]: which classes lack a sound that they cannot go without; None: nothing is known
 
 
 @dataclass(frozen=True)
@@ -63,30 +64,42 @@ class Settings:
     momentum: float = 0.9  # of SGD on the stream (ViTTA, Tent, EATA, SAR)
     weight_decay: float = 0.0
     dropout: bool = False  # left on while adapting (ViTTA: yes)
+    budget_ms: float = 0.0  # milliseconds that a clip may take without decoding; steps that would not fit are left out; 0: no budget
     # vitta, vitta_fusion, audio
     lr: float = 1e-3  # SGD's learning rate
     ema: float = 0.1  # weight of the newest clip in the online statistics (ViTTA: 0.1 for TANet)
     ema_start: str = "source"  # "zero" is ViTTA's, without bias correction
     consistency: float = 0.1  # weight of the views' consistency (ViTTA)
     # late_fusion, late_fusion_prior, vitta_fusion, audio
-    fusion_floor: float = 0.05  # e in p (e + s): how much a class without evidence keeps (ours)
-    fusion_balance: float = 0.0  # exponent of the running class prior that audio's fused answer is divided by (ours)
-    prior_balance: float = 0.5  # the same for late_fusion_prior (ours)
-    # audio, oracle_gate
-    target: str = "soft"  # audio's target: soft, hard or candidate
+    fusion_floor: float = 0.02  # e: how much of its probability a class without evidence keeps (ours)
+    prior_balance: float = 0.5  # exponent of the running class prior that late_fusion_prior's answer is divided by (ours)
+    # audio, oracle_gate: what is believed
+    trust: float = 0.8  # prior probability that the stream's sounds belong to its pictures; 1 trusts them always (ours)
+    trust_class: float = 0.9  # the same of one class's sounds, if the stream's do (ours)
+    trust_share: float = 0.2  # the smallest share of clips in which picture and sound agree, if they belong together (ours)
+    trust_doubt: float = 0.3  # how much uniform is mixed into the picture before it is compared with the sound (ours)
+    information: float = 0.2  # mutual information of clip and answer, as a share of log K, from which the picture counts fully; 0: always (ours)
+    information_start: float = 5.0  # clips that a full count from the start is worth (ours)
+    balance: float = 0.5  # exponent of the running class prior that the fused answer and the targets are divided by (ours)
+    fusion_views: float = 0.5  # share in the fused answer's picture of the views, as first seen, beside the centre view (ours)
+    negative: float = 0.0  # how much the absence of a sound that a class cannot go without speaks against it, 0 to 1 (ours)
+    predict: str = "fused"  # the answer that adapt.wrap gives: fused, or alone (the adapted model's own); tables have both
+    # audio, oracle_gate: what is learned
+    target: str = "fused"  # of the audio term: fused, soft, hard or candidate (ours)
     target_sound: float = 0.7  # w: the sound's share in the soft target's logarithm (ours)
-    target_balance: float = 0.5  # exponent of the running target prior that the target is divided by (ours)
     candidate_threshold: float = 0.2  # evidence from which a class is a candidate
-    audio_weight: float = 1.0  # of the audio term
-    audio_lr: float = 0.05  # SGD's learning rate in a clip's own steps: it is learned hard, then let go (see commit)
+    gate: tuple[str, ...] = ("mass", "sharpness", "agreement", "trust")  # the factors of the audio term's gate
+    audio_weight: float = 1.0  # of the audio term; 0 leaves ViTTA
     stream_audio: float = 0.0  # share of the audio term in the step that stays for the next clips (ours)
+    # audio, oracle_gate: a clip's own steps
+    cycle: str = "flexible"  # stop by the rules of METHOD.md section 5, or fixed: max_iterations steps on every heard clip
+    cycle_stages: str = "last"  # whose weights, of those in scope, take a clip's own steps: last (stages), or all
+    audio_lr: float = 0.2  # SGD's learning rate in a clip's own steps: it is learned hard, then let go (see commit)
     commit: float = 0.0  # share of a clip's own further steps that stays for the next clips (ours)
     max_iterations: int = 5
     confident: float = 0.8  # confidence from which a clip may stop as agreed; from which a prediction counts as sure
     tolerance: float = 0.001  # relative change of the loss that counts as converged
     slack: float = 0.2  # relative rise of the loss that counts as diverged
-    converged_weights: str = "last"  # that predict a clip whose loss converged: last (where it stopped) or best (lowest loss)
-    trust_prior: float = 2.0  # Beta(a, a) prior of the per-class trust
     # norm, tent, shot, eata, sar
     bn_prior: float = 0.3  # weight of the clip's own batch norm statistics over the source's; 1 in Tent, EATA and SAR, which have large batches
     bn_samples: float = 0.0  # N, in clips: above 0 that weight is n / (N + n) for n clips a batch (Schneider et al. 2020)

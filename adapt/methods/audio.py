@@ -1,106 +1,118 @@
-"""Ours: ViTTA's visual losses with an audio pseudo-label, for as many steps as a clip needs (adapt/METHOD.md).
+"""Ours: ViTTA's visual losses with an audio pseudo-label, for as many steps as a clip needs (adapt/METHOD.md, sections 3 to 6).
 
 loss = alignment + consistency + w g KL(t || p_v).  A clip's first step is the stream's: ViTTA's step, with the share `stream_audio` of the audio
-term, and it stays.  Further steps are the clip's own: on the whole loss, they go on while sound and picture disagree, serve this clip's
-prediction, and all but the share `commit` of them is undone afterwards.  So a clip whose sound says something is learned hard without dragging
-later clips towards the classes that sound: with both shares at 0, clips that make no sound are adapted exactly as by vision alone.
+term, and it stays.  Further steps are the clip's own: on the whole loss, they go on while the picture does not yet answer what picture and sound
+say together, serve this clip's prediction, and all but the share `commit` of them is undone afterwards.  So a clip whose sound says something is
+learned hard without dragging later clips towards the classes that sound: with both shares at 0, clips that make no sound are adapted exactly as
+by vision alone.  How far the sound and the picture are believed is learned on the way (adapt/trust.py).
 """
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from adapt.alignment import Moments
 from adapt.errors import MethodError
-from adapt.fusion import ClassPrior, fuse
-from adapt.learner import Views, milliseconds_since
+from adapt.fusion import ClassPrior, trusted
+from adapt.learner import Views, adapted_parameters, milliseconds_since
 from adapt.methods import Answer, Batch, Settings, Step
 from adapt.methods.vitta import Vitta, consistency
-from adapt.state import Sgd, Stateful
+from adapt.state import Sgd, Weights
+from adapt.targets import TARGETS, candidate_target, hard_target, soft_target
+from adapt.trust import Information, Trust
 
 UNHEARD = 0.01  # a gate below this is no sound: the clip is adapted by the visual losses alone
+GATES = ("mass", "sharpness", "agreement", "trust")
+CHOICES = {"target": TARGETS, "cycle": ("flexible", "fixed"), "cycle_stages": ("all", "last")}
 
 
-def soft_target(log_p: Tensor, q: Tensor, share: float) -> Tensor:
-    """t proportional to p^(1 - share) q^share: log p (B, K), q (B, K) -> (B, K) summing to 1."""
-    return ((1 - share) * log_p + share * q.clamp_min(1e-6).log()).softmax(1)
+@dataclass(frozen=True)
+class Belief:
+    """What is believed of a batch before its first step."""
 
-
-def hard_target(q: Tensor) -> Tensor:
-    """One-hot argmax q: (B, K)."""
-    return F.one_hot(q.argmax(1), q.shape[1]).to(q)
-
-
-def candidate_target(log_p: Tensor, s: Tensor, threshold: float) -> Tensor:
-    """One-hot of the video's best class among those with evidence above `threshold`; the strongest evidence where none has."""
-    allowed = (s >= torch.minimum(s.amax(1, keepdim=True), s.new_tensor(threshold))) & (s > 0)
-    allowed |= ~allowed.any(1, keepdim=True)
-    return F.one_hot(log_p.masked_fill(~allowed, -math.inf).argmax(1), s.shape[1]).to(s)
-
-
-class Trust(Stateful):
-    """r_c: per class, how often sound and picture agreed where the picture was sure (Beta prior a, a)."""
-
-    running = ("agreed", "seen")
-
-    def __init__(self, n_classes: int, prior: float) -> None:
-        self.n_classes, self.prior = n_classes, prior
-        self.reset()
-
-    def reset(self) -> None:
-        """Back to the prior."""
-        self.agreed = torch.full((self.n_classes,), self.prior)
-        self.seen = torch.full((self.n_classes,), 2 * self.prior)
-
-    def of(self, classes: Tensor) -> Tensor:
-        """r of each class id, scaled so that the prior is 1: (B,) -> (B,) in [0, 1]."""
-        return (2 * self.agreed[classes.cpu()] / self.seen[classes.cpu()]).clamp_max(1).to(classes.device)
-
-    def add(self, heard: Tensor, agrees: Tensor) -> None:
-        """Count clips by the class that was heard (B,), and whether the picture agrees (B,) bool."""
-        for c, yes in zip(heard.tolist(), agrees.tolist(), strict=True):
-            self.seen[c] += 1
-            self.agreed[c] += yes
+    views: Views  # as first seen
+    trust: Tensor  # r of the class that each clip's sound speaks for: (B,)
+    weight: float  # omega, of the picture
+    target: Tensor  # t: (B, K)
+    gate: Tensor  # g: (B,)
 
 
 class Audio(Vitta):
     """ViTTA with ears."""
 
     def __init__(self, model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> None:
-        if settings.target not in ("soft", "hard", "candidate"):
-            raise MethodError(f"target {settings.target!r}: choose 'soft', 'hard' or 'candidate'")
-        if settings.converged_weights not in ("last", "best"):
-            raise MethodError(f"converged_weights {settings.converged_weights!r}: choose 'last' or 'best'")
+        for name, known in CHOICES.items():
+            if getattr(settings, name) not in known:
+                raise MethodError(f"{name} {getattr(settings, name)!r}: choose one of {list(known)}")
+        if unknown := sorted(set(settings.gate) - set(GATES)):
+            raise MethodError(f"gate {unknown[0]!r}: choose among {list(GATES)}")
         super().__init__(model, statistics, settings)
-        self.trust = Trust(n_classes, settings.trust_prior)
-        self.targets = ClassPrior(n_classes, settings.target_balance)
-        self.answers = ClassPrior(n_classes, settings.fusion_balance)
+        self.trust, self.information = Trust(n_classes, settings), Information(n_classes, settings)
+        self.answers = ClassPrior(n_classes, settings.balance)
+        self.own = self._own_parameters()
 
-    def gate(self, views: Views, batch: Batch) -> Tensor:
-        """g = mass x (1 - entropy(q) / log K) x agreement x trust of the heard class: (B,) in [0, 1].
+    def _own_parameters(self) -> list[nn.Parameter]:
+        """Those of the adapting parameters that a clip's own steps change."""
+        if self.settings.cycle_stages == "all":
+            return self.parameters
+        last = {id(parameter) for parameter in adapted_parameters(self.model, "last")}
+        return [parameter for parameter in self.parameters if id(parameter) in last]
 
-        Agreement falls from 1 to 0 as picture and sound are both sure of different classes.
-        """
-        k = batch.q.shape[1]
-        entropy = -(batch.q * batch.q.clamp_min(1e-12).log()).sum(1)
-        sharpness = 1 - entropy / math.log(k)
-        p = views.mean().detach()
-        differs = p.argmax(1) != batch.q.argmax(1)
-        agreement = 1 - differs * p.amax(1) * batch.q.amax(1)
-        return (batch.mass * sharpness * agreement * self.trust.of(batch.q.argmax(1))).clamp(0, 1)
+    # -- what is believed
 
-    def target(self, views: Views, batch: Batch) -> Tensor:
-        """t: (B, K) summing to 1, divided by how often each class was a target before."""
+    def fuse(self, log_p: Tensor, batch: Batch, trust: Tensor, weight: float) -> Tensor:
+        """omega log p + log(r a + (1 - r) / K) - b log prior: log p (B, K) -> scores (B, K), log-probabilities."""
         s = self.settings
-        log_p = views.mean().detach().clamp_min(1e-12).log()
+        heard = trusted(batch.s, trust, s.fusion_floor, batch.absent, s.negative)
+        return self.answers.balanced((weight * log_p).log_softmax(1) + heard).log_softmax(1)
+
+    def gate(self, views: Views, batch: Batch, trust: Tensor) -> Tensor:
+        """g = mass x sharpness x agreement x trust: (B,) in [0, 1]; `gate` names those that count.
+
+        Sharpness is 1 - entropy(q) / log K; agreement falls from 1 to 0 as picture and sound are both sure of different classes.
+        """
+        q, p = batch.q, views.mean().detach()
+        entropy = -(q * q.clamp_min(1e-12).log()).sum(1)
+        differs = p.argmax(1) != q.argmax(1)
+        factors = {
+            "mass": batch.mass,
+            "sharpness": 1 - entropy / math.log(q.shape[1]),
+            "agreement": 1 - differs * p.amax(1) * q.amax(1),
+            "trust": trust.to(q),
+        }
+        g = (batch.mass > 0).to(q)
+        for name in self.settings.gate:
+            g = g * factors[name]
+        return g.clamp(0, 1)
+
+    def target(self, views: Views, batch: Batch, trust: Tensor, weight: float) -> Tensor:
+        """t: (B, K), sums to 1."""
+        s = self.settings
+        log_p = views.log_mean().detach()
         if s.target == "hard":
             return hard_target(batch.q)
         if s.target == "candidate":
             return candidate_target(log_p, batch.s, s.candidate_threshold)
-        t = soft_target(log_p, batch.q, s.target_sound).clamp_min(1e-12).log()
-        return self.targets.balanced(t).softmax(1)
+        if s.target == "soft":
+            return self.answers.balanced(soft_target(log_p, batch.q, s.target_sound).clamp_min(1e-12).log()).softmax(1)
+        return self.fuse(log_p, batch, trust, weight).exp()
+
+    def believed(self, batch: Batch, weight: float) -> Tensor:
+        """r of the class that each clip's sound speaks for: (B,) in [0, 1]; `weight` is omega."""
+        return self.trust.of(batch.q.argmax(1), weight).to(batch.q)
+
+    def believe(self, views: Views, batch: Batch) -> Belief:
+        """What to make of a batch as first seen, by what the clips before it taught."""
+        weight = self.information.weight()
+        trust = self.believed(batch, weight)
+        target = self.target(views, batch, trust, weight)
+        return Belief(views, trust, weight, target, self.gate(views, batch, trust))
+
+    # -- how it learns
 
     def terms(self, views: Views, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(loss, alignment, consistency, audio), each a scalar."""
@@ -113,74 +125,95 @@ class Audio(Vitta):
     def learn(self, batch: Batch) -> Answer:
         """Take the stream's step, then the clip's own steps, predict, and let go of the latter."""
         started = time.perf_counter()
-        views = first = self.look(batch)
-        g, t = self.gate(views, batch), self.target(views, batch)
-        heard = bool((g > UNHEARD).any())
-        trace: list[Step] = []
-        loss, *parts = self.terms(views, t, g)
+        views = self.look(batch)
+        belief = self.believe(views, batch)
+        loss, *parts = self.terms(views, belief.target, belief.gate)
         align, agree, audio = parts
         self.optimiser.step(align + self.settings.consistency * agree + self.settings.stream_audio * audio)
-        self.alignment.commit(first.seen)
+        self.alignment.commit(views.seen)
         stay = self.weights.copy()
-        trace.append(self._record(loss, parts, views, started))
-        reason = "unheard"
-        if heard:
-            reason = self._own_steps(batch, t, g, loss.item(), trace)
+        trace = [self._record(loss, parts, views, started)]
+        heard = self.settings.audio_weight > 0 and bool((belief.gate > UNHEARD).any())
+        reason = self._own_steps(batch, belief, loss.item(), trace) if heard else "unheard"
         after = self.predict(batch)
-        fused = self._fuse(after, batch)
+        fused = self._fused(after, batch, belief)
         self.weights.keep(stay, self.settings.commit)
-        self._learn_of(first, t, g, batch)
-        before = first.mean().detach().log()
-        return Answer(before, after, fused, len(trace), reason, g.mean().item(), trace)
+        self._learn_of(batch, belief)
+        before = views.log_mean().detach()
+        return Answer(before, after, fused, len(trace), reason, belief.gate.mean().item(), trace)
 
-    def _own_steps(self, batch: Batch, t: Tensor, g: Tensor, previous: float, trace: list[Step]) -> str:
-        """Go on until a stop rule of METHOD.md section 5 holds; leave the weights that it names; return the rule's name."""
+    def _own_steps(self, batch: Batch, belief: Belief, previous: float, trace: list[Step]) -> str:
+        """Go on until a stop rule of METHOD.md section 5 holds, leave the best step's weights, return the rule's name."""
         s = self.settings
-        optimiser = Sgd(self.parameters, s.audio_lr)
-        best, best_weights = math.inf, self.weights.copy()
-        while True:
-            started = time.perf_counter()
-            views = self.look(batch)
-            loss, *parts = self.terms(views, t, g)
-            value = loss.item()
-            if value > (1 + s.slack) * previous and len(trace) > 1:
-                self.weights.put(best_weights)
-                return "diverged"
-            if value < best:
-                best, best_weights = value, self.weights.copy()
-            if self._agreed(views, batch):
-                return "agreed"
-            if abs(value - previous) < s.tolerance * abs(previous) and views.agree():
-                if s.converged_weights == "best":
-                    self.weights.put(best_weights)
-                return "converged"
-            if len(trace) >= s.max_iterations:
-                self.weights.put(best_weights)
-                return "max_iterations"
-            optimiser.step(loss)
-            trace.append(self._record(loss, parts, views, started))
-            previous = value
+        optimiser, tracked = Sgd(self.own, s.audio_lr), Weights(self.model, self.own)
+        best, best_weights = math.inf, tracked.copy()
+        with self._only_own():
+            while self.budget.allows_step():
+                if s.cycle == "fixed" and len(trace) >= s.max_iterations:
+                    return "max_iterations"  # without another look: what the last step made counts
+                started = time.perf_counter()
+                views = self.look(batch)
+                loss, *parts = self.terms(views, belief.target, belief.gate)
+                value = loss.item()
+                if s.cycle == "flexible":
+                    if value < best:
+                        best, best_weights = value, tracked.copy()
+                    if self._agreed(views, belief.target):
+                        return "agreed"
+                    if reason := self._stopped(value, previous, views, len(trace)):
+                        tracked.put(best_weights)
+                        return reason
+                optimiser.step(loss)
+                trace.append(self._record(loss, parts, views, started))
+                previous = value
+        if s.cycle == "flexible":
+            tracked.put(best_weights)
+        return "budget"
 
-    def _agreed(self, views: Views, batch: Batch) -> bool:
+    def _stopped(self, value: float, previous: float, views: Views, n_steps: int) -> str:
+        """Why the cycle ends without agreement; "" where it goes on."""
+        s = self.settings
+        if n_steps > 1 and value > (1 + s.slack) * previous:
+            return "diverged"
+        if abs(value - previous) < s.tolerance * abs(previous) and views.agree():
+            return "converged"
+        return "max_iterations" if n_steps >= s.max_iterations else ""
+
+    @contextmanager
+    def _only_own(self) -> Iterator[None]:
+        """Within the block only the own steps' parameters need gradients: what lies before them runs once a clip (adapt/forward.py)."""
+        own = {id(parameter) for parameter in self.own}
+        resting = [parameter for parameter in self.parameters if id(parameter) not in own]
+        for parameter in resting:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in resting:
+                parameter.requires_grad_(True)
+
+    def _agreed(self, views: Views, t: Tensor) -> bool:
+        """Whether the views agree on the target's class, surely enough."""
         p = views.mean()
-        return views.agree() and bool(((p.argmax(1) == batch.q.argmax(1)) & (p.amax(1) > self.settings.confident)).all())
+        return views.agree() and bool(((p.argmax(1) == t.argmax(1)) & (p.amax(1) > self.settings.confident)).all())
 
     def _record(self, loss: Tensor, parts: list[Tensor], views: Views, started: float) -> Step:
         align, agree, audio = (part.item() for part in parts)
         return Step(loss.item(), views.agree(), milliseconds_since(started), align, agree, audio)
 
-    def _fuse(self, after: Tensor, batch: Batch) -> Tensor:
-        """p (e + s) / prior^b: the fused answer; the running prior takes in each answer after it is given."""
-        scores = self.answers.balanced(fuse(after, batch.s, self.settings.fusion_floor))
+    def _fused(self, after: Tensor, batch: Batch, belief: Belief) -> Tensor:
+        """The fused answer, of the views as first seen and of the centre view: log-probabilities (B, K)."""
+        share = self.settings.fusion_views
+        log_p = torch.logaddexp(after + math.log(max(1 - share, 1e-12)), belief.views.log_mean().detach() + math.log(max(share, 1e-12)))
+        scores = self.fuse(log_p, batch, belief.trust, belief.weight)
         self.answers.add(scores)
         return scores
 
-    def _learn_of(self, first: Views, t: Tensor, g: Tensor, batch: Batch) -> None:
-        """Update the running target prior and trust with this batch."""
-        self.targets.add(t.clamp_min(1e-12).log())
-        p = first.mean().detach()
-        sure = (batch.mass > 0) & (p.amax(1) > self.settings.confident)
-        self.trust.add(batch.q.argmax(1)[sure], (p.argmax(1) == batch.q.argmax(1))[sure])
+    def _learn_of(self, batch: Batch, belief: Belief) -> None:
+        """Take the batch into trust and information."""
+        p = belief.views.mean().detach()
+        self.information.add(p)
+        self.trust.add(p, batch.q, batch.mass > 0, self.information.mean())
 
 
 def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> Audio:
