@@ -18,9 +18,20 @@ Rows = Sequence[Mapping[str, Any]]
 ANSWERS = {"alone": "after_id", "fused": "fused_id"}
 
 
+def is_right(row: Mapping[str, Any], column: str) -> bool:
+    """Whether the answer in `column` is the label, or one of them; none is wrong."""
+    return row[column] in (row.get("label_ids") or [row["label_id"]])
+
+
 def top1(rows: Rows, column: str = "after_id") -> float:
     """Share of rows whose `column` is the label; 0 for no rows."""
-    return sum(row[column] in (row.get("label_ids") or [row["label_id"]]) for row in rows) / len(rows) if rows else 0.0
+    return sum(is_right(row, column) for row in rows) / len(rows) if rows else 0.0
+
+
+def averaged(corruptions: Iterable[str]) -> list[str]:
+    """Those that a mean over corruptions is over: clean is none of them, unless it is all there is."""
+    given = list(corruptions)
+    return [c for c in given if c != "clean"] or given
 
 
 def mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -67,7 +78,7 @@ def sounding_classes(clips: Iterable[Clip], sounds: Mapping[str, Sound]) -> set[
 def summary(rows: Rows, sounding: set[int], sees_labels: bool = False) -> dict[str, object]:
     """Top-1 per corruption and their mean, over all, sounding and silent classes, for each kind of answer; mean steps and ms per clip.
 
-    `sees_labels` marks an upper bound.
+    Clean, if there beside corruptions, is not in the means.  `sees_labels` marks an upper bound.
     """
     result: dict[str, object] = {"n": len(rows), "n_failed": sum(row["stop_reason"] == "failed" for row in rows)}
     if sees_labels:
@@ -78,12 +89,13 @@ def summary(rows: Rows, sounding: set[int], sees_labels: bool = False) -> dict[s
     if (map_ := multi_label_map(rows)) is not None:
         result["map"] = round(100 * map_, 2)
     answered = [row for row in rows if row["stop_reason"] != "failed"]
-    result["mean_steps"] = _mean(answered, "steps")
-    result["ms_per_clip"] = _mean(answered, "ms")
+    result["mean_steps"] = mean(answered, "steps")
+    result["ms_per_clip"] = mean(answered, "ms")
     return result
 
 
-def _mean(rows: Rows, column: str) -> float:
+def mean(rows: Rows, column: str) -> float:
+    """Mean of a column of numbers; 0 for no rows."""
     return round(sum(float(str(row[column])) for row in rows) / max(1, len(rows)), 2)
 
 
@@ -95,8 +107,9 @@ def _scores(rows: Rows, sounding: set[int], column: str) -> dict[str, float]:
         "silent": [row for row in rows if row["label_id"] not in sounding],
     }
     per = {c: top1([row for row in rows if row["corruption"] == c], column) for c in corruptions}
+    counted = averaged(corruptions)
     means = {
-        group: sum(top1([r for r in chosen if r["corruption"] == c], column) for c in corruptions) / len(corruptions)
+        group: sum(top1([r for r in chosen if r["corruption"] == c], column) for c in counted) / len(counted)
         for group, chosen in groups.items()
         if chosen
     }

@@ -1,4 +1,4 @@
-"""train -> statistics -> adapt -> report on a tiny data set made here: two classes of flat grey clips, dark and bright."""
+"""train -> statistics -> adapt on a tiny data set made here: two classes of flat grey clips, dark and bright."""
 import dataclasses
 import json
 import shutil
@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from adapt import __main__ as adapt_stage
-from adapt import alignment, cache, checkpoints, methods, metrics, report, statistics, train
-from adapt.errors import AdaptError, CacheError, CheckpointError, VideoError
+from adapt import alignment, cache, checkpoints, methods, metrics, statistics, train
+from adapt.errors import AdaptError, CheckpointError, VideoError
 from adapt.methods import Settings
 from adapt.oracle import Oracle
 from adapt.video import ClipFrames, VideoOptions, stream
@@ -139,15 +139,11 @@ def test_the_stage_makes_an_oracle_for_the_upper_bound_alone(method: str, here: 
     assert len(made) == (method == "oracle_gate")
 
 
-def test_the_upper_bound_is_marked_in_its_metrics_and_in_the_report(here: Path) -> None:
+def test_the_upper_bound_is_marked_in_its_metrics(here: Path) -> None:
     for method in ("oracle_gate", "source"):
         adapt_stage.run(options(method, corruptions=("clean",)))
     marks = [json.loads(Path(f"cache/metrics/tiny/{method}.json").read_text()).get("sees_labels") for method in ("oracle_gate", "source")]
     assert marks == [True, None]
-    report.run(report.Options("tiny", ("source", "oracle_gate"), ("clean",)))
-    rows = [line.split("|")[1].strip() for line in Path("cache/metrics/tiny/report.md").read_text().splitlines() if line.startswith("| ")]
-    assert rows == ["method", "source", "oracle_gate (sees labels)", "oracle_gate, fused (sees labels)"]
-    assert "oracle_gate (alone) (sees labels),all" in Path("cache/metrics/tiny/accuracy.csv").read_text()
 
 
 def test_the_same_run_gives_the_same_answers_and_another_order_seed_another_order(here: Path) -> None:
@@ -158,18 +154,6 @@ def test_the_same_run_gives_the_same_answers_and_another_order_seed_another_orde
 
     assert ids(0) == ids(0)
     assert [c for c, _ in ids(0)] != [c for c, _ in ids(1)]
-
-
-def test_the_report_has_a_row_an_answer_and_the_means_of_its_columns(here: Path) -> None:
-    for method in ("source", "audio"):
-        adapt_stage.run(options(method))
-    report.run(report.Options("tiny", ("source", "audio"), ("clean", "gauss")))
-    text = Path("cache/metrics/tiny/report.md").read_text()
-    assert [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")] == ["method", "source", "audio", "audio, fused"]
-    scores = json.loads(Path("cache/metrics/tiny/report.json").read_text())["source/alone"]
-    assert scores["all"] == pytest.approx((scores["clean"] + scores["gauss"]) / 2, abs=0.01)
-    with pytest.raises(CacheError, match="run `dvc repro adapt@norm`"):
-        report.run(report.Options("tiny", ("norm",), ("clean",)))
 
 
 def test_a_class_is_sounding_when_more_than_half_of_its_clips_have_sound(here: Path) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -68,21 +69,28 @@ def test_importing_adapt_and_all_its_methods_needs_none_of_the_pipelines_package
     assert done.returncode == 0, done.stderr
 
 
-def stage_definitions() -> dict[str, dict[str, object]]:
-    """Name -> (command, deps) of every stage in dvc.yaml, templates filled from params.yaml."""
-    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+def filled(path: Path, params: dict[str, Any]) -> dict[str, dict[str, object]]:
+    """Name -> (command, deps) of every stage in a dvc.yaml, templates filled from `params`."""
+    text = path.read_text(encoding="utf-8")
     for key, value in {
         "${dataset}": params["dataset"],
         "${scan.recipe}": params["scan"]["recipe"],
         "${tag.tagger}": params["tag"]["tagger"],
         "${map_labels.mapper}": params["map_labels"]["mapper"],
         "${model.backbone}": params["model"]["backbone"],
-        "${item}": params["render"][0],
+        "${item}": next(iter(params["render"]), ""),
     }.items():
         text = text.replace(key, value)
     stages: dict[str, dict[str, object]] = yaml.safe_load(text)["stages"]
     return {name: stage.get("do", stage) for name, stage in stages.items()}  # type: ignore[misc]
+
+
+def stage_definitions() -> dict[str, dict[str, object]]:
+    """The stages of the pipeline, and of the ablation, which takes its parameters from the settings above it."""
+    settings = ROOT / "data/settings/photosound"
+    stages = filled(ROOT / "dvc.yaml", yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    own = filled(settings / "ablation/dvc.yaml", yaml.safe_load((settings / "params.yaml").read_text(encoding="utf-8")))
+    return stages | {f"ablation {name}": stage for name, stage in own.items()}
 
 
 @pytest.mark.parametrize("name", sorted(stage_definitions()))
