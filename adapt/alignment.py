@@ -34,6 +34,11 @@ def moments(output: Tensor, channel_last: bool) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
+def has_channels_last(norm: nn.Module) -> bool:
+    """Whether a norm layer's channels are its output's last axis: so for a layer norm, but for those made for images (timm's LayerNorm2d)."""
+    return isinstance(norm, nn.LayerNorm) and not any(kind in type(norm).__name__ for kind in ("1d", "2d", "3d"))
+
+
 def output_moments(norm: nn.Module, given: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel of a norm layer's output, given its input.
 
@@ -41,7 +46,7 @@ def output_moments(norm: nn.Module, given: Tensor, output: Tensor) -> tuple[Tens
     network overwrites the output (in-place activations and residual sums).
     """
     if not isinstance(norm, _BatchNorm) or norm.training or norm.running_mean is None or norm.running_var is None:
-        return moments(output, channel_last=isinstance(norm, nn.LayerNorm))
+        return moments(output, channel_last=has_channels_last(norm))
     mean, variance = moments(given, channel_last=False)
     scale = (norm.running_var + norm.eps).rsqrt()
     scale = scale if norm.weight is None else scale * norm.weight

