@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export DVC_NO_ANALYTICS := 1
 PHOTOSOUND ?= ../shared/photosound
 
-.PHONY: help install demo test bench photosound clean
+.PHONY: help install demo test bench photosound ablation clean
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -41,9 +41,13 @@ bench: $(READY)  ## run the benchmarks of tests/bench (make bench ROOM=adapt for
 
 photosound: $(READY)  ## the acceptance run on real photos and recordings (needs PHOTOSOUND=folder)
 	@test -f $(PHOTOSOUND)/make_photosound.py || { echo "$(PHOTOSOUND)/make_photosound.py is not there: set PHOTOSOUND to its folder"; exit 1; }
-	@test -f data/videos/photosound/manifest.csv || python $(PHOTOSOUND)/make_photosound.py --out data/videos/photosound --train 150 --val 20 --test 16 --jobs 2
+	@test -f data/videos/photosound/manifest.csv || python $(PHOTOSOUND)/make_photosound.py --out data/videos/photosound --train 150 --val 20 --test 20 --jobs 2
 	dvc repro data/settings/photosound/dvc.yaml
 	@cat cache/metrics/photosound/report.md
+
+ablation: $(READY)  ## what each part of audio is worth (after make photosound)
+	dvc repro data/settings/photosound/ablation/dvc.yaml
+	@cat cache/metrics/photosound/ablation.md
 
 clean:  ## remove .venv, caches of tools, and everything that the pipeline made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .dvc/cache .dvc/tmp data/videos/demo cache/demo

@@ -128,7 +128,7 @@ def test_sounds_of_other_clips_lose_the_audio_methods_trust() -> None:
 
 
 def test_a_gate_or_a_choice_that_does_not_exist_is_one_clear_error() -> None:
-    with pytest.raises(MethodError, match=r"gate 'loudness': choose among \['mass', 'sharpness', 'agreement', 'trust'\]"):
+    with pytest.raises(MethodError, match=r"gate 'loudness': choose among \['mass', 'sharpness', 'agreement', 'trust', 'none'\]"):
         Audio(trained(), None, K, Settings(gate=("mass", "loudness")))
     with pytest.raises(MethodError, match=r"target 'sweet': choose one of \['fused', 'soft', 'hard', 'candidate'\]"):
         Audio(trained(), None, K, Settings(target="sweet"))

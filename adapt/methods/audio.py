@@ -26,7 +26,7 @@ from adapt.targets import TARGETS, candidate_target, hard_target, soft_target
 from adapt.trust import Information, Trust
 
 UNHEARD = 0.01  # a gate below this is no sound: the clip is adapted by the visual losses alone
-GATES = ("mass", "sharpness", "agreement", "trust")
+GATES = ("mass", "sharpness", "agreement", "trust", "none")
 CHOICES = {"target": TARGETS, "cycle": ("flexible", "fixed"), "cycle_stages": ("all", "last")}
 
 
@@ -71,7 +71,7 @@ class Audio(Vitta):
         return self.answers.balanced((weight * log_p).log_softmax(1) + heard).log_softmax(1)
 
     def gate(self, views: Views, batch: Batch, trust: Tensor) -> Tensor:
-        """g = mass x sharpness x agreement x trust: (B,) in [0, 1]; `gate` names those that count.
+        """g = mass x sharpness x agreement x trust: (B,) in [0, 1]; `gate` names those that count ("none" stands for no factor).
 
         Sharpness is 1 - entropy(q) / log K; agreement falls from 1 to 0 as picture and sound are both sure of different classes.
         """
@@ -83,6 +83,7 @@ class Audio(Vitta):
             "sharpness": 1 - entropy / math.log(q.shape[1]),
             "agreement": 1 - differs * p.amax(1) * q.amax(1),
             "trust": trust.to(q),
+            "none": torch.ones_like(batch.mass),
         }
         g = (batch.mass > 0).to(q)
         for name in self.settings.gate:
