@@ -93,7 +93,7 @@ class TANet(nn.Module):
         return [name for name, m in self.named_modules() if isinstance(m, nn.BatchNorm2d) and any(name.startswith(p) for p in last)]
 
 
-def build(n_classes: int, n_frames: int, weights: str) -> TANet:
+def build(n_classes: int, n_frames: int, weights: str, variant: str = "") -> TANet:
     """A TANet with random weights.  Raises CheckpointError where `weights` are asked for: none are published at this width."""
     if weights:
         raise CheckpointError(f"tanet has no initial weights to load from {weights!r}: set train.weights to an empty string")
