@@ -3,7 +3,7 @@
 Statistics of a layer are the mean and the biased variance of each channel over clips, views, time, height and width.  The online estimate is
 an exponential moving average that the gradient reaches through the newest clip only, and that is committed once a clip.
 """
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -89,18 +89,24 @@ def from_buffers(model: nn.Module, names: Sequence[str]) -> Moments:
 
 
 class Running:
-    """Mean and variance over clips of equal size, merged one clip at a time in float64 (Chan et al. 1983), so nothing cancels."""
+    """Mean and variance merged one clip at a time in float64 (Chan et al. 1983), so nothing cancels."""
 
     def __init__(self) -> None:
         self.n_clips = 0
+        self.weight: dict[str, float] = {}  # taken in, per layer
         self.mean: dict[str, Tensor] = {}
         self.variance: dict[str, Tensor] = {}
 
-    def add(self, seen: Moments) -> None:
-        """Take in the moments (mean (C,), biased variance (C,)) of one clip per layer."""
+    def add(self, seen: Moments, counts: Mapping[str, int] | None = None) -> None:
+        """Take in the moments (mean (C,), biased variance (C,)) of one clip per layer.
+
+        `counts` are the values a channel that each was taken over; without them all clips count alike, as clips of equal size do.
+        """
         self.n_clips += 1
-        share = 1 / self.n_clips
         for name, (mean, variance) in seen.items():
+            count = 1 if counts is None else counts[name]
+            self.weight[name] = self.weight.get(name, 0) + count
+            share = count / self.weight[name]
             mean, variance = mean.double().cpu(), variance.double().cpu()
             old_mean = self.mean.get(name, torch.zeros_like(mean))
             old_variance = self.variance.get(name, torch.zeros_like(variance))

@@ -1,25 +1,34 @@
 """Train a source model on the clean train split (`python -m adapt.train`): AdamW, cosine, best epoch by validation accuracy, seeded.
 
-In: cache/<dataset>/clips.parquet and the videos.  Out: cache/<dataset>/model/<backbone>.pt with the hash of the class list.
-Clips are decoded again each epoch, so memory does not grow with the data set.
+In: cache/<dataset>/clips.parquet and the videos.  Out: cache/<dataset>/model/<backbone>.pt, with the class list and what it was trained for.
+`epochs` 0 takes published `weights` as they are instead.  A run that was killed goes on where it was (adapt/resume.py).
+
+A clip of several classes is trained by cross-entropy to the first of them, `label_id`: what is trained is the one answer of top-1, which
+counts as right where it is any of them.
 """
 import copy
 import dataclasses
+import hashlib
+import importlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as tv
+from torch import nn
 
-from adapt import backbones, cache, checkpoints, stage
+from adapt import backbones, cache, checkpoints, loader, stage
+from adapt.augment import augmented
 from adapt.cache import Clip
-from adapt.errors import VideoError
-from adapt.video import VideoOptions, count_frames, read_frames, view_indices
+from adapt.errors import AdaptError, CheckpointError
+from adapt.loader import Loaded
+from adapt.resume import Progress
+from adapt.trainer import Trainer, check_precision
+from adapt.video import VideoOptions
 
 log = logging.getLogger("train")
 
@@ -30,10 +39,11 @@ class Options:
 
     dataset: str
     backbone: str
+    variant: str = ""  # one of the backbone's sizes; "" for its first
     video: VideoOptions = field(default_factory=VideoOptions)
     weights: str = ""  # initial weights: a path, "packaged", or "" for random ones
     frames_per_step: int = 0  # frames of a clip in a training step, for networks that take any number; 0 for as many as a view has
-    epochs: int = 30
+    epochs: int = 30  # 0 to take `weights` as they are
     batch_size: int = 16
     lr: float = 2e-3  # the peak of the cosine
     head_lr_factor: float = 1.0  # the head's learning rate over the others'
@@ -41,132 +51,182 @@ class Options:
     label_smoothing: float = 0.1
     augment: bool = True  # mild contrast, brightness, blur and noise, besides crops
     flip: bool = True  # mirror half of the clips
+    precision: str = "fp32"  # of training steps: fp32, bf16, or fp16 on a GPU; validation is fp32, as the model is used
     seed: int = 0
     device: str = "cpu"
     workers: int = 2  # decoding threads
+    save_every: int = 0  # steps between saves of the progress within an epoch; 0 for after each epoch only
 
 
-def _read(clip: Clip, video: VideoOptions, offset: float) -> Tensor | None:
-    try:
-        indices = view_indices(count_frames(clip.path), video.frames, offset)
-        return torch.from_numpy(read_frames(clip.path, indices, video)).permute(3, 0, 1, 2)
-    except VideoError as error:
-        log.warning("left out: %s", error)
-        return None
+WITHOUT_EFFECT = ("workers", "save_every")  # on the result
 
 
-def batches(clips: Sequence[Clip], options: Options, video: VideoOptions, offsets: Sequence[float]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (frames uint8 (B, C, T, H, W), label ids (B,)) in the given order; clips without a readable picture are left out."""
-    size = options.batch_size
-    with ThreadPoolExecutor(options.workers) as pool:
-        def start(first: int) -> list[tuple[Clip, object]]:
-            chosen = range(first, min(first + size, len(clips)))
-            return [(clips[i], pool.submit(_read, clips[i], video, offsets[i])) for i in chosen]
-
-        waiting = start(0)
-        for first in range(size, len(clips) + size, size):
-            ahead = start(first)
-            read = [(clip, future.result()) for clip, future in waiting]  # type: ignore[attr-defined]
-            kept = [(clip, frames) for clip, frames in read if frames is not None]
-            if kept:
-                yield torch.stack([frames for _, frames in kept]), torch.tensor([clip.label_id for clip, _ in kept])
-            waiting = ahead
-
-
-def augmented(frames: Tensor, options: Options, random: np.random.Generator) -> Tensor:
-    """Float frames (B, C, T, H, W) in [0, 1] after mild random changes, the same for all frames of a clip (ours).
-
-    They are far milder than the test corruptions: without any, a source model falls to chance under severity 5.
-    """
-    out = []
-    for clip in frames:
-        x = clip.float() / 255
-        if options.flip and random.random() < 0.5:
-            x = x.flip(-1)
-        if options.augment:
-            pad = clip.shape[-1] // 12
-            dy, dx = random.integers(0, 2 * pad + 1, 2)
-            x = F.pad(x, (pad, pad, pad, pad), mode="replicate")[..., dy : dy + clip.shape[-2], dx : dx + clip.shape[-1]]
-            if random.random() < 0.5:
-                mean = x.mean((2, 3), keepdim=True)
-                x = (x - mean) * random.uniform(0.4, 1.2) + mean * random.uniform(0.8, 1.2)
-            if random.random() < 0.3:
-                x = tv.gaussian_blur(x.transpose(0, 1), [5, 5], [random.uniform(0.3, 1.5)]).transpose(0, 1)
-            if random.random() < 0.3:
-                noise = torch.from_numpy(random.standard_normal(tuple(x.shape), np.float32))
-                x = x + noise * random.uniform(0, 0.1)
-        out.append(x.clamp(0, 1))
-    return torch.stack(out)
+def load(clips: Sequence[Clip], offsets: Sequence[float], video: VideoOptions, options: Options) -> Iterator[Loaded]:
+    """Batches as `options` say."""
+    device = torch.device(options.device)
+    return loader.batches(clips, offsets, video, batch_size=options.batch_size, workers=options.workers, device=device)
 
 
 @torch.inference_mode()
 def accuracy(model: nn.Module, clips: Sequence[Clip], options: Options) -> float:
-    """Share of `clips` that the model's centre view gets right; clips that cannot be read count as wrong."""
+    """Share of `clips` whose centre view gives a class of theirs; clips that cannot be read count as wrong."""
     model.eval()
     right = 0
-    for frames, labels in batches(clips, options, options.video, [0.5] * len(clips)):
-        logits = model(frames.to(options.device).float() / 255).cpu()
-        right += int((logits.argmax(1) == labels).sum())
+    for batch in load(clips, [0.5] * len(clips), options.video, options):
+        answers = model(batch.frames.float() / 255).argmax(1).tolist()
+        right += sum(answer in (clip.label_ids or (clip.label_id,)) for answer, clip in zip(answers, batch.clips, strict=True))
     return right / len(clips)
 
 
-def _optimiser(model: nn.Module, options: Options) -> torch.optim.Optimizer:
-    head = {id(p) for p in [*model.parameters()][-2:]}
-    decayed = [p for p in model.parameters() if p.dim() > 1 and id(p) not in head]
-    plain = [p for p in model.parameters() if p.dim() <= 1 and id(p) not in head]
-    last = [p for p in model.parameters() if id(p) in head]
-    groups = [
-        {"params": decayed, "weight_decay": options.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-        {"params": last, "weight_decay": options.weight_decay, "lr": options.lr * options.head_lr_factor},
-    ]
-    return torch.optim.AdamW(groups, lr=options.lr)
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    epoch: int = 0  # the one that is being trained
+    n_behind: int = 0  # clips of its order
+    loss: float = 0.0  # sum over those of them that could be read
+    n_read: int = 0
+    best: float = -1.0  # validation accuracy
 
 
-def fit(model: nn.Module, train: Sequence[Clip], val: Sequence[Clip], options: Options) -> float:
-    """Train `model` in place, leave the weights of its best epoch in it, and return that validation accuracy."""
-    random = np.random.default_rng(options.seed)
-    optimiser = _optimiser(model, options)
-    steps = options.epochs * -(-len(train) // options.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, [g["lr"] for g in optimiser.param_groups], total_steps=steps + 1, pct_start=0.15, cycle_momentum=False
-    )
-    best, best_state = -1.0, copy.deepcopy(model.state_dict())
-    for epoch in range(options.epochs):
-        model.train()
-        order = [train[i] for i in random.permutation(len(train))]
-        total, n_clips = 0.0, 0
-        for frames, labels in batches(order, options, _training_video(options), random.random(len(order)).tolist()):
-            logits = model(augmented(frames, options, random).to(options.device))
-            loss = F.cross_entropy(logits, labels.to(options.device), label_smoothing=options.label_smoothing)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total, n_clips = total + loss.item() * len(labels), n_clips + len(labels)
-        score = accuracy(model, val, options)
-        log.info("epoch %d of %d: loss %.3f, validation accuracy %.3f", epoch + 1, options.epochs, total / max(1, n_clips), score)
-        if score >= best:  # of equals the later one, trained at the lower rate
-            best, best_state = score, copy.deepcopy(model.state_dict())
-    model.load_state_dict(best_state)
-    return best
+class Run:
+    """Training from the first or any later step to the last."""
+
+    def __init__(self, model: nn.Module, train: Sequence[Clip], val: Sequence[Clip], options: Options, progress: Progress | None) -> None:
+        self.model, self.train, self.val, self.options, self.progress = model, train, val, options, progress
+        self.trainer = Trainer(
+            model, options.epochs * -(-len(train) // options.batch_size), lr=options.lr, head_lr_factor=options.head_lr_factor,
+            weight_decay=options.weight_decay, label_smoothing=options.label_smoothing, precision=options.precision,
+        )  # fmt: skip
+        self.at, self.best_state = Position(), copy.deepcopy(model.state_dict())
+        self.random = np.random.default_rng(options.seed)
+        self.epoch_random = self.random.bit_generator.state  # as the epoch begins, where its order is drawn
+
+    def finish(self) -> float:
+        """Train what is left to train; the validation accuracy of the best epoch, whose weights the model then has."""
+        while self.at.epoch < self.options.epochs:
+            self._train_epoch()
+            score = accuracy(self.model, self.val, self.options)
+            mean = self.at.loss / self.at.n_read
+            log.info("epoch %d of %d: loss %.3f, validation accuracy %.3f", self.at.epoch + 1, self.options.epochs, mean, score)
+            if score >= self.at.best:  # of equals the later one, trained at the lower rate
+                self.at.best, self.best_state = score, copy.deepcopy(self.model.state_dict())
+            self.at = Position(self.at.epoch + 1, best=self.at.best)
+            self.epoch_random = self.random.bit_generator.state
+            self.save()
+        self.model.load_state_dict(self.best_state)
+        return self.at.best
+
+    def _train_epoch(self) -> None:
+        """All steps of the epoch, or those that are left.  Raises AdaptError without a readable clip, or for a loss that is no number."""
+        options, first = self.options, self.at.n_behind
+        within = self.random.bit_generator.state
+        self.random.bit_generator.state = self.epoch_random
+        order, offsets = self.random.permutation(len(self.train)), self.random.random(len(self.train))
+        if first:
+            self.random.bit_generator.state = within
+        video = dataclasses.replace(options.video, frames=options.frames_per_step or options.video.frames)
+        total = torch.tensor(self.at.loss, dtype=torch.float64, device=self.trainer.device)
+        self.model.train()
+        for n_steps, batch in enumerate(load([self.train[i] for i in order[first:]], offsets[first:].tolist(), video, options), 1):
+            label_ids = loader.to_device(torch.tensor([clip.label_id for clip in batch.clips]), self.trainer.device)
+            frames = augmented(batch.frames, self.random, change=options.augment, flip=options.flip)
+            total += self.trainer.step(frames, label_ids) * len(batch.clips)
+            self.at.n_behind, self.at.n_read = first + batch.n_behind, self.at.n_read + len(batch.clips)
+            if options.save_every and n_steps % options.save_every == 0:
+                self.at.loss = total.item()
+                self.save()
+        self.at.loss = total.item()
+        if not self.at.n_read:
+            raise AdaptError(f"none of the {len(self.train)} train clips of {options.dataset} could be read: see the warnings above")
+        if not np.isfinite(self.at.loss):
+            raise AdaptError(f"the loss is {self.at.loss} in epoch {self.at.epoch + 1}: lower train.lr ({options.lr}), or set train.precision fp32")
+
+    def save(self) -> None:
+        """Keep all that the rest of the run depends on."""
+        if self.progress is not None:
+            numpy_random = {"epoch_random": self.epoch_random, "random": self.random.bit_generator.state}
+            state = {"position": dataclasses.asdict(self.at), "best_state": self.best_state, "trainer": self.trainer.state()}
+            self.progress.write(state | numpy_random)
+
+    def resume(self, saved: dict[str, Any]) -> None:
+        """Go on where `save` was called."""
+        self.at, self.best_state, self.epoch_random = Position(**saved["position"]), saved["best_state"], saved["epoch_random"]
+        self.random.bit_generator.state = saved["random"]
+        self.trainer.load_state(saved["trainer"])
+        log.info("going on in epoch %d of %d, %d of its clips behind", self.at.epoch + 1, self.options.epochs, self.at.n_behind)
 
 
-def _training_video(options: Options) -> VideoOptions:
-    return dataclasses.replace(options.video, frames=options.frames_per_step or options.video.frames)
+def fit(model: nn.Module, train: Sequence[Clip], val: Sequence[Clip], options: Options, progress: Progress | None = None) -> float:
+    """Train `model` in place, leave the weights of its best epoch in it, and return that validation accuracy.
+
+    Goes on from what `progress` holds of this run, and keeps it up to date.
+    """
+    training = Run(model, train, val, options, progress)
+    if progress is not None and (saved := progress.read()) is not None:
+        training.resume(saved)
+    return training.finish()
+
+
+def build(options: Options, labels: list[str], seed: int) -> nn.Module:
+    """The backbone on its device, whatever of it is random drawn by `seed`.  With `epochs` 0 its module may have its own way to a head."""
+    torch.manual_seed(seed)
+    model = backbones.build(options.backbone, len(labels), options.video.frames, options.weights, options.variant)
+    initialise = getattr(importlib.import_module(f"{backbones.__name__}.{options.backbone}"), "initialise_head", None)
+    if initialise is not None and options.epochs == 0:  # such as clip, whose head are the class names' embeddings
+        initialise(model, labels, options.weights)
+    return model.to(options.device)
+
+
+@torch.inference_mode()
+def published(options: Options, labels: list[str]) -> nn.Module:
+    """The backbone with `weights` as they are.  Raises CheckpointError where any of what it answers by is random."""
+    if not options.weights:
+        raise CheckpointError("epochs 0 takes weights as they are, and there are none: a random network is no source model; set train.weights, "
+                              "or train.epochs above 0")
+    model, other = (build(options, labels, options.seed + i).eval() for i in range(2))
+    frames = torch.rand(1, 3, options.video.frames, options.video.size, options.video.size).to(options.device)
+    if not torch.allclose(model(frames), other(frames), rtol=1e-3, atol=1e-3):
+        theirs = other.state_dict()
+        random = [name for name, value in model.state_dict().items() if not torch.equal(value, theirs[name])]
+        raise CheckpointError(f"{options.weights} leaves {random[0] if random else 'something'} of {options.backbone} random: set train.epochs "
+                              f"above 0, or train.weights to a checkpoint whose head has {len(labels)} classes")
+    return model
+
+
+def identity(options: Options, labels: list[str]) -> dict[str, str]:
+    """All that decides what a run ends with, by name."""
+    files = {"clips.parquet": cache.ROOT / options.dataset / "clips.parquet", "the file of weights": Path(options.weights)}
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items() if path.is_file()}
+    chosen = {name: json.dumps(value) for name, value in dataclasses.asdict(options).items() if name not in WITHOUT_EFFECT}
+    return chosen | hashes | {"labels_sha256": cache.labels_sha256(labels), "torch": str(torch.__version__)}
 
 
 def run(options: Options) -> dict[str, object]:
-    """Train on the train split, choose by the val split, save."""
-    stage.device_of(options.device)
+    """Train on the train split and choose by the val split, or take what is published; save."""
+    device = stage.device_of(options.device)
+    check_precision(options.precision, device)
+    if options.epochs < 0 or options.batch_size < 1:
+        raise AdaptError(f"epochs {options.epochs}, batch_size {options.batch_size}: epochs count from 0, a batch holds 1 clip or more")
     labels = cache.read_labels(options.dataset)
-    train, val = (cache.read_clips(options.dataset, split) for split in ("train", "val"))
-    torch.manual_seed(options.seed)
-    model = backbones.build(options.backbone, len(labels), options.video.frames, options.weights).to(options.device)
-    score = fit(model, train, val, options)
     path = checkpoints.model_path(options.dataset, options.backbone)
-    checkpoints.save_model(path, model, options.backbone, labels, options.video.frames)
-    return {"n_train": len(train), "n_val": len(val), "val_accuracy": round(score, 4), "checkpoint": str(path)}
+    progress = Progress(path.with_name(f".{options.backbone}.progress.pt"), identity(options, labels))
+    val, n_train = cache.read_clips(options.dataset, "val"), 0
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True  # the same seed, the same weights
+    if options.epochs == 0:
+        model = published(options, labels)
+        score = accuracy(model, val, options)
+        log.info("%s as published: validation accuracy %.3f", options.weights, score)
+    else:
+        train = [clip for clip in cache.read_clips(options.dataset, "train") if clip.status == "ok"]
+        if not train:
+            raise AdaptError(f"no train clip of {options.dataset} can be read: see the status of its rows in clips.parquet")
+        model, n_train = build(options, labels, options.seed), len(train)
+        score = fit(model, train, val, options, progress)
+    checkpoints.save_model(path, model, options.backbone, labels, options.video.frames, options.variant, options.video.size)
+    progress.remove()
+    return {"n_train": n_train, "n_val": len(val), "val_accuracy": round(score, 4), "checkpoint": str(path)}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from adapt.cache import Clip
 from adapt.corruptions import codec, ready_made
 from adapt.corruptions.__main__ import Options, run
 from adapt.errors import AdaptError, VideoError
-from adapt.video import VideoOptions, count_frames, read_clip, read_frames, stream
+from adapt.video import ClipFrames, VideoOptions, count_frames, read_clip, read_frames, stream
 from tests.clips import write_video
 
 OPTIONS = VideoOptions(frames=4, views=2, resize=64, size=64)
@@ -104,6 +104,15 @@ def test_frames_are_read_in_parts_that_make_one_whole(tmp_path: Path) -> None:
     seen = read_frames(path, np.arange(100), OPTIONS)
     assert seen.shape == (100, 64, 64, 3)
     assert np.abs(seen.mean((1, 2, 3)) - 2 * np.arange(100)).max() <= 3
+
+
+def test_neither_the_order_of_clips_nor_the_number_of_threads_changes_how_one_is_corrupted(tmp_path: Path) -> None:
+    clips = [clip(write_video(tmp_path / f"{i}.mp4", [60 * i + 20] * 8, (64, 64)), str(i)) for i in range(3)]
+    seen = {c.clip_id: frames for c, frames in stream(clips, OPTIONS, "gauss", 3, workers=1)}
+    for c, frames in stream(clips[::-1], OPTIONS, "gauss", 3, workers=3):
+        before = seen[c.clip_id]
+        assert isinstance(frames, ClipFrames) and isinstance(before, ClipFrames)
+        assert (frames.views == before.views).all() and (frames.centre == before.centre).all()
 
 
 @pytest.fixture
