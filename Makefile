@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY := PASSIVE
 export DVC_NO_ANALYTICS := 1
 PHOTOSOUND ?= ../shared/photosound
 
-.PHONY: help install demo test bench photosound ablation clean
+.PHONY: help install demo test bench photosound ablation orders clean
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -48,6 +48,10 @@ photosound: $(READY)  ## the acceptance run on real photos and recordings (needs
 ablation: $(READY)  ## what each part of audio is worth (after make photosound)
 	dvc repro data/settings/photosound/ablation/dvc.yaml
 	@cat cache/metrics/photosound/ablation.md
+
+orders: $(READY)  ## every method on three orders of the stream (after make photosound)
+	dvc repro data/settings/photosound/orders/dvc.yaml
+	@cat cache/metrics/photosound/orders.md
 
 clean:  ## remove .venv, caches of tools, and everything that the pipeline made
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .dvc/cache .dvc/tmp data/videos/demo cache/demo

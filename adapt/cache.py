@@ -102,8 +102,12 @@ def read_sounds(dataset: str, labels: list[str]) -> dict[str, Sound]:
     """clip_id -> what its sound says.  Raises CacheError where the file was made for another class order than `labels`."""
     rows = _read(ROOT / dataset / "pseudo_labels.parquet", "pseudo_labels", labels).to_pylist()
     return {
-        r["clip_id"]: Sound(*(np.array(r[name], np.float32) for name in ("probs", "evidence", "absent")), r["mass"], r["status"]) for r in rows
+        r["clip_id"]: Sound(_array(r["probs"]), _array(r["evidence"]), _array(r["absent"]), r["mass"], r["status"]) for r in rows
     }
+
+
+def _array(values: list[float]) -> np.ndarray:
+    return np.array(values, np.float32)
 
 
 def write_table(path: Path, table: str, rows: Iterable[Mapping[str, object]], provenance: Mapping[str, str]) -> int:

@@ -35,7 +35,7 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, obje
     monkeypatch.chdir(tmp_path / "project")
     path = write_video(tmp_path / "a.mp4", [0, 255], (64, 64))
     clips = [Clip("a", path, "test", 0, "ok", (0, 2)), Clip("b", path, "test", 1, "ok", (1,)), Clip("c", path, "test", 2, "ok")]
-    silence = Sound(np.full(3, 1 / 3, np.float32), np.zeros(3, np.float32), 0.0, "no_track")
+    silence = Sound(np.full(3, 1 / 3, np.float32), np.zeros(3, np.float32), np.zeros(3, np.float32), 0.0, "no_track")
     options = stage.Options("ava", "tanet", "source", ("clean",), VideoOptions(frames=1, views=1, resize=32, size=32))
     found, _ = stage.adapt_stream(AlwaysThe(2), clips, dict.fromkeys("abc", silence), options, "clean", 0)
     return sorted(found, key=lambda row: str(row["clip_id"]))
