@@ -6,6 +6,11 @@ norm layer's output over clips, time, height and width, with the checkpoint's ha
 One pass, nothing cancels: a clip's moments are taken in float64, and merged with those before by their number of values (Chan et al. 1983).
 With `fisher` there are also EATA's weights of the regulariser, by parameter name (adapt/methods/eata.py); they cost a backward a clip.
 """
+from adapt.threads import be_passive
+
+if __name__ == "__main__":
+    be_passive()  # before torch is imported
+
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field

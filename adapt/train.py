@@ -6,6 +6,11 @@ In: cache/<dataset>/clips.parquet and the videos.  Out: cache/<dataset>/model/<b
 A clip of several classes is trained by cross-entropy to the first of them, `label_id`: what is trained is the one answer of top-1, which
 counts as right where it is any of them.
 """
+from adapt.threads import be_passive
+
+if __name__ == "__main__":
+    be_passive()  # before torch is imported
+
 import copy
 import dataclasses
 import hashlib

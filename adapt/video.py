@@ -4,8 +4,9 @@ A *view* samples T frames, one from each of T equal segments; views start at equ
 3.3), the centre view in its middle.  Frames stay uint8 until they reach the device.  Corruptions come from three places: pixels are changed
 after the crop, `h265_abr` encodes the file first, and `ready_made` files are read instead of the clip's own.
 """
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,7 +21,7 @@ from adapt.cache import Clip
 from adapt.corruptions import blur, ready_made
 from adapt.errors import VideoError
 
-LOOKAHEAD = 4  # clips decoded ahead of the model
+LOOKAHEAD = 4  # clips held at once: the one with the model, and those decoded ahead of it
 FRAMES_AT_ONCE = 32  # decoded before they are made small: the most that lies in memory at a file's own size
 
 
@@ -114,11 +115,12 @@ def _read_averaged(path: Path, indices: np.ndarray, n_frames: int, options: Vide
 
 
 def stream(
-    clips: Sequence[Clip], options: VideoOptions, corruption: str, severity: int, workers: int, seed: int = 0
-) -> Iterator[tuple[Clip, ClipFrames | VideoError]]:
-    """Yield clips in the given order with their frames, decoding up to LOOKAHEAD clips ahead in `workers` threads.
+    clips: Sequence[Clip], options: VideoOptions, corruption: str, severity: int, workers: int, seed: int = 0, ahead: int = LOOKAHEAD
+) -> Generator[tuple[Clip, ClipFrames | VideoError], None, None]:
+    """Yield clips in the given order with their frames, decoding in `workers` threads.
 
-    Memory does not grow with the number of clips.  A clip that cannot be read comes with its VideoError instead of frames.
+    At most `ahead` clips are held, the one that was yielded last included, however many there are.  A clip that cannot be read comes with its
+    VideoError instead of frames.
     """
     def read(clip: Clip) -> ClipFrames | VideoError:
         try:
@@ -127,9 +129,15 @@ def stream(
             return error
 
     rest = iter(clips)
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        waiting: list[tuple[Clip, Future[ClipFrames | VideoError]]] = [(c, pool.submit(read, c)) for c in islice(rest, LOOKAHEAD)]
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
+        waiting = deque((clip, pool.submit(read, clip)) for clip in islice(rest, max(1, ahead)))
         while waiting:
-            clip, future = waiting.pop(0)
-            yield clip, future.result()
-            waiting.extend((c, pool.submit(read, c)) for c in islice(rest, 1))
+            clip, future = waiting.popleft()
+            frames = future.result()
+            del future  # it holds the frames too
+            yield clip, frames
+            del frames  # before the next clip is read
+            waiting.extend((clip, pool.submit(read, clip)) for clip in islice(rest, 1))
+    finally:
+        pool.shutdown(cancel_futures=True)

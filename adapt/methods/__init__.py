@@ -88,9 +88,9 @@ class Settings:
     target: str = "fused"  # of the audio term: fused, soft, hard or candidate (ours)
     target_sound: float = 0.7  # w: the sound's share in the soft target's logarithm (ours)
     candidate_threshold: float = 0.2  # evidence from which a class is a candidate
-    gate: tuple[str, ...] = ("mass", "sharpness", "agreement", "trust")  # the factors of the audio term's gate
+    gate: tuple[str, ...] = ("trust",)  # the factors of the audio term's gate: mass, sharpness, agreement, trust
     audio_weight: float = 1.0  # of the audio term; 0 leaves ViTTA
-    stream_audio: float = 0.0  # share of the audio term in the step that stays for the next clips (ours)
+    stream_audio: float = 0.3  # share of the audio term in the step that stays for the next clips (ours)
     # audio, oracle_gate: a clip's own steps
     cycle: str = "flexible"  # stop by the rules of METHOD.md section 5, or fixed: max_iterations steps on every heard clip
     cycle_stages: str = "last"  # whose weights, of those in scope, take a clip's own steps: last (stages), or all

@@ -1,0 +1,82 @@
+"""A tiny data set with a trained model: two classes of flat grey clips, dark and bright.  The dark ones sound, the bright ones are silent."""
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from adapt import cache, statistics, streaming, train
+from adapt.methods import Settings
+from adapt.video import VideoOptions
+from pipeline import cache as writer
+from tests.clips import write_video
+
+ROOT = Path(__file__).parent.parent
+LABELS = ["dark", "bright"]
+VIDEO = VideoOptions(frames=4, views=2, resize=64, size=64)
+N_TEST = 9  # clips of the test split, one of which cannot be read
+
+
+def add_clip(split: str, label_id: int, i: int) -> dict[str, object]:
+    """Write a video of four frames; its row of `clips`."""
+    name = f"{split}/{LABELS[label_id]}/{i}"
+    level = (40, 200)[label_id]
+    write_video(Path(f"data/videos/tiny/{name}.mp4"), [level + 3 * i, level, level + i, level])
+    return {
+        "clip_id": name, "path": f"{name}.mp4", "split": split, "label_id": label_id, "label": LABELS[label_id], "status": "ok",
+        "duration_s": 0.5, "n_frames": 4, "content_sha256": "0" * 64, "error": None,
+    }  # fmt: skip
+
+
+def pseudo_label(clip_id: str, label_id: int | None) -> dict[str, object]:
+    """A row of `pseudo_labels` for a clip whose sound points to a class, or is silent."""
+    heard = label_id is not None
+    s = [0.9 if c == label_id else 0.0 for c in range(2)]
+    q = [0.95 if c == label_id else 0.05 for c in range(2)] if heard else [0.5, 0.5]
+    return {
+        "clip_id": clip_id, "status": "ok" if heard else "silent", "probs": q, "evidence": s, "absent": [0.0, 0.0], "mass": 0.9 if heard else 0.0,
+        "top_label": LABELS[label_id] if label_id is not None else None, "causes": [],
+    }  # fmt: skip
+
+
+def write_clips(rows: list[dict[str, object]]) -> None:
+    """Write cache/tiny/clips.parquet as `scan` does."""
+    writer.write_table(Path("cache/tiny/clips.parquet"), "clips", rows)
+
+
+def make(base: Path) -> Path:
+    """The project's folder, made once below `base`: nobody should change it."""
+    folder = base / "tiny_project"
+    if folder.exists():
+        return folder
+    making = base / "tiny_project.making"
+    making.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(making)
+        Path("cache/tiny").mkdir(parents=True)
+        shutil.copy(ROOT / "cache/schema.sql", "cache/schema.sql")
+        Path("cache/tiny/labels.txt").write_text("\n".join(LABELS) + "\n")
+        rows = [add_clip(split, label, i) for split, n in (("train", 8), ("val", 2), ("test", 4)) for label in (0, 1) for i in range(n)]
+        broken = Path("data/videos/tiny/test/dark/broken.mp4")
+        broken.write_bytes(b"not a video")
+        rows.append(rows[-1] | {"clip_id": "test/dark/broken", "path": "test/dark/broken.mp4", "label_id": 0, "label": "dark", "status": "failed"})
+        write_clips(rows)
+        heard = [pseudo_label(str(r["clip_id"]), 0 if r["label"] == "dark" else None) for r in rows]
+        writer.write_table(Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": cache.labels_sha256(LABELS)})
+        done = train.run(train.Options("tiny", "tanet", video=VIDEO, epochs=6, batch_size=8, lr=0.01, flip=False, augment=False))
+        assert done["val_accuracy"] == 1.0
+        assert statistics.run(statistics.Options("tiny", "tanet", video=VIDEO))["n_clips"] == 16
+    return making.rename(folder)
+
+
+def copy(factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project, for one file of tests."""
+    folder = factory.mktemp("project")
+    shutil.copytree(make(factory.getbasetemp()), folder, dirs_exist_ok=True)
+    return folder
+
+
+def options(method: str, **changes: object) -> streaming.Options:
+    """A short run: the clean and the noisy stream, at most three steps a clip."""
+    made = streaming.Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=Settings(max_iterations=3))
+    return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
