@@ -50,7 +50,7 @@ def packaged_weights() -> Path:
     return path
 
 
-def build(n_classes: int, n_frames: int, weights: str) -> FrameNetwork:
+def build(n_classes: int, n_frames: int, weights: str, variant: str = "") -> FrameNetwork:
     """Build the network; `weights` is "packaged", a path to the same file, or "" for random ones.
 
     The head is new.  Raises CheckpointError where the tensors do not fit.
