@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from adapt.alignment import NORMS, Moments
+from adapt.alignment import NORMS, Moments, norm_layers
+from adapt.backbones import stages_of
 from adapt.budget import Budget
 from adapt.errors import MethodError
+from adapt.forward import Forward
 from adapt.guards import Guards
 from adapt.methods import Answer, Batch, Settings
 from adapt.state import Sgd, Stateful, Weights
@@ -41,16 +43,41 @@ class Views:
         return bool((top == top[:, :1]).all())
 
 
+SCOPES = ("norm", "last_norm", "last", "all")
+
+
 def adapted_parameters(model: nn.Module, scope: str) -> list[nn.Parameter]:
-    """The parameters that adapt: `norm` is scale and shift of every norm layer, `all` is everything.  Raises MethodError for none."""
-    if scope == "all":
-        return list(model.parameters())
-    if scope != "norm":
-        raise MethodError(f"scope {scope!r}: choose 'norm' or 'all'")
-    found = [p for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)]
+    """The parameters that adapt, in order of registration.
+
+    `norm` is scale and shift of every norm layer, `all` is everything; `last_norm` and `last` are the same in the last stages only, from the
+    stage on that holds the first aligned layer (for a model without stages: from that layer on).  Raises MethodError for none.
+    """
+    if scope not in SCOPES:
+        raise MethodError(f"scope {scope!r}: choose one of {list(SCOPES)}")
+    modules = _last_modules(model) if scope.startswith("last") else list(model.modules())
+    if scope in ("last", "all"):
+        return _own_parameters(modules)
+    found = _own_parameters([module for module in modules if isinstance(module, NORMS)])
     if not found:
-        raise MethodError(f"{model._get_name()} has no norm layer with weights: set scope to 'all'")
+        raise MethodError(f"{model._get_name()} has no norm layer with weights: set scope to '{'last' if scope == 'last_norm' else 'all'}'")
     return found
+
+
+def _own_parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """The modules' parameters without those of their submodules, shared ones once."""
+    return list({id(parameter): parameter for module in modules for parameter in module.parameters(recurse=False)}.values())
+
+
+def _last_modules(model: nn.Module) -> list[nn.Module]:
+    """Every module of the last stages, in order of registration."""
+    aligned = {model.get_submodule(name) for name in norm_layers(model)}
+    stages = [{module for name in stage.modules for module in model.get_submodule(name).modules()} for stage in stages_of(model)]
+    if not stages:
+        modules = list(model.modules())
+        return modules[min(modules.index(module) for module in aligned) :]
+    first = next((i for i, stage in enumerate(stages) if stage & aligned), 0)
+    last: set[nn.Module] = set().union(*stages[first:])
+    return [module for module in model.modules() if module in last]
 
 
 def milliseconds_since(started: float) -> float:
@@ -63,6 +90,7 @@ class Learner(Stateful, ABC):
 
     def __init__(self, model: nn.Module, settings: Settings, parameters: Sequence[nn.Parameter], lr: float) -> None:
         self.model, self.settings = model.eval(), settings
+        self.network = Forward(model)
         model.requires_grad_(False)
         self.parameters = list(parameters)
         if not self.parameters:
@@ -105,12 +133,12 @@ class Learner(Stateful, ABC):
     def forward_views(self, batch: Batch) -> Tensor:
         """Log-probabilities of every view: (B, V, K)."""
         b, v = batch.frames.shape[:2]
+        for parameter in self.parameters:
+            parameter.grad = None  # of the step before: no use any more, and in memory beside this forward's activations
         with self._dropout():
-            log_p: Tensor = self.model(batch.frames.flatten(0, 1)).log_softmax(1).view(b, v, -1)
-        return log_p
+            return self.network.views(batch).log_softmax(1).view(b, v, -1)
 
     @torch.inference_mode()
     def predict(self, batch: Batch) -> Tensor:
         """Log-probabilities of the centre view: (B, K)."""
-        log_p: Tensor = self.model(batch.centre[:, 0]).log_softmax(1)
-        return log_p
+        return self.network.centre(batch).log_softmax(1)

@@ -25,7 +25,7 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.running_mean is not None}
 
 
-class _Mixing:
+class Mixing:
     """One batch norm with mixed statistics; the layer's own forward runs, since some layers fuse their activation into it (timm's)."""
 
     def __init__(self, norm: _BatchNorm, name: str, share: float) -> None:
@@ -63,7 +63,7 @@ def own_statistics(model: nn.Module, share: float) -> Iterator[None]:
 
     A no-op without batch norm.
     """
-    mixing = [_Mixing(norm, name, share) for name, norm in batch_norms(model).items()]
+    mixing = [Mixing(norm, name, share) for name, norm in batch_norms(model).items()]
     try:
         yield
     finally:

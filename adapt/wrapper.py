@@ -9,7 +9,7 @@ equidistant offsets for the views and in the middle for the prediction; without,
 times, so that a network built for T frames gets T.  Or bring your own views, (B, V, C, T, H, W): the middle one is predicted from.
 """
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from adapt import alignment, methods
 from adapt.alignment import Moments
+from adapt.backbones import Stage, stages_of
 from adapt.errors import MethodError
 from adapt.methods import Answer, Batch, Settings, Step
 
@@ -43,14 +44,28 @@ class _Network(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Frames (N, C, T, H, W) -> logits (N, K).  Raises MethodError for anything else that the network answers."""
-        answer = self.model(frames if self.prepare is None else self.prepare(frames))
+        return self._read(self.model(frames if self.prepare is None else self.prepare(frames)), len(frames))
+
+    def _read(self, answer: Any, n_clips: int | None) -> Tensor:
+        """Logits (N, K) of what the network answers; `n_clips` is None where it is not known here."""
         logits = answer if self.read is None else self.read(answer)
         if not isinstance(logits, Tensor):
             raise MethodError(f"{self._get_name()} answers {type(logits).__name__}, no tensor: pass read=, such as lambda answer: answer.logits")
-        n, k = len(frames), self.n_classes
+        n, k = len(logits) if n_clips is None else n_clips, self.n_classes
         if logits.shape != (n, k):
             raise MethodError(f"{self._get_name()} answers {tuple(logits.shape)} to {n} clips, ({n}, {k}) is wanted: classes= has {k} names")
         return logits
+
+    def stages(self) -> list[Stage]:
+        """The network's own, from `prepare` to `read`; [] where it has none."""
+        found = [replace(stage, modules=tuple(f"model.{name}" for name in stage.modules)) for stage in stages_of(self.model)]
+        if found and self.prepare is not None:
+            first, prepare = found[0].run, self.prepare
+            found[0] = replace(found[0], run=lambda frames: first(prepare(frames)))
+        if found:
+            last = found[-1].run
+            found[-1] = replace(found[-1], run=lambda x: self._read(last(x), None))
+        return found
 
     def _get_name(self) -> str:
         """What errors call this: the user's own class."""

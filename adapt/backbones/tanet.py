@@ -1,100 +1,151 @@
-"""TANet: a 2D residual network with temporal adaptive modules (Liu et al., TAM, ICCV 2021), here narrow and shallow.
+"""TANet: a 2D residual network whose blocks hold temporal adaptive modules (Liu et al., ICCV 2021), logits averaged over frames.
 
-Each residual block starts with a TAM: a local branch that gates every channel and time step, and a global branch that makes one temporal
-kernel per clip and channel.  Width 16 and one block a stage train from scratch in minutes on two cores; normalised inside.
+Variants: `narrow`, of width 16 and one block a stage, trains from scratch in minutes on two cores (ours: the module comes first in its block);
+`resnet18` and `resnet50` have torchvision's residual blocks with the module behind the first convolution, as published (for the depth of 18:
+ours).  Parameters have the names of the published checkpoints, ViTTA's of UCF101 among them, which `weights` loads.
 """
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.models.resnet import BasicBlock, conv1x1
+from torchvision.models import resnet18, resnet50
+from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
-from adapt.errors import CheckpointError
+from adapt.backbones import Stage
+from adapt.errors import CheckpointError, MethodError
+from adapt.folding import Norm2d, conv_norm, max_pool_relu
+from adapt.temporal import TemporalAdaptiveModule
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-WIDTHS = (16, 32, 64, 128)
-KERNEL = 3  # time steps of the adaptive kernel
+WIDTHS = (16, 32, 64, 128)  # of the narrow variant
+VARIANTS = ("narrow", "resnet18", "resnet50")
+LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
-class TemporalAdaptiveModule(nn.Module):
-    """Mix time steps with a kernel that the clip itself chooses: (N*T, C, H, W) -> the same shape (TAM, section 3.2)."""
+class TemporalBlock(nn.Module):
+    """A residual block with a temporal adaptive module before its first convolution, or behind it."""
 
-    def __init__(self, channels: int, n_frames: int, hidden_factor: int = 2, squeeze: int = 4) -> None:
+    def __init__(self, net: BasicBlock | Bottleneck, n_frames: int, *, first: bool) -> None:
         super().__init__()
-        self.n_frames = n_frames
-        self.kernel = nn.Sequential(
-            nn.Linear(n_frames, n_frames * hidden_factor, bias=False),
-            nn.BatchNorm1d(n_frames * hidden_factor),
-            nn.ReLU(),
-            nn.Linear(n_frames * hidden_factor, KERNEL, bias=False),
-            nn.Softmax(-1),
-        )
-        self.gate = nn.Sequential(
-            nn.Conv1d(channels, channels // squeeze, KERNEL, padding=KERNEL // 2, bias=False),
-            nn.BatchNorm1d(channels // squeeze),
-            nn.ReLU(),
-            nn.Conv1d(channels // squeeze, channels, 1, bias=False),
-            nn.Sigmoid(),
-        )
+        self.net, self.first = net, first
+        self.tam = TemporalAdaptiveModule(net.conv1.in_channels if first else net.conv1.out_channels, n_frames)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N*T, C, H, W) -> (N*T, C, H, W)."""
-        nt, c, h, w = x.shape
-        t = self.n_frames
-        clips = x.view(nt // t, t, c, h, w)
-        pooled = clips.mean((3, 4)).transpose(1, 2)  # (N, C, T)
-        weights = self.kernel(pooled.reshape(-1, t)).view(nt // t, c, KERNEL)
-        gated = clips * self.gate(pooled).transpose(1, 2)[..., None, None]
-        padded = F.pad(gated, (0, 0, 0, 0, 0, 0, KERNEL // 2, KERNEL // 2))
-        mixed = sum(padded[:, k : k + t] * weights[:, None, :, k, None, None] for k in range(KERNEL))
-        assert isinstance(mixed, Tensor)
-        return mixed.reshape(nt, c, h, w)
+        """(N*T, C, H, W) -> (N*T, C', H', W')."""
+        net = self.net
+        y = conv_norm(net.conv1, net.bn1, self.tam(x) if self.first else x, relu=True)
+        y = y if self.first else self.tam(y)
+        last = net.conv2, net.bn2
+        if isinstance(net, Bottleneck):
+            y = conv_norm(*last, y, relu=True)
+            last = net.conv3, net.bn3
+        shortcut = x if net.downsample is None else conv_norm(net.downsample[0], net.downsample[1], x)
+        return conv_norm(*last, y, plus=shortcut, relu=True)
 
 
-def _block(inplanes: int, planes: int, stride: int, n_frames: int) -> nn.Sequential:
-    shortcut = nn.Sequential(conv1x1(inplanes, planes, stride), nn.BatchNorm2d(planes)) if stride != 1 or inplanes != planes else None
-    block = BasicBlock(inplanes, planes, stride, shortcut)
-    block.conv1 = nn.Sequential(TemporalAdaptiveModule(inplanes, n_frames), block.conv1)
-    return nn.Sequential(block)
+class _Narrow(nn.Module):
+    """torchvision's ResNet, a block a stage, narrow."""
+
+    def __init__(self, n_frames: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, WIDTHS[0], 7, 2, 3, bias=False)
+        self.bn1 = Norm2d(WIDTHS[0])
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        for layer, inplanes, planes in zip(LAYERS, (WIDTHS[0], *WIDTHS[:-1]), WIDTHS, strict=True):
+            stride = 1 if inplanes == planes else 2
+            shortcut = nn.Sequential(conv1x1(inplanes, planes, stride), Norm2d(planes)) if stride != 1 else None
+            block = BasicBlock(inplanes, planes, stride, shortcut, norm_layer=Norm2d)
+            self.add_module(layer, nn.Sequential(TemporalBlock(block, n_frames, first=True)))
 
 
 class TANet(nn.Module):
-    """Frames (N, 3, T, H, W) in [0, 1] -> logits (N, K), averaged over time."""
+    """Frames (N, 3, T, H, W) in [0, 1] -> logits (N, K)."""
 
     mean: Tensor
     std: Tensor
+    base_model: Any  # an nn.Module whose parts torchvision names
 
-    def __init__(self, n_classes: int, n_frames: int, widths: tuple[int, ...] = WIDTHS, dropout: float = 0.2) -> None:
+    def __init__(self, base_model: nn.Module, width: int, n_classes: int, n_frames: int, dropout: float) -> None:
+        """`base_model` has torchvision's names; `width` counts the channels of its last stage."""
         super().__init__()
         self.n_frames = n_frames
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 7, 2, 3, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2, 1)
-        )
-        pairs = zip((widths[0], *widths[:-1]), widths, strict=True)
-        self.stages = nn.ModuleList(_block(a, b, 1 if i == 0 else 2, n_frames) for i, (a, b) in enumerate(pairs))
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(widths[-1], n_classes)
+        self.base_model = base_model
+        self.base_model.fc = nn.Dropout(dropout)
+        self.new_fc = nn.Linear(width, n_classes)
 
     def forward(self, frames: Tensor) -> Tensor:
         """(N, 3, T, H, W) -> (N, K)."""
+        x = frames
+        for stage in self.stages():
+            x = stage.run(x)
+        return x
+
+    def stages(self) -> list[Stage]:
+        """Stem, four residual stages, head."""
+        blocks = [Stage((f"base_model.{layer}",), self.base_model.get_submodule(layer)) for layer in LAYERS]
+        return [Stage(("base_model.conv1", "base_model.bn1"), self._stem), *blocks, Stage(("base_model.fc", "new_fc"), self._head)]
+
+    def _stem(self, frames: Tensor) -> Tensor:
+        """(N, 3, T, H, W) -> (N*T, C, H / 4, W / 4), channels last in memory.  Raises MethodError for another T than it was built for."""
         n, c, t, h, w = frames.shape
-        x = frames.transpose(1, 2).reshape(n * t, c, h, w)
-        x = self.stem((x - self.mean) / self.std)
-        for stage in self.stages:
-            x = stage(x)
-        features = x.mean((2, 3)).view(n, t, -1)
-        logits: Tensor = self.head(self.dropout(features)).mean(1)
-        return logits
+        if t != self.n_frames:
+            raise MethodError(f"this tanet takes {self.n_frames} frames a view, the views have {t}: build it with n_frames={t}")
+        images = frames.transpose(1, 2).reshape(n * t, c, h, w)
+        x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        base = self.base_model
+        return max_pool_relu(base.maxpool, conv_norm(base.conv1, base.bn1, x))
+
+    def _head(self, x: Tensor) -> Tensor:
+        """(N*T, C, H, W) -> (N, K)."""
+        logits: Tensor = self.new_fc(self.base_model.fc(x.mean((2, 3))))
+        return logits.view(-1, self.n_frames, logits.shape[1]).mean(1)
 
     def alignment_layers(self) -> list[str]:
-        """The 2D batch norms of the last two stages (ViTTA's choice for a CNN)."""
-        last = [f"stages.{i}." for i in range(len(self.stages) - 2, len(self.stages))]
-        return [name for name, m in self.named_modules() if isinstance(m, nn.BatchNorm2d) and any(name.startswith(p) for p in last)]
+        """The 2D batch norms of the last two stages (ViTTA's choice)."""
+        last = tuple(f"base_model.{layer}." for layer in LAYERS[2:])
+        return [name for name, m in self.named_modules() if isinstance(m, nn.BatchNorm2d) and name.startswith(last)]
 
 
-def build(n_classes: int, n_frames: int, weights: str, variant: str = "") -> TANet:
-    """A TANet with random weights.  Raises CheckpointError where `weights` are asked for: none are published at this width."""
+def _resnet(variant: str, n_classes: int, n_frames: int) -> TANet:
+    base = {"resnet18": resnet18, "resnet50": resnet50}[variant](norm_layer=Norm2d)
+    for name in LAYERS:
+        layer = base.get_submodule(name)
+        setattr(base, name, nn.Sequential(*(TemporalBlock(block, n_frames, first=False) for block in layer)))
+    model = TANet(base, base.fc.in_features, n_classes, n_frames, dropout=0.5)
+    nn.init.normal_(model.new_fc.weight, 0, 0.001)  # the authors'
+    nn.init.zeros_(model.new_fc.bias)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def build(n_classes: int, n_frames: int, weights: str = "", variant: str = "") -> TANet:
+    """A TANet with random weights, or with those of a published checkpoint at the path `weights`.
+
+    Raises MethodError for an unknown variant, CheckpointError for a file that does not fit.
+    """
+    variant = variant or VARIANTS[0]
+    if variant not in VARIANTS:
+        raise MethodError(f"tanet has no variant {variant!r}: choose one of {list(VARIANTS)}")
+    if variant != "narrow":
+        model = _resnet(variant, n_classes, n_frames)
+        return model if not weights else _load(model, Path(weights), variant)
     if weights:
-        raise CheckpointError(f"tanet has no initial weights to load from {weights!r}: set train.weights to an empty string")
-    return TANet(n_classes, n_frames)
+        raise CheckpointError(f"tanet's variant narrow has no published weights to load from {weights!r}: choose a variant resnet18 or resnet50")
+    return TANet(_Narrow(n_frames), WIDTHS[-1], n_classes, n_frames, dropout=0.2)
+
+
+def _load(model: TANet, path: Path, variant: str) -> TANet:
+    """Load {"state_dict": ...} with names such as module.base_model.layer1.0.net.conv1.weight, all of them or none."""
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist: set weights to the file of a published TANet checkpoint, or to an empty string")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+    except Exception as error:  # torch.load raises many kinds for a file that is not its own
+        detail = " ".join(str(error).split())[:300]
+        wanted = f"TANet {variant} checkpoint with {model.new_fc.out_features} classes and {model.n_frames} frames"
+        message = f"{path} is no published {wanted} ({type(error).__name__}: {detail}): choose its variant, classes and frames"
+        raise CheckpointError(message) from error
+    return model

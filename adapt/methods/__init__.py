@@ -60,7 +60,7 @@ class Settings:
     """Every method's settings; each method takes what it needs.  Sources: adapt/METHOD.md; "ours" is chosen on validation data."""
 
     # all that take gradients
-    scope: str = "norm"  # which weights adapt: norm (scale and shift of norm layers) or all
+    scope: str = "norm"  # which weights adapt: norm (scale and shift of norm layers), all, last (those of the last stages), last_norm
     momentum: float = 0.9  # of SGD on the stream (ViTTA, Tent, EATA, SAR)
     weight_decay: float = 0.0
     dropout: bool = False  # left on while adapting (ViTTA: yes)

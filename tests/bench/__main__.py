@@ -7,7 +7,7 @@ import sys
 
 from tests.bench import Row
 
-ROOMS = ("sound", "taggers", "memory", "labelmap", "adapt", "video", "scale")
+ROOMS = ("sound", "taggers", "memory", "labelmap", "adapt", "vitta", "video", "scale")
 
 
 def main() -> int:
