@@ -39,6 +39,12 @@ class Belief:
     weight: float  # omega, of the picture
     target: Tensor  # t: (B, K)
     gate: Tensor  # g: (B,)
+    earned: Tensor  # (B,) how far r has risen from its prior to 1: what may teach the stream
+
+
+def divergence(views: Views, t: Tensor) -> Tensor:
+    """KL(t || p_v), mean over views: t (B, K) -> (B,)."""
+    return (t[:, None] * (t.clamp_min(1e-12).log()[:, None] - views.log_p)).sum(2).mean(1)
 
 
 class Audio(Vitta):
@@ -111,7 +117,12 @@ class Audio(Vitta):
         weight = self.information.weight()
         trust = self.believed(batch, weight)
         target = self.target(views, batch, trust, weight)
-        return Belief(views, trust, weight, target, self.gate(views, batch, trust))
+        return Belief(views, trust, weight, target, self.gate(views, batch, trust), self.earned(trust))
+
+    def earned(self, trust: Tensor) -> Tensor:
+        """(r - r_0) / (1 - r_0), at least 0: a sound that is believed on credit serves its own clip alone.  1 where r_0, the prior, is 1."""
+        prior = self.settings.trust * self.settings.trust_class
+        return torch.ones_like(trust) if self.settings.trust >= 1 else ((trust - prior) / (1 - prior)).clamp(0, 1)
 
     # -- how it learns
 
@@ -119,8 +130,7 @@ class Audio(Vitta):
         """(loss, alignment, consistency, audio), each a scalar."""
         s = self.settings
         align, agree = self.alignment.loss(views.seen), consistency(views.log_p)
-        divergence = (t[:, None] * (t.clamp_min(1e-12).log()[:, None] - views.log_p)).sum(2).mean(1)
-        audio = s.audio_weight * (g * divergence).mean()
+        audio = s.audio_weight * (g * divergence(views, t)).mean()
         return align + s.consistency * agree + audio, align, agree, audio
 
     def learn(self, batch: Batch) -> Answer:
@@ -129,8 +139,9 @@ class Audio(Vitta):
         views = self.look(batch)
         belief = self.believe(views, batch)
         loss, *parts = self.terms(views, belief.target, belief.gate)
-        align, agree, audio = parts
-        self.optimiser.step(align + self.settings.consistency * agree + self.settings.stream_audio * audio)
+        align, agree, _ = parts
+        teaching = self.settings.audio_weight * (belief.earned * belief.gate * divergence(views, belief.target)).mean()
+        self.optimiser.step(align + self.settings.consistency * agree + self.settings.stream_audio * teaching)
         self.alignment.commit(views.seen)
         stay = self.weights.copy()
         trace = [self._record(loss, parts, views, started)]
