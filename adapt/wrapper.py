@@ -29,6 +29,7 @@ class Sound:
     q: Tensor  # (K,) or (B, K), sums to 1
     s: Tensor  # (K,) or (B, K) in [0, 1]
     mass: Tensor  # () or (B,) in [0, 1]
+    absent: Tensor | None = None  # (K,) or (B, K) in [0, 1]: which classes lack a sound that they cannot go without
 
 
 Heard = Mapping[str, float] | Tensor | Sound | None
@@ -102,6 +103,8 @@ def wrap(
     known = {f.name for f in fields(Settings)}
     if unknown := sorted(settings.keys() - known):
         raise MethodError(f"unknown setting {unknown[0]!r}: choose among {sorted(known)}")
+    if settings.get("predict", "fused") not in ("fused", "alone"):
+        raise MethodError(f"predict {settings['predict']!r}: choose 'fused' or 'alone'")
     if views < 1 or (view_frames is not None and view_frames < 1):
         raise MethodError(f"views={views}, view_frames={view_frames}: both count from 1")
     if strangers := [name for name in layers if name not in dict(model.named_modules())]:
@@ -110,19 +113,21 @@ def wrap(
     network.layers = list(layers)
     prefixed = None if statistics is None else {f"model.{name}": moments for name, moments in statistics.items()}
     built = methods.build(method, network, prefixed, len(classes), Settings(**settings))
-    return Wrapped(network, built, list(classes), views, view_frames)
+    return Wrapped(network, built, list(classes), views, view_frames, alone=settings.get("predict") == "alone")
 
 
 class Wrapped:
     """A network that adapts on each clip it is asked about."""
 
-    def __init__(self, network: nn.Module, method: methods.Method, classes: list[str], n_views: int, view_frames: int | None) -> None:
-        self.method, self.classes = method, classes
+    def __init__(
+        self, network: nn.Module, method: methods.Method, classes: list[str], n_views: int, view_frames: int | None, alone: bool = False
+    ) -> None:
+        self.method, self.classes, self._alone = method, classes, alone
         self._network, self._n_views, self._view_frames = network, n_views, view_frames
         self._forget()
 
     def _forget(self) -> None:
-        self.answer: Answer | None = None  # the last one, with stop reason, gate and the fused scores
+        self.answer: Answer | None = None  # the last one: before, after (alone), fused, stop reason, gate
         self._n_clips = 0
 
     @property
@@ -133,6 +138,7 @@ class Wrapped:
     def __call__(self, frames: Tensor, sound: Heard = None) -> Tensor:
         """Adapt on frames (B, C, T, H, W) or (B, V, C, T, H, W) in [0, 1], then predict them: logits (B, K), scaled to log-probabilities.
 
+        Where the method has a fused answer, that is given unless `predict` is "alone"; `answer` has both.
         `sound` is None where nothing is heard; evidence in [0, 1] per class, as a mapping from names (for all clips) or a tensor (K,) or
         (B, K); or a Sound.  Raises MethodError for frames or a sound that are not so.
         """
@@ -141,7 +147,8 @@ class Wrapped:
             batch = self._batch(frames.clone() if frames.is_inference() else frames.detach(), sound)
             self.answer = self.method.adapt(batch)
             self._n_clips += len(frames)
-            return self.answer.after.clone()
+            fused = None if self._alone else self.answer.fused
+            return (self.answer.after if fused is None else fused).clone()
 
     def reset(self) -> None:
         """Give back the source weights bit for bit and forget everything."""
@@ -184,7 +191,7 @@ class Wrapped:
         heard = self._sound(sound, frames)
         statuses = tuple("ok" if mass > 0 else "no_track" for mass in heard.mass.tolist())
         clip_ids = tuple(f"clip {self._n_clips + i}" for i in range(len(frames)))
-        return Batch(seen, centre, heard.q, heard.s, heard.mass, statuses, clip_ids)
+        return Batch(seen, centre, heard.q, heard.s, heard.mass, statuses, clip_ids, heard.absent)
 
     def _sound(self, sound: Heard, frames: Tensor) -> Sound:
         """q and s (B, K), mass (B,), on the frames' device."""
@@ -201,7 +208,7 @@ class Wrapped:
             q, s, mass = rows(sound.q, "sound.q"), rows(sound.s, "sound.s"), sound.mass
             if mass.shape not in ((), (b,)) or not bool(((mass >= 0) & (mass <= 1)).all()) or not torch.allclose(q.sum(1), q.new_ones(b), atol=1e-3):
                 raise MethodError(f"sound.mass is {mass.tolist()}, sound.q sums to {q.sum(1).tolist()}: pass a mass in [0, 1] and q that sums to 1")
-            return Sound(q, s, mass.to(frames).expand(b))
+            return Sound(q, s, mass.to(frames).expand(b), None if sound.absent is None else rows(sound.absent, "sound.absent"))
         if sound is None:
             sound = torch.zeros(k)
         elif isinstance(sound, Mapping):

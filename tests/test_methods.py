@@ -160,7 +160,7 @@ def test_with_commit_0_only_the_streams_step_stays_and_with_1_all_do(model: Tiny
 
 
 def test_a_step_that_makes_the_loss_rise_is_undone(model: TinyVideoModel) -> None:
-    settings = dataclasses.replace(SETTINGS, audio_lr=500.0, commit=1.0, confident=1.1, tolerance=0.0, slack=0.0)
+    settings = dataclasses.replace(SETTINGS, audio_lr=500.0, commit=1.0, confident=1.1, tolerance=0.0, slack=0.0, target="hard")
     method = Audio(model, None, K, settings)
     answer = method.adapt(batch(heard=2))
     assert answer.stop_reason == "diverged"
@@ -189,7 +189,7 @@ def test_the_three_targets_on_a_case_worked_out_by_hand() -> None:
 
 
 def test_the_gate_is_zero_in_silence_one_for_a_sure_sound_that_agrees_and_falls_when_both_are_sure_and_differ(model: TinyVideoModel) -> None:
-    method = Audio(model, None, K, SETTINGS)
+    method = Audio(model, None, K, dataclasses.replace(SETTINGS, gate=("mass", "sharpness", "agreement", "trust")))
 
     def gate(p: list[float], clip: Batch) -> float:
         return float(method.gate(Views(torch.tensor([[p, p]]).log(), {}), clip, torch.ones(1)))

@@ -50,7 +50,7 @@ def test_half_the_weight_halves_the_evidence_and_none_leaves_the_prior() -> None
 
 def test_a_class_whose_sound_is_always_contradicted_loses_trust_while_the_others_keep_theirs() -> None:
     agreeing = [(k, k) for k in (1, 2, 3) for _ in range(5)]
-    trust = told(Settings(), [(1, 0)] * 10 + agreeing)
+    trust = told(Settings(), [(1, 0)] * 40 + agreeing)
     wrong, right = trust.of(torch.tensor([0, 1]), 1.0).tolist()
     assert wrong < 0.1 and right > 0.99
 

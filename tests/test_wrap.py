@@ -75,7 +75,11 @@ def test_wrapping_gives_what_the_method_itself_gives_on_the_same_views() -> None
     method = methods.build("audio", mine, None, K, Settings(lr=0.01))
     expected = method.adapt(Batch(views, centre, sound.q, sound.s, sound.mass, ("ok",), ("clip",)))
     model = wrapped(lr=0.01)
-    assert torch.equal(model(frames, SOUND), expected.after)
+    assert expected.fused is not None
+    assert torch.equal(model(frames, SOUND), expected.fused)
+    assert torch.equal(wrapped(lr=0.01, predict="alone")(frames, SOUND), expected.after)
+    with pytest.raises(MethodError, match="predict 'both': choose 'fused' or 'alone'"):
+        wrapped(predict="both")
     assert len(model.trace) == expected.steps > 1
     assert model.answer is not None and model.answer.stop_reason == expected.stop_reason
     saved = model.save()

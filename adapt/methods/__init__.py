@@ -71,7 +71,7 @@ class Settings:
     ema_start: str = "source"  # "zero" is ViTTA's, without bias correction
     consistency: float = 0.1  # weight of the views' consistency (ViTTA)
     # late_fusion, late_fusion_prior, vitta_fusion, audio
-    fusion_floor: float = 0.02  # e: how much of its probability a class without evidence keeps (ours)
+    fusion_floor: float = 0.01  # e: how much of its probability a class without evidence keeps (ours)
     prior_balance: float = 0.5  # exponent of the running class prior that late_fusion_prior's answer is divided by (ours)
     # audio, oracle_gate: what is believed
     trust: float = 0.8  # prior probability that the stream's sounds belong to its pictures; 1 trusts them always (ours)
@@ -80,8 +80,8 @@ class Settings:
     trust_doubt: float = 0.3  # how much uniform is mixed into the picture before it is compared with the sound (ours)
     information: float = 0.2  # mutual information of clip and answer, as a share of log K, from which the picture counts fully; 0: always (ours)
     information_start: float = 5.0  # clips that a full count from the start is worth (ours)
-    balance: float = 0.5  # exponent of the running class prior that the fused answer and the targets are divided by (ours)
-    fusion_views: float = 0.5  # share in the fused answer's picture of the views, as first seen, beside the centre view (ours)
+    balance: float = 0.75  # exponent of the running class prior that the fused answer and the targets are divided by (ours)
+    fusion_views: float = 0.67  # share in the fused answer's picture of the views, as first seen, beside the centre view (ours)
     negative: float = 0.0  # how much the absence of a sound that a class cannot go without speaks against it, 0 to 1 (ours)
     predict: str = "fused"  # the answer that adapt.wrap gives: fused, or alone (the adapted model's own); tables have both
     # audio, oracle_gate: what is learned
