@@ -35,14 +35,14 @@ def flags(values: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_adapt_takes_a_variants_flags_and_they_change_what_full_does(name: str) -> None:
     def settings(variant: dict[str, Any]) -> Settings:
-        words = ["--dataset", "photosound", "--backbone", "frames", "--method", "audio", *flags(SHARED), *flags(PARAMS["streams"]), *flags(variant)]
+        words = ["--dataset", "photosound", "--backbone", "frames", *flags(SHARED), *flags(PARAMS["streams"]), *flags(variant)]
         try:
             return tyro.cli(Options, args=words, config=(tyro.conf.OmitArgPrefixes,)).settings
         except SystemExit:
             pytest.fail(f"python -m adapt does not take {flags(variant)}")
 
-    wanted = {field: tuple(value) if isinstance(value, list) else value for field, value in VARIANTS[name].items()}
-    full, own = dataclasses.asdict(settings({})), dataclasses.asdict(settings(VARIANTS[name]))
+    wanted = {field: tuple(value) if isinstance(value, list) else value for field, value in VARIANTS[name].items() if field != "method"}
+    full, own = dataclasses.asdict(settings({"method": "audio"})), dataclasses.asdict(settings(VARIANTS[name]))
     changed = {field: value for field, value in own.items() if value != full[field]}
     # what is shared already need not change: fixed_5 takes as many steps as full may
     assert changed == {field: value for field, value in wanted.items() if value != full[field]}
@@ -53,6 +53,14 @@ def test_the_table_has_every_variant_in_order_and_compares_it_with_full() -> Non
     assert PARAMS["report"]["methods"] == list(VARIANTS)
     assert (next(iter(VARIANTS)), PARAMS["report"]["against"]) == ("full", ["full"])
     assert not VARIANTS.keys() & set(names())  # a variant is not taken for a method
+
+
+def test_the_study_of_orders_has_every_method_on_three_orders() -> None:
+    orders: dict[str, Any] = yaml.safe_load((SETTINGS / "orders/params.yaml").read_text(encoding="utf-8"))
+    assert orders["variants"] == {name: {"method": name} for name in orders["report"]["methods"]}
+    assert sorted(orders["variants"]) == names()
+    assert len(orders["streams"]["order_seeds"]) == 3
+    assert (SETTINGS / "orders/dvc.yaml").resolve() == (SETTINGS / "ablation/dvc.yaml").resolve()
 
 
 def test_the_ablation_is_no_part_of_the_main_run_and_its_table_waits_for_every_variant(tmp_path: Path) -> None:
