@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from adapt import backbones, cache, checkpoints, loader, stage
+from adapt import allocator, backbones, cache, checkpoints, loader, stage
 from adapt.augment import augmented
 from adapt.cache import Clip
 from adapt.errors import AdaptError, CheckpointError
@@ -235,4 +235,5 @@ def run(options: Options) -> dict[str, object]:
 
 
 if __name__ == "__main__":
+    allocator.keep_freed_memory()
     stage.main(Options, run, prog="adapt.train")

@@ -149,12 +149,11 @@ class Ours:
     def __init__(self, path: Path) -> None:
         self.asked = Clip("clip", path, "test", 0, "ok")
         self.options = VideoOptions(frames=T, views=VIEWS, resize=SHORT, size=SIZE)
-        self.state = published_network().state_dict()
         self.method, self.made = self._method("vitta", PUBLISHED), "vitta"
 
     def _method(self, name: str, settings: Settings) -> Learner:
         model = backbones.build("tanet", K, T, variant="resnet50")
-        model.load_state_dict(self.state)
+        model.load_state_dict(published_network().state_dict())
         method = methods.build(name, model, None, K, settings)
         assert isinstance(method, Learner)
         return method
@@ -184,9 +183,9 @@ class Ours:
         self._use("audio", "audio", Settings())
         return self._whole(silent=bool(silent))
 
-    def reused(self, n_steps: int = 5) -> Seconds:
-        """ViTTA's losses for so many steps, the last stages adapting."""
-        self._use("reused", "vitta", Settings(scope="last", lr=LR, weight_decay=DECAY))
+    def reused(self, n_steps: int = 5, scope: str = "last") -> Seconds:
+        """ViTTA's losses for so many steps, the last stages adapting, or their norms alone."""
+        self._use(f"reused, {scope}", "vitta", Settings(scope=scope, lr=LR, weight_decay=DECAY))
         method = self.method
         assert isinstance(method, Vitta)
         meter = Meter()
@@ -237,10 +236,13 @@ class Bare:
     def __init__(self, path: Path) -> None:
         del path
         self.calls: list[tuple[nn.Module, tuple[int, ...]]] = []
+        self.adapting: set[nn.Module] = set()  # what the scope `last` adapts
         model = backbones.build("tanet", K, T, variant="resnet50").eval()
         for module in model.modules():
             if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
                 module.register_forward_hook(lambda m, given, out: self.calls.append((m, tuple(given[0].shape))))
+        for name in ("base_model.layer3", "base_model.layer4", "new_fc"):
+            self.adapting |= set(model.get_submodule(name).modules())
         with torch.no_grad():
             model(torch.rand(VIEWS, 3, T, SIZE, SIZE))
         self.maps: dict[tuple[int, ...], Tensor] = {}
@@ -253,6 +255,20 @@ class Bare:
                 self._there_and_back(module, shape, of_input=i > 0)
             for module, shape in self.calls:
                 self._forward(module, self._map((shape[0] // VIEWS, *shape[1:])))
+        return meter.done()
+
+    def reused(self, n_steps: int = 5) -> Seconds:
+        """Those of so many steps on the last stages, the others once a view."""
+        meter = Meter()
+        with torch.no_grad():
+            for module, shape in self.calls:
+                self._forward(module, self._map((shape[0] // VIEWS, *shape[1:])))
+                if module not in self.adapting:
+                    self._forward(module, self._map(shape))
+            last = [(module, shape) for module, shape in self.calls if module in self.adapting]
+            for _ in range(n_steps):
+                for i, (module, shape) in enumerate(last):
+                    self._there_and_back(module, shape, of_input=i > 0)
         return meter.done()
 
     def _map(self, shape: tuple[int, ...]) -> Tensor:
