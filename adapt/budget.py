@@ -37,11 +37,11 @@ class Budget:
         """Milliseconds since the clip came in."""
         return 1000 * (CLOCK() - self._started)
 
-    def allows_step(self) -> bool:
-        """Whether one more step and the prediction are expected to fit."""
+    def allows_step(self, longest_ms: float = 0.0) -> bool:
+        """Whether one more step and the prediction are expected to fit; `longest_ms` is the longest step on this clip so far."""
         if self.budget_ms <= 0 or self._step_ms is None or self._prediction_ms is None:
             return True
-        return self.spent_ms() + self._step_ms + self._prediction_ms <= self.budget_ms
+        return self.spent_ms() + max(self._step_ms, longest_ms) + self._prediction_ms <= self.budget_ms
 
     def end(self, steps_ms: Sequence[float]) -> None:
         """The clip is answered after steps that took `steps_ms` each."""

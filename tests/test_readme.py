@@ -1,8 +1,10 @@
 """Every command of the README does what it says: queries are run, make's verbs exist, the rest is run elsewhere and named here."""
 import csv
 import io
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +20,10 @@ COMMANDS = [
     if line.strip() and not line.startswith("#")
 ]
 LISTEN = next(c for c in COMMANDS if c.startswith("python -m pipeline.listen"))
+TRIAL = next(c for c in COMMANDS if c.startswith("python -m adapt --dataset demo"))
 QUERIES = [c for c in COMMANDS if c.startswith("python -m pipeline.query")]
 RUN_ELSEWHERE = {
+    "python -m adapt.backbones": "tests/test_backbones.py",
     "dvc repro": "make demo runs it; tests/test_dvc.py checks what it would run",
     "dvc exp run -S adapt.args.max_iterations=3": "tests/test_dvc.py: adapt and report only",
     "dvc exp run -S decode.perturb=swap": "tests/test_dvc.py: decode and what follows it, not train",
@@ -46,7 +50,7 @@ def rows_of(command: str) -> list[dict[str, str]]:
 
 
 def test_every_command_of_the_readme_is_covered_by_a_test() -> None:
-    others = {c for c in COMMANDS if c not in [*QUERIES, LISTEN] and not c.startswith("make ")}
+    others = {c for c in COMMANDS if c not in [*QUERIES, LISTEN, TRIAL] and not c.startswith("make ")}
     assert others == set(RUN_ELSEWHERE)
 
 
@@ -73,6 +77,18 @@ def test_listening_prints_what_the_readme_shows() -> None:
 def test_every_query_of_the_readme_runs(command: str) -> None:
     done = run(command)
     assert done.returncode == 0, done.stderr
+
+
+@needs_the_demo
+def test_the_trial_with_a_profile_adapts_on_twenty_clips_and_prints_where_their_time_went() -> None:
+    try:
+        done = run(TRIAL)
+    finally:
+        shutil.rmtree(ROOT / "cache/demo/adapt/trial", ignore_errors=True)
+        (ROOT / "cache/metrics/demo/trial.json").unlink(missing_ok=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["n_predictions"] == 20
+    assert "forward" in done.stderr and "backward" in done.stderr
 
 
 @needs_the_demo

@@ -162,7 +162,7 @@ class Audio(Vitta):
         optimiser, tracked = Sgd(self.own, s.audio_lr), Weights(self.model, self.own)
         best, best_weights = math.inf, tracked.copy()
         with self._only_own():
-            while self.budget.allows_step():
+            while self.budget.allows_step(max(step.ms for step in trace)):
                 if s.cycle == "fixed" and len(trace) >= s.max_iterations:
                     return "max_iterations"  # without another look: what the last step made counts
                 started = time.perf_counter()

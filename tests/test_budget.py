@@ -1,0 +1,118 @@
+"""A clip's time is kept: steps that would not fit are left out; and the cycle's fixed form."""
+import dataclasses
+
+import pytest
+import torch
+
+from adapt import backbones, budget, methods
+from adapt.budget import STEP_OVER_PREDICTION, Budget
+from adapt.methods import Batch, Settings
+from adapt.methods.audio import Audio
+from tests.tiny import K, batch, trained
+
+MANY = Settings(lr=0.01, confident=1.1, tolerance=0.0, slack=1e9, max_iterations=5, target="hard")  # no stop rule ends the cycle
+
+
+class Watch:
+    """A clock that one winds by hand, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.now_ms = 0.0
+
+    def __call__(self) -> float:
+        return self.now_ms / 1000
+
+    def pass_ms(self, ms: float) -> None:
+        self.now_ms += ms
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    made = Watch()
+    monkeypatch.setattr(budget, "CLOCK", made)
+    return made
+
+
+def test_before_anything_was_timed_a_step_is_taken_for_several_predictions(watch: Watch) -> None:
+    for budget_ms, fits in ((10 + 10 * STEP_OVER_PREDICTION + 10, True), (10 + 10 * STEP_OVER_PREDICTION + 9, False)):
+        kept = Budget(budget_ms)
+        kept.begin(lambda: watch.pass_ms(10))
+        assert kept.allows_step() == fits
+
+
+def test_a_slow_step_is_believed_at_once_and_forgotten_slowly(watch: Watch) -> None:
+    kept = Budget(100)
+    kept.begin(lambda: watch.pass_ms(5))
+    watch.pass_ms(65)
+    kept.end([60])  # a step of 60 and 10 besides: the prediction
+    kept.begin(lambda: None)
+    assert kept.allows_step()
+    watch.pass_ms(31)
+    assert not kept.allows_step()  # 31 + 60 + 10
+    kept.end([])
+    kept.begin(lambda: None)
+    kept.end([20])
+    kept.begin(lambda: None)
+    watch.pass_ms(38)
+    assert not kept.allows_step()  # .98 x 60, then .8 of that and .2 of 20: 51; and the longest prediction since, 31
+
+
+def test_without_a_budget_nothing_is_timed_and_every_step_fits(watch: Watch) -> None:
+    kept = Budget(0)
+    kept.begin(lambda: pytest.fail("a prediction was made for nothing"))
+    watch.pass_ms(1e9)
+    assert kept.allows_step()
+
+
+@pytest.mark.parametrize("name", ["vitta", "tent", "audio"])
+def test_a_clip_without_time_for_a_step_is_predicted_by_the_weights_as_they_are(name: str) -> None:
+    model = trained()
+    method = methods.build(name, model, None, K, dataclasses.replace(MANY, budget_ms=1e-6))
+    clip = batch(heard=1)
+    with torch.no_grad():
+        expected = trained()(clip.centre[:, 0]).log_softmax(1)
+    answer = method.adapt(clip)
+    assert (answer.steps, answer.stop_reason) == (0, "budget")
+    if name != "tent":  # which predicts with the clip's own batch norm statistics
+        assert torch.equal(answer.after, expected)
+
+
+def test_the_cycle_stops_where_one_more_step_would_not_fit(watch: Watch) -> None:
+    class Slow(Audio):
+        def look(self, batch: Batch):  # type: ignore[no-untyped-def]
+            watch.pass_ms(100)
+            return super().look(batch)
+
+        def predict(self, batch: Batch) -> torch.Tensor:
+            watch.pass_ms(10)
+            return super().predict(batch)
+
+    assert Slow(trained(), None, K, MANY).adapt(batch(heard=1)).steps == 5
+    started = watch.now_ms
+    answer = Slow(trained(), None, K, dataclasses.replace(MANY, budget_ms=300)).adapt(batch(heard=1))
+    # 10 to time a prediction, a step of 100, a prediction, an own step of 100: 220; one more is taken to cost 80, and a prediction 10
+    assert (answer.steps, answer.stop_reason) == (2, "budget")
+    assert watch.now_ms - started == 230
+
+
+def test_a_fixed_cycle_takes_its_steps_whatever_they_do() -> None:
+    for n in (1, 3):
+        settings = Settings(lr=0.01, cycle="fixed", max_iterations=n, confident=0.0, tolerance=1e9)
+        answer = Audio(trained(), None, K, settings).adapt(batch(heard=1))
+        assert (answer.steps, answer.stop_reason) == (n, "max_iterations")
+
+
+def test_a_clips_own_steps_change_the_last_stages_alone_unless_all_are_asked_for() -> None:
+    frames = torch.rand(1, 2, 3, 8, 32, 32)
+    s = torch.tensor([[0.0, 0.0, 0.9]])
+    clip = Batch(frames, frames[:, :1], s / s.sum(), s, s.amax(1), ("ok",), ("clip",))
+    for stages, early in (("last", True), ("all", False)):
+        torch.manual_seed(0)
+        model = backbones.build("tanet", 3, 8)
+        settings = dataclasses.replace(MANY, lr=0.0, commit=1.0, cycle_stages=stages)
+        method = Audio(model, None, 3, settings)
+        before = {name: value.clone() for name, value in model.named_parameters()}
+        assert method.adapt(clip).steps == 5
+        changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+        assert any("layer4" in name for name in changed)
+        assert not any("layer1" in name for name in changed) == early
