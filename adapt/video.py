@@ -19,9 +19,11 @@ from torchvision.transforms.v2 import functional as tv
 from adapt import corruptions
 from adapt.cache import Clip
 from adapt.corruptions import blur, ready_made
-from adapt.errors import VideoError
+from adapt.errors import AdaptError, VideoError
 
 LOOKAHEAD = 4  # clips held at once: the one with the model, and those decoded ahead of it
+CROP_SCALES = (1, 0.875, 0.75, 0.66)
+CROP_PLACES = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3))  # quarters of the room
 FRAMES_AT_ONCE = 32  # decoded before they are made small: the most that lies in memory at a file's own size
 
 
@@ -33,6 +35,7 @@ class VideoOptions:
     views: int = 2
     resize: int = 96  # the short side, in pixels
     size: int = 96  # the centre crop, in pixels
+    crop: str = "centre"  # of the views that are adapted on: centre, or multi_scale, as ViTTA has it; prediction is by the centre crop
     ready_made: str = ""  # a folder of corrupted files (adapt/corruptions/ready_made.py); "" to corrupt the clips here
 
 
@@ -95,7 +98,32 @@ def read_clip(clip: Clip, options: VideoOptions, corruption: str, severity: int,
     else:
         frames = corruptions.apply(read_frames(path, unique, options), corruption, severity, seed=seed, clip_id=clip.clip_id)
     views = torch.from_numpy(frames)[torch.from_numpy(places.reshape(wanted.shape))].permute(0, 4, 1, 2, 3)  # (V + 1, C, T, H, W)
-    return ClipFrames(views[:-1], views[-1:])
+    return ClipFrames(_cropped(views[:-1], options.crop, seed, clip.clip_id), views[-1:])
+
+
+def _cropped(views: torch.Tensor, crop: str, seed: int, clip_id: str) -> torch.Tensor:
+    """The views (V, C, T, H, W) as they are, or each cropped anew.  Raises AdaptError for an unknown crop."""
+    if crop == "centre":
+        return views
+    if crop != "multi_scale":
+        raise AdaptError(f"crop {crop!r}: choose 'centre' or 'multi_scale'")
+    random = corruptions.generator(seed, clip_id, "multi_scale")
+    return torch.stack([multi_scale_crop(view, random) for view in views])
+
+
+def multi_scale_crop(view: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """Crop a view (C, T, H, W) to one of TSN's scales at one of its 13 places, the same for all frames, and resize it to H x W.
+
+    Height and width are shares 1, .875, .75 or .66 of the short side, at most one scale apart (TSN, Wang et al., ECCV 2016, section 3.2; ViTTA).
+    """
+    height, width = view.shape[2:]
+    sides = [int(min(height, width) * scale) for scale in CROP_SCALES]
+    i = int(random.integers(len(sides)))
+    j = int(random.integers(max(0, i - 1), min(len(sides), i + 2)))
+    down, right = random.choice(CROP_PLACES).tolist()
+    top, left = down * (height - sides[i]) // 4, right * (width - sides[j]) // 4
+    frames = tv.resized_crop(view.transpose(0, 1), top, left, sides[i], sides[j], [height, width], antialias=True)
+    return frames.transpose(0, 1)
 
 
 def corrupted_path(clip: Clip, options: VideoOptions, corruption: str, severity: int) -> Path:

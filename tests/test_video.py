@@ -3,10 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from adapt.cache import Clip
-from adapt.errors import VideoError
-from adapt.video import VideoOptions, read_clip, stream, view_indices
+from adapt.errors import AdaptError, VideoError
+from adapt.video import VideoOptions, multi_scale_crop, read_clip, stream, view_indices
 from tests.clips import write_video
 
 OPTIONS = VideoOptions(frames=4, views=2, resize=32, size=24)
@@ -54,3 +55,21 @@ def test_a_stream_keeps_its_order_and_hands_over_what_failed(tmp_path: Path) -> 
     seen = list(stream(clips, OPTIONS, "clean", 0, workers=2))
     assert [c.clip_id for c, _ in seen] == ["0", "1", "2", "bad", "3", "4", "5"]
     assert [isinstance(f, VideoError) for _, f in seen] == [False] * 3 + [True] + [False] * 3
+
+
+def test_a_multi_scale_crop_keeps_the_shape_the_clips_choice_and_the_view_to_predict_from(tmp_path: Path) -> None:
+    """Frames are a ramp from left to right: a crop of share s has slope s, and no value that the frame lacks."""
+    view = torch.arange(64, dtype=torch.uint8).mul(3).expand(3, 4, 64, 64).contiguous()
+    spans = set()
+    for seed in range(40):
+        cropped = multi_scale_crop(view, np.random.default_rng(seed))
+        assert cropped.shape == view.shape
+        assert torch.equal(cropped[:, 0], cropped[:, 3])
+        spans.add(round((int(cropped[0, 0, 32, 60]) - int(cropped[0, 0, 32, 4])) / (3 * 56), 2))
+    assert min(spans) == pytest.approx(0.66, abs=0.03) and max(spans) == pytest.approx(1, abs=0.01)
+    clip = Clip("a", write_video(tmp_path / "a.mp4", [10 * i for i in range(16)], (64, 64)), "test", 0, "ok")
+    plain, first, again = (read_clip(clip, VideoOptions(4, 2, 64, 64, crop), "clean", 0) for crop in ("centre", "multi_scale", "multi_scale"))
+    assert torch.equal(first.views, again.views)
+    assert torch.equal(first.centre, plain.centre)
+    with pytest.raises(AdaptError, match="crop 'random': choose 'centre' or 'multi_scale'"):
+        read_clip(clip, VideoOptions(4, 2, 64, 64, "random"), "clean", 0)

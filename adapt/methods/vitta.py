@@ -1,7 +1,7 @@
 """ViTTA (Lin et al., CVPR 2023): align feature statistics and make temporal views consistent, one SGD step a clip.
 
-loss = alignment + 0.1 consistency (sections 3.1 to 3.3).  With scope=all, lr=5e-5, weight_decay=5e-4, ema_start=zero and dropout=True this
-is the published recipe; the defaults depart where validation says so (Settings).
+loss = alignment + 0.1 consistency (sections 3.1 to 3.3).  With scope=all, lr=5e-5, weight_decay=5e-4, ema_start=zero, dropout=True and views by
+crop=multi_scale (adapt/video.py) this is the published recipe; the defaults depart where validation says so (Settings).
 """
 import time
 
