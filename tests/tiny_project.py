@@ -13,7 +13,7 @@ from tests.clips import write_video
 
 ROOT = Path(__file__).parent.parent
 LABELS = ["dark", "bright"]
-VIDEO = VideoOptions(frames=4, views=2, resize=64, size=64)
+VIDEO = VideoOptions(frames=4, views=2, resize=32, size=32)
 N_TEST = 9  # clips of the test split, one of which cannot be read
 
 
