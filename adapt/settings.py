@@ -54,7 +54,6 @@ FACTS: Mapping[str, Fact] = {
     "balance": Fact("exponent", "0 or more", OURS),
     "fusion_views": Fact("share", "0 to 1", OURS),
     "negative": Fact("share", "0 to 1", OURS),
-    "predict": Fact("", "fused, alone", OURS),
     "target": Fact("", "fused, soft, hard, candidate", OURS),
     "target_sound": Fact("share", "0 to 1", OURS),
     "candidate_threshold": Fact("evidence", "0 to 1", OURS),

@@ -91,20 +91,22 @@ def wrap(
     read: Callable[[Any], Tensor] | None = None,
     views: int = 2,
     view_frames: int | None = None,
+    predict: str = "fused",
     **settings: Any,
 ) -> "Wrapped":
     """Adapt `model` by `method`; its weights change in place, it goes to eval mode, and weights that do not adapt stop needing gradients.
 
     `model` takes frames (N, C, T, H, W) in [0, 1] to logits (N, K), K = len(classes), and normalises them itself; else `prepare` turns
     such frames into what it takes, and `read` its answer into logits.  `statistics` are those of `source_statistics`; without them they are
-    read from batch norm buffers.  `layers` names the norm layers to align, all by default.  `settings` are fields of
+    read from batch norm buffers.  `layers` names the norm layers to align, all by default.  `predict` is the
+    answer given where a method has two: fused with the sound, or the adapted model alone.  `settings` are fields of
     adapt.methods.Settings, such as lr=1e-4.  Raises MethodError for an unknown method or setting, and where the method cannot work with the model.
     """
     known = {f.name for f in fields(Settings)}
     if unknown := sorted(settings.keys() - known):
         raise MethodError(f"unknown setting {unknown[0]!r}: choose among {sorted(known)}")
-    if settings.get("predict", "fused") not in ("fused", "alone"):
-        raise MethodError(f"predict {settings['predict']!r}: choose 'fused' or 'alone'")
+    if predict not in ("fused", "alone"):
+        raise MethodError(f"predict {predict!r}: choose 'fused' or 'alone'")
     if views < 1 or (view_frames is not None and view_frames < 1):
         raise MethodError(f"views={views}, view_frames={view_frames}: both count from 1")
     if strangers := [name for name in layers if name not in dict(model.named_modules())]:
@@ -113,7 +115,7 @@ def wrap(
     network.layers = list(layers)
     prefixed = None if statistics is None else {f"model.{name}": moments for name, moments in statistics.items()}
     built = methods.build(method, network, prefixed, len(classes), Settings(**settings))
-    return Wrapped(network, built, list(classes), views, view_frames, alone=settings.get("predict") == "alone")
+    return Wrapped(network, built, list(classes), views, view_frames, alone=predict == "alone")
 
 
 class Wrapped:

@@ -77,6 +77,16 @@ def test_a_clip_without_time_for_a_step_is_predicted_by_the_weights_as_they_are(
         assert torch.equal(answer.after, expected)
 
 
+def test_audio_has_its_fused_answer_where_there_is_no_time_too() -> None:
+    method = Audio(trained(), None, K, dataclasses.replace(MANY, budget_ms=1e-6))
+    for i in range(3):
+        answer = method.adapt(batch(i, heard=1))
+        assert answer.fused is not None
+        assert answer.fused.argmax() == 1
+        assert answer.fused.exp().sum().item() == pytest.approx(1, abs=1e-5)
+    assert method.information.n_clips == 3
+
+
 def test_the_cycle_stops_where_one_more_step_would_not_fit(watch: Watch) -> None:
     class Slow(Audio):
         def look(self, batch: Batch):  # type: ignore[no-untyped-def]

@@ -130,5 +130,8 @@ def test_sounds_of_other_clips_lose_the_audio_methods_trust() -> None:
 def test_a_gate_or_a_choice_that_does_not_exist_is_one_clear_error() -> None:
     with pytest.raises(MethodError, match=r"gate 'loudness': choose among \['mass', 'sharpness', 'agreement', 'trust', 'none'\]"):
         Audio(trained(), None, K, Settings(gate=("mass", "loudness")))
+    for name in ("trust", "trust_class", "trust_share", "fusion_floor"):
+        with pytest.raises(MethodError, match=f"{name} 0.0: give more than 0, at most"):
+            Audio(trained(), None, K, dataclasses.replace(Settings(), **{name: 0.0}))
     with pytest.raises(MethodError, match=r"target 'sweet': choose one of \['fused', 'soft', 'hard', 'candidate'\]"):
         Audio(trained(), None, K, Settings(target="sweet"))

@@ -83,7 +83,6 @@ class Settings:
     balance: float = 0.75  # exponent of the running class prior that the fused answer and the targets are divided by (ours)
     fusion_views: float = 0.67  # share in the fused answer's picture of the views, as first seen, beside the centre view (ours)
     negative: float = 0.0  # how much the absence of a sound that a class cannot go without speaks against it, 0 to 1 (ours)
-    predict: str = "fused"  # the answer that adapt.wrap gives: fused, or alone (the adapted model's own); tables have both
     # audio, oracle_gate: what is learned
     target: str = "fused"  # of the audio term: fused, soft, hard or candidate (ours)
     target_sound: float = 0.7  # w: the sound's share in the soft target's logarithm (ours)

@@ -6,6 +6,7 @@ say together, serve this clip's prediction, and all but the share `commit` of th
 learned hard without dragging later clips towards the classes that sound: with both shares at 0, clips that make no sound are adapted exactly as
 by vision alone.  How far the sound and the picture are believed is learned on the way (adapt/trust.py).
 """
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from adapt.trust import Information, Trust
 UNHEARD = 0.01  # a gate below this is no sound: the clip is adapted by the visual losses alone
 GATES = ("mass", "sharpness", "agreement", "trust", "none")
 CHOICES = {"target": TARGETS, "cycle": ("flexible", "fixed"), "cycle_stages": ("all", "last")}
+
+RANGES = {"trust": (0, 1), "trust_class": (0, 1), "trust_share": (0, 1), "fusion_floor": (0, math.inf)}  # above the first, up to the second
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Audio(Vitta):
                 raise MethodError(f"{name} {getattr(settings, name)!r}: choose one of {list(known)}")
         if unknown := sorted(set(settings.gate) - set(GATES)):
             raise MethodError(f"gate {unknown[0]!r}: choose among {list(GATES)}")
+        for name, (low, high) in RANGES.items():
+            if not low < getattr(settings, name) <= high:
+                raise MethodError(f"{name} {getattr(settings, name)}: give more than {low}, at most {high}")
         super().__init__(model, statistics, settings)
         self.trust, self.information = Trust(n_classes, settings), Information(n_classes, settings)
         self.answers = ClassPrior(n_classes, settings.balance)
@@ -147,14 +153,21 @@ class Audio(Vitta):
         trace = [self._record(loss, parts, views, started)]
         heard = self.settings.audio_weight > 0 and bool((belief.gate > UNHEARD).any())
         after = self.predict(batch)
-        fused, reason = self._fused(after, batch, belief), "unheard"
+        fused, reason = self._fused(self._all_views(after, views), batch, belief.trust, belief.weight), "unheard"
         if heard:  # fused already: the clip's own steps have the sound in them, which would count twice
             reason = self._own_steps(batch, belief, loss.item(), trace)
             after = self.predict(batch) if len(trace) > 1 else after
         self.weights.keep(stay, self.settings.commit)
-        self._learn_of(batch, belief)
         before = views.log_mean().detach()
+        self._learn_of(before, batch)
         return Answer(before, after, fused, len(trace), reason, belief.gate.mean().item(), trace)
+
+    def _predict_only(self, batch: Batch) -> Answer:
+        """The answers to a batch that there is no time to adapt on; the centre view stands for the views."""
+        answer, weight = super()._predict_only(batch), self.information.weight()
+        fused = self._fused(answer.after, batch, self.believed(batch, weight), weight)
+        self._learn_of(answer.after, batch)
+        return dataclasses.replace(answer, fused=fused)
 
     def _own_steps(self, batch: Batch, belief: Belief, previous: float, trace: list[Step]) -> str:
         """Go on until a stop rule of METHOD.md section 5 holds, leave the best step's weights, return the rule's name."""
@@ -216,17 +229,19 @@ class Audio(Vitta):
         align, agree, audio = (part.item() for part in parts)
         return Step(loss.item(), views.agree(), milliseconds_since(started), align, agree, audio)
 
-    def _fused(self, after: Tensor, batch: Batch, belief: Belief) -> Tensor:
-        """The fused answer, of the views as first seen and of the centre view before the clip's own steps: log-probabilities (B, K)."""
-        share = self.settings.fusion_views
-        log_p = torch.logaddexp(after + math.log(max(1 - share, 1e-12)), belief.views.log_mean().detach() + math.log(max(share, 1e-12)))
-        scores = self.fuse(log_p, batch, belief.trust, belief.weight)
+    def _all_views(self, centre: Tensor, views: Views) -> Tensor:
+        """log p of the centre view, before the clip's own steps, mixed with the views as first seen: (B, K)."""
+        return torch.lerp(centre.exp(), views.mean().detach(), self.settings.fusion_views).clamp_min(1e-12).log()
+
+    def _fused(self, log_p: Tensor, batch: Batch, trust: Tensor, weight: float) -> Tensor:
+        """The fused answer: log-probabilities (B, K); the running prior takes it in."""
+        scores = self.fuse(log_p, batch, trust, weight)
         self.answers.add(scores)
         return scores
 
-    def _learn_of(self, batch: Batch, belief: Belief) -> None:
-        """Take the batch into trust and information."""
-        p = belief.views.mean().detach()
+    def _learn_of(self, log_p: Tensor, batch: Batch) -> None:
+        """Take the batch, whose picture says log p (B, K), into information and trust."""
+        p = log_p.exp()
         self.information.add(p)
         self.trust.add(p, batch.q, batch.mass > 0, self.information.mean())
 
