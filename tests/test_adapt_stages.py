@@ -11,19 +11,7 @@ import torch
 from adapt import alignment, cache, checkpoints, metrics, streaming
 from adapt.errors import AdaptError, CheckpointError
 from adapt.oracle import Oracle
-from tests import tiny_project
 from tests.tiny_project import LABELS, VIDEO, options
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_project.copy(tmp_path_factory)
-
-
-@pytest.fixture
-def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(project)
-    return project
 
 
 def test_source_scores_the_clean_stream_and_counts_the_clip_that_cannot_be_read_as_wrong(here: Path) -> None:

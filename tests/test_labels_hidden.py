@@ -9,7 +9,6 @@ import pytest
 
 from adapt import methods, streaming
 from adapt.methods import Settings
-from adapt.video import VideoOptions
 from tests import tiny_project
 from tests.tiny_project import LABELS, options
 
@@ -52,8 +51,7 @@ def test_shuffling_the_labels_changes_no_byte_of_any_answer_but_the_upper_bounds
     answers, traces, scores = [], [], []
     for folder in projects:
         monkeypatch.chdir(folder)
-        small = VideoOptions(frames=4, views=2, resize=32, size=32)
-        streaming.run(options(method, corruptions=("gauss",), video=small, settings=STEPS))
+        streaming.run(options(method, corruptions=("gauss",), settings=STEPS))
         out = Path("cache/tiny/adapt") / method
         answers.append(bytes_of(out / "predictions.parquet", ANSWERS))
         steps = [name for name in pq.read_schema(out / "traces.parquet").names if name != "ms"]

@@ -22,7 +22,6 @@ from adapt.errors import AdaptError
 from adapt.methods import Settings
 from adapt.progress import Progress
 from adapt.streams import Rows, adapt_batches
-from adapt.video import VideoOptions
 from tests import tiny_project
 from tests.tiny_project import options
 
@@ -34,19 +33,7 @@ TABLES = [OUT / "resumed" / f"{table}.parquet" for table in ("predictions", "tra
 
 def resumed(method: str, **changes: object) -> streaming.Options:
     """Two streams of four clips, saved every two."""
-    small = VideoOptions(frames=4, views=2, resize=32, size=32)
-    return dataclasses.replace(options(method, name="resumed", settings=STEPS, video=small, max_clips=4, save_every=2), **changes)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_project.copy(tmp_path_factory)
-
-
-@pytest.fixture
-def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(project)
-    return project
+    return dataclasses.replace(options(method, name="resumed", settings=STEPS, max_clips=4, save_every=2), **changes)  # type: ignore[arg-type]
 
 
 def die() -> None:

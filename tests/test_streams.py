@@ -27,17 +27,6 @@ from tests.tiny_project import N_TEST, ROOT, options
 CLIPS = [Clip(f"{label}/{i}", Path("unread"), "test", label, "ok") for label in range(4) for i in range(5)]
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_project.copy(tmp_path_factory)
-
-
-@pytest.fixture
-def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(project)
-    return project
-
-
 class Counting(Stateful):
     """Notes what it is told to do; answers class 0 for the first clip of a batch, 1 for the second, and so on, in two steps of 6 ms."""
 

@@ -132,6 +132,6 @@ def test_a_gate_or_a_choice_that_does_not_exist_is_one_clear_error() -> None:
         Audio(trained(), None, K, Settings(gate=("mass", "loudness")))
     for name in ("trust", "trust_class", "trust_share", "fusion_floor"):
         with pytest.raises(MethodError, match=f"{name} 0.0: give more than 0, at most"):
-            Audio(trained(), None, K, dataclasses.replace(Settings(), **{name: 0.0}))
+            Audio(trained(), None, K, Settings(**{name: 0.0}))  # type: ignore[arg-type]
     with pytest.raises(MethodError, match=r"target 'sweet': choose one of \['fused', 'soft', 'hard', 'candidate'\]"):
         Audio(trained(), None, K, Settings(target="sweet"))
