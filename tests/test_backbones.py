@@ -22,6 +22,7 @@ NETWORKS = {
     "frames (EfficientNet)": ("frames", "test_efficientnet"),
     "frames (ResNet)": ("frames", "test_resnet"),
     "frames (ConvNeXt)": ("frames", "test_convnext"),
+    "frames (PVT)": ("frames", "pvt_v2_b0"),
     "frames (ViT)": ("frames", "test_vit"),
     "frames (another)": ("frames", "test_byobnet"),
     "mvit": ("mvit", "tiny"),
@@ -129,6 +130,7 @@ def test_stages_share_the_weights_among_them_and_add_none(name: str) -> None:
     ("frames (EfficientNet)", "image.blocks.3.0.bn1", "image.bn2", 7),
     ("frames (ResNet)", "image.layer3.0.bn1", "image.layer4.0.downsample.2", 7),
     ("frames (ConvNeXt)", "image.stages.2.downsample.0", "image.head.norm", 9),
+    ("frames (PVT)", "image.stages.2.downsample.norm", "image.stages.3.norm", (1 + 2 * 3 + 1) + (1 + 2 * 2 + 1)),  # the last stage reduces no keys
     ("frames (ViT)", "image.blocks.0.norm1", "image.blocks.5.norm2", 2 * 6),
     ("mvit", "network.blocks.2.norm1", "network.norm", 2 * 2 + 1),
     ("r2plus1d", "network.layer3.0.conv1.0.1", "network.layer4.0.downsample.1", 2 * 5),

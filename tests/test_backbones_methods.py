@@ -21,13 +21,14 @@ NETWORKS = {  # id -> backbone, variant, side of its frames
     "frames (batch norm)": ("frames", "test_efficientnet", 32),
     "frames (layer norm)": ("frames", "test_convnext", 32),
     "frames (transformer)": ("frames", "test_vit", 32),
+    "frames (pyramid transformer)": ("frames", "pvt_v2_b0", 32),
     "mvit": ("mvit", "tiny", 32),
     "r2plus1d": ("r2plus1d", "tiny", 32),
     "swin3d": ("swin3d", "tiny", 32),
     "tanet": ("tanet", "", 32),
     "videomae": ("videomae", "tiny", 32),
 }
-WITHOUT_BATCH_NORM = ("clip", "frames (layer norm)", "frames (transformer)", "mvit", "swin3d", "videomae")
+WITHOUT_BATCH_NORM = ("clip", "frames (layer norm)", "frames (transformer)", "frames (pyramid transformer)", "mvit", "swin3d", "videomae")
 REFUSED = {("norm", network): "no batch norm layer to mix" for network in WITHOUT_BATCH_NORM}  # every other pair works
 SETTINGS = Settings(entropy_margin=2.0)  # above log K: EATA and SAR call no clip unreliable
 STILL = ("source", "norm", "t3a", "audio_only", "late_fusion", "late_fusion_prior")  # methods that change no weight

