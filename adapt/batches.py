@@ -14,8 +14,9 @@ from adapt.methods import Answer, Batch
 from adapt.video import ClipFrames
 
 Row = dict[str, object]
-NO_ANSWER: Row = {
-    "probs": None, "before_id": None, "after_id": None, "fused_id": None, "steps": 0, "stop_reason": "failed", "gate": None, "ms": 0.0,
+NO_PROBS: Row = {"probs": None, "fused_probs": None}
+NO_ANSWER: Row = NO_PROBS | {
+    "before_id": None, "after_id": None, "fused_id": None, "steps": 0, "stop_reason": "failed", "gate": None, "ms": 0.0,
 }  # fmt: skip
 
 
@@ -61,8 +62,9 @@ def prediction_rows(placed: Sequence[Placed], answer: Answer, ms: float) -> list
     fused = [None] * len(placed) if answer.fused is None else answer.fused.argmax(1).tolist()
     rows = []
     for i, one in enumerate(placed):
-        probs = answer.after[i].float().softmax(0).tolist() if one.clip.label_ids else None
-        rows.append(one.row() | shared | {"before_id": before[i], "after_id": after[i], "fused_id": fused[i], "probs": probs})
+        scores = {"probs": answer.after, "fused_probs": answer.fused} if one.clip.label_ids else {}
+        probs: Row = {name: None if x is None else x[i].float().softmax(0).tolist() for name, x in scores.items()}
+        rows.append(one.row() | shared | NO_PROBS | probs | {"before_id": before[i], "after_id": after[i], "fused_id": fused[i]})
     return rows
 
 

@@ -16,6 +16,7 @@ from adapt.cache import Clip, Sound
 
 Rows = Sequence[Mapping[str, Any]]
 ANSWERS = {"alone": "after_id", "fused": "fused_id"}
+PROBS = {"alone": "probs", "fused": "fused_probs"}
 
 
 def is_right(row: Mapping[str, Any], column: str) -> bool:
@@ -47,22 +48,24 @@ def mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     return float(((precision * hits).sum(axis=0)[n_clips > 0] / n_clips[n_clips > 0]).mean()) if n_clips.any() else 0.0
 
 
-def multi_label_map(rows: Rows) -> float | None:
+def multi_label_map(rows: Rows, column: str = "probs") -> float | None:
     """Mean over streams of the mean average precision of rows with `label_ids`; None where no row has several classes.
 
-    A clip without an answer scores 0 for every class.
+    `column` is probs or fused_probs; None as well where no row has it.  A clip without an answer scores 0 for every class.  Clean counts only
+    where it is all there is.
     """
+    counted = averaged(dict.fromkeys(str(row["corruption"]) for row in rows))
     streams: dict[tuple[object, object], list[Mapping[str, Any]]] = {}
     for row in rows:
-        if row.get("label_ids"):
+        if row.get("label_ids") and row["corruption"] in counted:
             streams.setdefault((row["corruption"], row["order_seed"]), []).append(row)
-    n_labels = max((len(row["probs"] or ()) for stream in streams.values() for row in stream), default=0)
+    n_labels = max((len(row[column] or ()) for stream in streams.values() for row in stream), default=0)
     values = []
     for stream in streams.values() if n_labels else ():
         scores, truth = np.zeros((2, len(stream), n_labels))
         for place, row in enumerate(stream):
             truth[place, row["label_ids"]] = 1
-            scores[place] = row["probs"] or 0
+            scores[place] = row[column] or 0
         values.append(mean_average_precision(scores, truth))
     return sum(values) / len(values) if values else None
 
@@ -86,8 +89,9 @@ def summary(rows: Rows, sounding: set[int], sees_labels: bool = False) -> dict[s
     for name, column in ANSWERS.items():
         if any(row[column] is not None for row in rows):
             result[name] = _scores(rows, sounding, column)
-    if (map_ := multi_label_map(rows)) is not None:
-        result["map"] = round(100 * map_, 2)
+    for name, column in PROBS.items():
+        if (map_ := multi_label_map(rows, column)) is not None:
+            result[f"map_{name}"] = round(100 * map_, 2)
     answered = [row for row in rows if row["stop_reason"] != "failed"]
     result["mean_steps"] = mean(answered, "steps")
     result["ms_per_clip"] = mean(answered, "ms")

@@ -58,6 +58,11 @@ class Row:
         fused = ", fused" if self.answer == "fused" else ""
         return f"{self.run.name}{fused}{' (sees labels)' if self.run.sees_labels else ''}"
 
+    @property
+    def mean_ap(self) -> float | None:
+        """Mean average precision, where clips have several classes."""
+        return self.run.mean_ap[self.answer]
+
 
 def compare(right: np.ndarray, other: np.ndarray, corruptions: Sequence[str], groups: dict[str, np.ndarray]) -> Comparison:
     """Compare two runs' answers, bool (orders, corruptions, clips); p is of the first order."""
@@ -97,7 +102,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(head) + " |", "|" + "|".join(["---"] + ["---:"] * (len(head) - 1)) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def _protocol(rows: Sequence[Row], options: Options) -> str:
+def _protocol(rows: Sequence[Row], options: Options, *, has_map: bool) -> str:
     first, n_failed = rows[0].run, len(frozenset().union(*(row.run.failed for row in rows)))
     n_orders, n_corruptions = len(first.order_seeds), len(metrics.averaged(options.corruptions))
     orders = f"and {n_orders} orders of the stream, ± the standard deviation between these" if n_orders > 1 else "in one order of the stream"
@@ -106,13 +111,14 @@ def _protocol(rows: Sequence[Row], options: Options) -> str:
         f"*95 %* is its bootstrap interval over clips ({significance.N_RESAMPLES:,} resamples). "
         "Online, one pass, batch 1; reset between corruptions. "
         "*sounding* and *silent* are means over the classes with and without a usable sound track."
+        + (" A clip of several classes is right where the answer is any of them; *mAP* is the mean average precision." if has_map else "")
     )
 
 
-def _scores(row: Row, corruptions: Sequence[str]) -> list[str]:
+def _scores(row: Row, corruptions: Sequence[str], *, has_map: bool) -> list[str]:
     mean = _percent(row.scores["all"]) + ("" if row.spread is None else f" ± {_percent(row.spread)}")
     interval = f"{_percent(row.interval.low)} to {_percent(row.interval.high)}"
-    groups = [_percent(row.scores.get(group)) for group in GROUPS[1:]]
+    groups = [_percent(row.scores.get(group)) for group in GROUPS[1:]] + ([_percent(row.mean_ap)] if has_map else [])
     cost = [f"{row.run.mean_steps:.2f}", f"{row.run.ms_per_clip:.0f}"]
     return [row.name, *(_percent(row.scores[c]) for c in corruptions), mean, interval, *groups, *cost]
 
@@ -130,9 +136,10 @@ def _differences(rows: Sequence[Row], reference: str) -> list[str]:
 
 def markdown(rows: Sequence[Row], options: Options) -> str:
     """The tables, top-1 in per cent."""
-    lines = [f"# {options.dataset}: top-1 under corruption, severity {options.severity}", "", _protocol(rows, options), ""]
-    head = ["method", *options.corruptions, "mean", "95 %", *GROUPS[1:], "steps", "ms/clip"]
-    lines += _table(head, [_scores(row, options.corruptions) for row in rows])
+    has_map = any(row.mean_ap is not None for row in rows)
+    lines = [f"# {options.dataset}: top-1 under corruption, severity {options.severity}", "", _protocol(rows, options, has_map=has_map), ""]
+    head = ["method", *options.corruptions, "mean", "95 %", *GROUPS[1:], *(["mAP"] if has_map else []), "steps", "ms/clip"]
+    lines += _table(head, [_scores(row, options.corruptions, has_map=has_map) for row in rows])
     if differences := [line for reference in options.against for line in _differences(rows, reference)]:
         lines += [
             "",
@@ -153,6 +160,8 @@ def _numbers(row: Row) -> dict[str, object]:
     """A row as report.json has it, in per cent and points."""
     content: dict[str, object] = {name: round(100 * value, 2) for name, value in row.scores.items()}
     content |= _ends(row.interval, "all")
+    if row.mean_ap is not None:
+        content["map"] = round(100 * row.mean_ap, 2)
     if row.spread is not None:
         content["all_sd"] = round(100 * row.spread, 2)
     against: dict[str, dict[str, float]] = {}

@@ -27,6 +27,7 @@ class Run:
     label_ids: tuple[int, ...]  # of each clip the first
     order_seeds: tuple[int, ...]
     right: dict[str, np.ndarray]  # kind of answer -> bool (orders, corruptions, clips)
+    mean_ap: dict[str, float | None]  # kind of answer -> mean average precision of clips of several classes; None without such clips
     failed: frozenset[str]  # clip ids without an answer somewhere
     mean_steps: float
     ms_per_clip: float
@@ -88,6 +89,7 @@ def read(name: str, wanted: Wanted) -> Run:
             for answer, column in metrics.ANSWERS.items()
             if answer == "alone" or any(row[column] is not None for row in rows)
         },
+        {answer: metrics.multi_label_map(rows, column) for answer, column in metrics.PROBS.items()},
         frozenset(str(row["clip_id"]) for row in rows if row["stop_reason"] == "failed"),
         metrics.mean(answered, "steps"),
         metrics.mean(answered, "ms"),

@@ -94,7 +94,8 @@ CREATE TABLE predictions (
     clip_id        VARCHAR NOT NULL,
     label_id       INTEGER NOT NULL CHECK (label_id >= 0),  -- ground truth, joined after the method has answered
     label_ids      INTEGER[],                               -- as in clips: every class of a clip of several, else NULL
-    probs          FLOAT[],                                 -- softmax of the answer, for clips of several classes (mean average precision)
+    probs          FLOAT[],                                 -- softmax of after, for clips of several classes (mean average precision)
+    fused_probs    FLOAT[],                                 -- the same of fused
     before_id      INTEGER CHECK (before_id >= 0),          -- predicted before this clip's first step; NULL where failed
     after_id       INTEGER CHECK (after_id >= 0),           -- the method's answer: the centre view after adapting
     fused_id       INTEGER CHECK (fused_id >= 0),           -- the same fused with the sound; NULL for methods without

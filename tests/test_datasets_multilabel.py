@@ -55,8 +55,9 @@ def test_predictions_of_such_clips_keep_their_classes_and_probabilities_and_othe
 
 
 def test_a_summary_has_a_mean_average_precision_only_where_clips_have_several_classes(rows: list[dict[str, object]]) -> None:
-    assert "map" in metrics.summary(rows, set())
-    assert "map" not in metrics.summary(rows[2:], set())
+    assert "map_alone" in metrics.summary(rows, set())
+    assert "map_fused" not in metrics.summary(rows, set())  # AlwaysThe has no fused answer
+    assert not {"map_alone", "map_fused"} & metrics.summary(rows[2:], set()).keys()
 
 
 def test_average_precision_is_the_mean_precision_at_the_ranks_of_a_class() -> None:
@@ -78,3 +79,14 @@ def test_every_stream_is_ranked_by_itself_and_a_clip_without_an_answer_ranks_now
     assert metrics.multi_label_map(failed) == pytest.approx((1 / 2 + 1) / 2)
     assert metrics.multi_label_map(perfect + failed) == pytest.approx((1 + 3 / 4) / 2)
     assert metrics.multi_label_map([{"corruption": "rain", "order_seed": 0, "label_ids": None, "probs": None}]) is None
+
+
+def test_clean_is_not_in_the_mean_average_precision_unless_it_is_all_there_is() -> None:
+    def row(corruption: str, probs: list[float]) -> dict[str, object]:
+        return {"corruption": corruption, "order_seed": 0, "label_ids": [0], "probs": probs, "fused_probs": None}
+
+    clean = [row("clean", [1.0, 0.0]), row("clean", [0.9, 0.1])]
+    rain = [row("rain", [0.5, 0.5]) | {"label_ids": [1]}, row("rain", [0.5, 0.5])]
+    assert metrics.multi_label_map(clean) == 1
+    assert metrics.multi_label_map(clean + rain) == metrics.multi_label_map(rain) == pytest.approx((1 + 1 / 2) / 2)
+    assert metrics.multi_label_map(clean + rain, "fused_probs") is None

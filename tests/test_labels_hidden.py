@@ -13,7 +13,7 @@ from tests import tiny_project
 from tests.tiny_project import LABELS, options
 
 CLIPS = Path("cache/tiny/clips.parquet")
-ANSWERS = ["clip_id", "position", "probs", "before_id", "after_id", "fused_id", "steps", "stop_reason", "gate"]
+ANSWERS = ["clip_id", "position", "probs", "fused_probs", "before_id", "after_id", "fused_id", "steps", "stop_reason", "gate"]
 STEPS = Settings(max_iterations=2, commit=0.5, stream_audio=0.5, entropy_margin=1.1, eata_similarity=1.1)  # eata and sar step too
 
 

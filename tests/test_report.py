@@ -36,10 +36,16 @@ def write_clips(truth: Mapping[str, int], sounding: Sequence[int] = (0,)) -> Non
     cache.write_table(folder / "pseudo_labels.parquet", "pseudo_labels", sounds, {"classes_sha256": cache.labels_sha256(LABELS)})
 
 
+def probabilities(answer: int | None) -> list[float] | None:
+    """Of a model that is sure of `answer`."""
+    return None if answer is None else [float(label_id == answer) for label_id in range(len(LABELS))]
+
+
 def write_run(
-    name: str, streams: Streams, fused: Streams | None = None, truth: Mapping[str, int] = TRUTH, severity: int = 5, sees_labels: bool = False
+    name: str, streams: Streams, fused: Streams | None = None, truth: Mapping[str, int] = TRUTH, severity: int = 5, sees_labels: bool = False,
+    several: bool = False,
 ) -> None:
-    """What `python -m adapt` leaves behind; an answer of None is a clip that could not be read."""
+    """What `python -m adapt` leaves behind; an answer of None is a clip that could not be read.  `several`: clips may have several classes."""
     rows: list[dict[str, object]] = []
     for (order_seed, corruption), answers in streams.items():
         for i, (clip_id, answer) in enumerate(zip(truth, answers, strict=True)):
@@ -47,7 +53,8 @@ def write_run(
             rows.append({
                 "dataset": "tiny", "backbone": "tanet", "method": name, "corruption": corruption, "order_seed": order_seed,
                 "severity": 0 if corruption == "clean" else severity, "position": (i + order_seed) % len(truth), "clip_id": clip_id,
-                "label_id": truth[clip_id], "label_ids": None, "probs": None, "before_id": answer, "after_id": answer,
+                "label_id": truth[clip_id], "label_ids": [truth[clip_id]] if several else None,
+                "probs": probabilities(answer) if several else None, "fused_probs": None, "before_id": answer, "after_id": answer,
                 "fused_id": fused[order_seed, corruption][i] if fused and read else None, "steps": 2 if read else 0,
                 "stop_reason": "none" if read else "failed", "gate": None, "ms": 10.0 if read else 0.0,
             })  # fmt: skip
@@ -99,6 +106,15 @@ def test_an_upper_bound_is_marked_in_every_file(here: Path) -> None:
     assert done["top1"] == {"oracle_gate (sees labels)": 100.0}
     assert tables()[0][1][0] == "oracle_gate (sees labels)"
     assert "oracle_gate (alone) (sees labels),all" in Path("cache/metrics/tiny/accuracy.csv").read_text()
+
+
+def test_clips_of_several_classes_have_a_mean_average_precision(here: Path) -> None:
+    write_run("source", {(0, "gauss"): [0, 1, 1, 1]}, several=True)  # clips of equal scores rank in order
+    report.run(Options("tiny", ("source",), ("gauss",)))
+    assert tables()[0][0][-3:] == ["mAP", "steps", "ms/clip"]
+    assert tables()[0][1][-3] == "79.2"  # class 0: 1; class 1, whose clips come second and third: (1/2 + 2/3) / 2
+    assert numbers()["source/alone"]["map"] == 79.17
+    assert "*mAP*" in Path("cache/metrics/tiny/report.md").read_text()
 
 
 def test_clean_is_a_column_of_its_own_and_no_part_of_the_mean(here: Path) -> None:

@@ -19,7 +19,8 @@ from adapt.temporal import TemporalAdaptiveModule
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 WIDTHS = (16, 32, 64, 128)  # of the narrow variant
-VARIANTS = ("narrow", "resnet18", "resnet50")
+INPUTS = {"narrow": (8, 96, 96), "resnet18": (16, 224, 224), "resnet50": (16, 224, 224)}  # variant -> frames, height, width
+VARIANTS = tuple(INPUTS)
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
 
