@@ -178,3 +178,21 @@ def test_a_backbone_of_ones_own_is_trained_and_adapted_and_its_weights_are_used_
     assert "checkpoints/small.pth as published: validation accuracy" in said["log"]
     assert published["adapt.train"]["val_accuracy"] == counts["adapt.train"]["val_accuracy"]
     assert published["source"]["top1"] == counts["source"]["top1"]
+
+
+@pytest.mark.parametrize(("backbone", "variant"), [
+    ("clip", "tiny"), ("frames", "test_vit"), ("mvit", "tiny"), ("r2plus1d", "tiny"), ("swin3d", "tiny"), ("tanet", "narrow"), ("videomae", "tiny"),
+])  # fmt: skip
+def test_params_alone_take_any_backbone_through_to_the_table(project: Path, backbone: str, variant: str) -> None:
+    change_params(project, f"""```yaml
+model: {{backbone: {backbone}, variant: {variant}}}
+video: {{frames: 4, views: 2, resize: 32, size: 32}}
+train: {{weights: '', epochs: 1}}
+streams: {{corruptions: [gauss, clean], severity: 5}}
+report: {{methods: [vitta, audio], against: [vitta]}}
+```""")  # fmt: skip
+    counts = adapting(run(project, "dvc repro"))
+    assert counts["adapt.train"]["checkpoint"] == f"cache/mine/model/{backbone}.pt"
+    assert {name: (counts[name]["n_predictions"], counts[name]["n_failed"]) for name in ("vitta", "audio")} == dict.fromkeys(("vitta", "audio"), (4, 0))
+    table = (project / "cache/metrics/mine/report.md").read_text()
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][:4] == ["method", "vitta", "audio", "audio, fused"]
