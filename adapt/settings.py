@@ -51,6 +51,7 @@ FACTS: Mapping[str, Fact] = {
     "trust_doubt": Fact("share", "0 to 1", OURS),
     "information": Fact("share of log K", "0 to 1", "ours, after Bridle et al. 1991"),
     "information_start": Fact("clips", "0 or more", OURS),
+    "recall": Fact("share", "0 to 1", OURS),
     "balance": Fact("exponent", "0 or more", OURS),
     "fusion_views": Fact("share", "0 to 1", OURS),
     "negative": Fact("share", "0 to 1", OURS),

@@ -1,4 +1,4 @@
-"""Whether to believe the sound, and the picture: two things learned from the stream itself, without labels (ours).
+"""Whether to believe the sound, the picture, and which picture: things learned from the stream itself, without labels (ours).
 
 Trust.  Either the sounds belong to the pictures or they do not, and then a class's sounds may still be mapped to the wrong class.  A clip whose
 sound says q and whose picture says p speaks for belonging by the factor b = sum_k p_k q_k / sum_k pi_k q_k, pi the running mean of p: how much
@@ -9,6 +9,9 @@ belong and `trust_class` that a class's do given that, Bayes' rule gives the pos
 Information.  A picture that answers the same to every clip contradicts nothing and nobody.  I = (H(mean p) - mean H(p)) / log K, the mutual
 information of clip and answer (Bridle et al. 1991), divided by `information` and cut at 1, is the weight omega that the picture has against the
 sound, and the weight of the evidence L_c.
+
+Recall.  The adapted model has learned the corruption and forgotten some of what the source model knew.  Both look, and their logarithms are
+mixed by the information in each: a source that the corruption has made answer the same to every clip is not listened to.
 """
 import math
 
@@ -50,10 +53,38 @@ class Information(Stateful):
         """omega in [0, 1]; 1 before the first clip, and always where `information` is 0."""
         if self.enough <= 0 or self.n_clips == 0:
             return 1.0
+        return (self.n_clips * min(1.0, self.mutual() / self.enough) + self.start) / (self.n_clips + self.start)
+
+    def mutual(self) -> float:
+        """I, as a share of log K: at least 0, and 0 before the first clip."""
+        if self.n_clips == 0:
+            return 0.0
         pi = self.mean()
         spread = -torch.special.xlogy(pi, pi).sum().item() - self.entropy / self.n_clips
-        share = min(1.0, max(0.0, spread / math.log(self.n_classes) / self.enough))
-        return (self.n_clips * share + self.start) / (self.n_clips + self.start)
+        return max(0.0, spread / math.log(self.n_classes))
+
+
+class Recall(Stateful):
+    """How much the source model's answer counts in the picture, beside the adapted model's."""
+
+    def __init__(self, n_classes: int, settings: Settings) -> None:
+        self.most, self.prior = settings.recall, settings.information_start * settings.information
+        self.adapted, self.source = Information(n_classes, settings), Information(n_classes, settings)
+
+    def weight(self) -> float:
+        """`recall` I_source / (I_source + I_adapted) in [0, 1], both from `information` on, so that it starts at half of `recall`."""
+        ours, theirs = (found.n_clips * found.mutual() + self.prior for found in (self.adapted, self.source))
+        return self.most * (theirs / (ours + theirs) if ours + theirs > 0 else 0.5)
+
+    def mix(self, adapted: Tensor, source: Tensor | None) -> Tensor:
+        """(1 - w) log p_adapted + w log p_source as log-probabilities, of (B, K) both; the former where there is no latter."""
+        return adapted if source is None else torch.lerp(adapted, source, self.weight()).log_softmax(1)
+
+    def add(self, adapted: Tensor, source: Tensor | None) -> None:
+        """Take in what both said of a batch: log-probabilities (B, K)."""
+        if source is not None:
+            self.adapted.add(adapted.exp())
+            self.source.add(source.exp())
 
 
 class Trust(Stateful):

@@ -193,6 +193,6 @@ report: {{methods: [vitta, audio], against: [vitta]}}
 ```""")  # fmt: skip
     counts = adapting(run(project, "dvc repro"))
     assert counts["adapt.train"]["checkpoint"] == f"cache/mine/model/{backbone}.pt"
-    assert {name: (counts[name]["n_predictions"], counts[name]["n_failed"]) for name in ("vitta", "audio")} == dict.fromkeys(("vitta", "audio"), (4, 0))
+    assert all((counts[name]["n_predictions"], counts[name]["n_failed"]) == (4, 0) for name in ("vitta", "audio"))
     table = (project / "cache/metrics/mine/report.md").read_text()
     assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][:4] == ["method", "vitta", "audio", "audio, fused"]

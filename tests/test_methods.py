@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from adapt import alignment, methods
 from adapt.errors import MethodError
 from adapt.fusion import ClassPrior, fuse
-from adapt.learner import Views
 from adapt.methods import Batch, Settings
 from adapt.methods.audio import Audio
 from adapt.methods.norm import Norm
@@ -192,7 +191,7 @@ def test_the_gate_is_zero_in_silence_one_for_a_sure_sound_that_agrees_and_falls_
     method = Audio(model, None, K, dataclasses.replace(SETTINGS, gate=("mass", "sharpness", "agreement", "trust")))
 
     def gate(p: list[float], clip: Batch) -> float:
-        return float(method.gate(Views(torch.tensor([[p, p]]).log(), {}), clip, torch.ones(1)))
+        return float(method.gate(torch.tensor([p]).log(), clip, torch.ones(1)))
 
     sure = [0.97, 0.01, 0.01, 0.01]
     assert gate(sure, batch()) == 0

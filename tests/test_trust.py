@@ -8,9 +8,9 @@ from torch import Tensor
 
 from adapt.errors import MethodError
 from adapt.fusion import trusted
-from adapt.methods import Settings
+from adapt.methods import Batch, Settings
 from adapt.methods.audio import Audio
-from adapt.trust import GRID, Information, Trust
+from adapt.trust import GRID, Information, Recall, Trust
 from tests.tiny import K, batch, trained
 
 UNIFORM = torch.full((K,), 1 / K, dtype=torch.float64)
@@ -96,6 +96,56 @@ def test_the_first_clips_count_as_a_full_picture_and_0_turns_the_weight_off() ->
     off = Information(K, Settings(information=0.0))
     off.add(UNIFORM[None])
     assert off.weight() == 1
+
+
+def recalling(adapted: list[int], source: list[int], **settings: float) -> Recall:
+    """Recall after clips of which both were sure."""
+    recall = Recall(K, Settings(**settings))  # type: ignore[arg-type]
+    for ours, theirs in zip(adapted, source, strict=True):
+        recall.add(certain(ours).clamp_min(1e-9).log(), certain(theirs).clamp_min(1e-9).log())
+    return recall
+
+
+def test_the_source_counts_half_at_first_then_by_the_information_in_its_answers_beside_the_adapted_ones() -> None:
+    varied, same = [0, 1, 2, 3] * 100, [0] * 400
+    assert recalling([], []).weight() == 0.5
+    assert recalling(varied, varied[::-1]).weight() == pytest.approx(0.5)
+    assert recalling(varied, same).weight() < 0.05
+    assert recalling(same, varied).weight() > 0.95
+    assert recalling(varied, varied, recall=0.4).weight() == pytest.approx(0.2)
+    assert recalling([], [], information=0.0).weight() == 0.5  # nothing is known and nothing assumed
+
+
+def test_both_answers_are_mixed_in_logarithms() -> None:
+    adapted, source = torch.tensor([[0.8, 0.2]]), torch.tensor([[0.2, 0.8]])
+    recall = Recall(2, Settings())
+    assert recall.mix(adapted.log(), source.log()).exp()[0].tolist() == pytest.approx([0.5, 0.5])
+    for clip in torch.eye(2).repeat(500, 1)[:, None]:
+        recall.add(torch.full((1, 2), 0.5).log(), clip.clamp_min(1e-9).log())  # the adapted one has collapsed
+    assert recall.mix(adapted.log(), source.log()).exp()[0].tolist() == pytest.approx([0.2, 0.8], abs=0.01)
+    assert torch.equal(recall.mix(adapted.log(), None), adapted.log())
+
+
+def test_a_recalled_source_changes_what_is_believed_and_no_weight_and_without_recall_is_not_asked() -> None:
+    class Watched(Audio):
+        asked = 0
+
+        def predict(self, batch: Batch) -> Tensor:
+            self.asked += all(torch.equal(now, then) for now, then in zip(self.weights.copy(), self.weights.source, strict=True))
+            return super().predict(batch)
+
+    def after(recall: float) -> tuple[Watched, list[Tensor]]:
+        method = Watched(trained(), None, K, Settings(lr=0.05, stream_audio=0.0, recall=recall))
+        fused = [method.adapt(batch(i)).fused for i in range(3)]  # silent clips: the visual steps are the same
+        return method, [answer for answer in fused if answer is not None]
+
+    (on, with_source), (off, without) = after(1.0), after(0.0)
+    assert (on.asked, off.asked) == (3, 0)
+    assert all(torch.equal(a, b) for a, b in zip(on.weights.copy(), off.weights.copy(), strict=True))
+    assert len(with_source) == len(without) == 3
+    assert not torch.allclose(with_source[2], without[2])
+    with pytest.raises(MethodError, match=r"recall 1.5: give 0 to 1"):
+        Audio(trained(), None, K, Settings(recall=1.5))
 
 
 def test_the_fused_sound_is_late_fusion_at_full_trust_and_nothing_at_none() -> None:

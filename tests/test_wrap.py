@@ -250,7 +250,7 @@ def one_value(value: float) -> Tensor:
     (lambda: wrapped(learning_rate=1), "unknown setting 'learning_rate': choose among"),
     (lambda: wrapped(views=0), "views=0"),
     (lambda: wrapped(view_frames=9)(clip()), "the clip has 4 frames, a view takes 9"),
-    (lambda: adapt.wrap(trained(), classes=NAMES[:3])(clip()), r"answers \(2, 4\) to 2 clips, \(2, 3\) is wanted: classes= has 3 names"),
+    (lambda: adapt.wrap(trained(), classes=NAMES[:3])(clip()), r"answers \(1, 4\) to 1 clips, \(1, 3\) is wanted: classes= has 3 names"),
     (lambda: wrapped(model=TimeFirst(), prepare=lambda x: x.transpose(1, 2))(clip()), "answers SimpleNamespace, no tensor: pass read="),
     (lambda: wrapped()(one_value(float("nan"))), "frames hold NaN"),
     (lambda: wrapped()(one_value(float("inf"))), r"frames lie in \[.*, inf\]"),

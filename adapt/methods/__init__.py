@@ -80,6 +80,7 @@ class Settings:
     trust_doubt: float = 0.3  # how much uniform is mixed into the picture before it is compared with the sound (ours)
     information: float = 0.2  # mutual information of clip and answer, as a share of log K, from which the picture counts fully; 0: always (ours)
     information_start: float = 5.0  # clips that a full count from the start is worth (ours)
+    recall: float = 1.0  # how much of the weight that its information gives the source model's answer beside the adapted one's; 0: none (ours)
     balance: float = 0.75  # exponent of the running class prior that the fused answer and the targets are divided by (ours)
     fusion_views: float = 0.67  # share in the fused answer's picture of the views, as first seen, beside the centre view (ours)
     negative: float = 0.0  # how much the absence of a sound that a class cannot go without speaks against it, 0 to 1 (ours)

@@ -4,7 +4,7 @@ loss = alignment + consistency + w g KL(t || p_v).  A clip's first step is the s
 term, and it stays.  Further steps are the clip's own: on the whole loss, they go on while the picture does not yet answer what picture and sound
 say together, serve this clip's prediction, and all but the share `commit` of them is undone afterwards.  So a clip whose sound says something is
 learned hard without dragging later clips towards the classes that sound: with both shares at 0, clips that make no sound are adapted exactly as
-by vision alone.  How far the sound and the picture are believed is learned on the way (adapt/trust.py).
+by vision alone.  How far sound and picture are believed, and how much of the picture is the source model's, is learned on the way (adapt/trust.py).
 """
 import dataclasses
 import math
@@ -24,7 +24,7 @@ from adapt.methods import Answer, Batch, Settings, Step
 from adapt.methods.vitta import Vitta, consistency
 from adapt.state import Sgd, Weights
 from adapt.targets import TARGETS, candidate_target, hard_target, soft_target
-from adapt.trust import Information, Trust
+from adapt.trust import Information, Recall, Trust
 
 UNHEARD = 0.01  # a gate below this is no sound: the clip is adapted by the visual losses alone
 GATES = ("mass", "sharpness", "agreement", "trust", "none")
@@ -37,7 +37,7 @@ RANGES = {"trust": (0, 1), "trust_class": (0, 1), "trust_share": (0, 1), "fusion
 class Belief:
     """What is believed of a batch before its first step."""
 
-    views: Views  # as first seen
+    picture: Tensor  # log p of the views as first seen and of the source model: (B, K)
     trust: Tensor  # r of the class that each clip's sound speaks for: (B,)
     weight: float  # omega, of the picture
     target: Tensor  # t: (B, K)
@@ -62,9 +62,11 @@ class Audio(Vitta):
         for name, (low, high) in RANGES.items():
             if not low < getattr(settings, name) <= high:
                 raise MethodError(f"{name} {getattr(settings, name)}: give more than {low}, at most {high}")
+        if not 0 <= settings.recall <= 1:
+            raise MethodError(f"recall {settings.recall}: give 0 to 1")
         super().__init__(model, statistics, settings)
         self.trust, self.information = Trust(n_classes, settings), Information(n_classes, settings)
-        self.answers = ClassPrior(n_classes, settings.balance)
+        self.recall, self.answers = Recall(n_classes, settings), ClassPrior(n_classes, settings.balance)
         self.own = self._own_parameters()
 
     def _own_parameters(self) -> list[nn.Parameter]:
@@ -82,12 +84,12 @@ class Audio(Vitta):
         heard = trusted(batch.s, trust, s.fusion_floor, batch.absent, s.negative)
         return self.answers.balanced((weight * log_p).log_softmax(1) + heard).log_softmax(1)
 
-    def gate(self, views: Views, batch: Batch, trust: Tensor) -> Tensor:
-        """g = mass x sharpness x agreement x trust: (B,) in [0, 1]; `gate` names those that count ("none" stands for no factor).
+    def gate(self, picture: Tensor, batch: Batch, trust: Tensor) -> Tensor:
+        """g of log p (B, K) = mass x sharpness x agreement x trust: (B,) in [0, 1]; `gate` names those that count ("none" stands for no factor).
 
         Sharpness is 1 - entropy(q) / log K; agreement falls from 1 to 0 as picture and sound are both sure of different classes.
         """
-        q, p = batch.q, views.mean().detach()
+        q, p = batch.q, picture.exp()
         entropy = -(q * q.clamp_min(1e-12).log()).sum(1)
         differs = p.argmax(1) != q.argmax(1)
         factors = {
@@ -102,10 +104,9 @@ class Audio(Vitta):
             g = g * factors[name]
         return g.clamp(0, 1)
 
-    def target(self, views: Views, batch: Batch, trust: Tensor, weight: float) -> Tensor:
-        """t: (B, K), sums to 1."""
+    def target(self, log_p: Tensor, batch: Batch, trust: Tensor, weight: float) -> Tensor:
+        """t of log p (B, K): (B, K), sums to 1."""
         s = self.settings
-        log_p = views.log_mean().detach()
         if s.target == "hard":
             return hard_target(batch.q)
         if s.target == "candidate":
@@ -118,12 +119,12 @@ class Audio(Vitta):
         """r of the class that each clip's sound speaks for: (B,) in [0, 1]; `weight` is omega."""
         return self.trust.of(batch.q.argmax(1), weight).to(batch.q)
 
-    def believe(self, views: Views, batch: Batch) -> Belief:
-        """What to make of a batch as first seen, by what the clips before it taught."""
-        weight = self.information.weight()
+    def believe(self, views: Views, source: Tensor | None, batch: Batch) -> Belief:
+        """What to make of a batch as first seen, and as the source model sees it, by what the clips before it taught."""
+        picture, weight = self.recall.mix(views.log_mean().detach(), source), self.information.weight()
         trust = self.believed(batch, weight)
-        target = self.target(views, batch, trust, weight)
-        return Belief(views, trust, weight, target, self.gate(views, batch, trust), self.earned(trust))
+        target, gate = self.target(picture, batch, trust, weight), self.gate(picture, batch, trust)
+        return Belief(picture, trust, weight, target, gate, self.earned(trust))
 
     def earned(self, trust: Tensor) -> Tensor:
         """(r - r_0) / (1 - r_0), at least 0: a sound that is believed on credit serves its own clip alone.  1 where r_0, the prior, is 1."""
@@ -142,8 +143,9 @@ class Audio(Vitta):
     def learn(self, batch: Batch) -> Answer:
         """Take the stream's step, then the clip's own steps, predict, and let go of the latter."""
         started = time.perf_counter()
+        source = self._source_answer(batch)  # first: it moves the weights to and fro
         views = self.look(batch)
-        belief = self.believe(views, batch)
+        belief = self.believe(views, source, batch)
         loss, *parts = self.terms(views, belief.target, belief.gate)
         align, agree, _ = parts
         teaching = self.settings.audio_weight * (belief.earned * belief.gate * divergence(views, belief.target)).mean()
@@ -153,14 +155,23 @@ class Audio(Vitta):
         trace = [self._record(loss, parts, views, started)]
         heard = self.settings.audio_weight > 0 and bool((belief.gate > UNHEARD).any())
         after = self.predict(batch)
-        fused, reason = self._fused(self._all_views(after, views), batch, belief.trust, belief.weight), "unheard"
+        picture = self.recall.mix(self._all_views(after, views), source)
+        fused, reason = self._fused(picture, batch, belief.trust, belief.weight), "unheard"
         if heard:  # fused already: the clip's own steps have the sound in them, which would count twice
             reason = self._own_steps(batch, belief, loss.item(), trace)
             after = self.predict(batch) if len(trace) > 1 else after
         self.weights.keep(stay, self.settings.commit)
         before = views.log_mean().detach()
-        self._learn_of(before, batch)
+        self.recall.add(before, source)
+        self._learn_of(belief.picture, batch)
         return Answer(before, after, fused, len(trace), reason, belief.gate.mean().item(), trace)
+
+    def _source_answer(self, batch: Batch) -> Tensor | None:
+        """log p of the centre view by the source weights: (B, K); None where it does not count."""
+        if self.settings.recall <= 0:
+            return None
+        with self.weights.at(self.weights.source):
+            return self.predict(batch)
 
     def _predict_only(self, batch: Batch) -> Answer:
         """The answers to a batch that there is no time to adapt on; the centre view stands for the views."""
