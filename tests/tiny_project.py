@@ -77,6 +77,6 @@ def copy(factory: pytest.TempPathFactory) -> Path:
 
 
 def options(method: str, **changes: object) -> streaming.Options:
-    """A short run: the clean and the noisy stream, at most three steps a clip."""
-    made = streaming.Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=Settings(max_iterations=3))
+    """A short run in this process: the clean and the noisy stream, at most three steps a clip."""
+    made = streaming.Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=Settings(max_iterations=3), jobs=1)
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
