@@ -191,6 +191,11 @@ def test_no_epochs_take_published_weights_as_they_are(here: Path, registry: Path
     assert all(torch.equal(loaded[name], value) for name, value in weights.items())
 
 
+def test_the_head_of_a_random_network_is_not_trained_alone(here: Path) -> None:
+    with pytest.raises(AdaptError, match="scope is 'head', but the rest of the network is random: set train.weights, or train.scope to all"):
+        train.run(dataclasses.replace(OPTIONS, scope="head"))
+
+
 def test_no_epochs_without_weights_or_without_a_head_would_be_a_random_model_and_are_one_error(here: Path, registry: Path) -> None:
     with pytest.raises(CheckpointError, match="epochs 0 takes weights as they are, and there are none"):
         train.run(dataclasses.replace(OPTIONS, backbone="mean", epochs=0))
