@@ -92,6 +92,13 @@ def test_the_trial_with_a_profile_adapts_on_twenty_clips_and_prints_where_their_
 
 
 @needs_the_demo
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_the_demo_leaves_no_changed_file_behind() -> None:
+    made = ["dvc.lock", "cache", "data/videos", ".dvc"]
+    assert run(f"git status --porcelain {shlex.join(made)}").stdout == ""
+
+
+@needs_the_demo
 def test_the_first_query_hears_a_trumpet_in_a_trumpet_clip() -> None:
     assert rows_of(QUERIES[0])[0]["sound"] == "Trumpet"
 
