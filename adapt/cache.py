@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adapt import classes
+from adapt.classes import ClassesError
 from adapt.errors import CacheError
 
 ROOT = Path("cache")
@@ -60,11 +62,6 @@ def schema_sha256(table: str) -> str:
     return hashlib.sha256(_statement(table)[0].encode()).hexdigest()
 
 
-def labels_sha256(labels: list[str]) -> str:
-    """Hash of a list of class names in order, as files carry it in `earshot.classes_sha256`."""
-    return hashlib.sha256("\n".join(labels).encode()).hexdigest()
-
-
 def _read(path: Path, table: str, labels: list[str] | None = None) -> pa.Table:
     if not path.exists():
         raise CacheError(f"{path} is missing: run `dvc repro`")
@@ -75,17 +72,20 @@ def _read(path: Path, table: str, labels: list[str] | None = None) -> pa.Table:
     metadata = found.schema.metadata or {}
     if metadata.get(b"earshot.schema", b"").decode() != schema_sha256(table):
         raise CacheError(f"{path} does not follow table {table} of {SCHEMA}: delete it and run `dvc repro`")
-    if labels is not None and metadata.get(b"earshot.classes_sha256", b"").decode() != labels_sha256(labels):
+    if labels is not None and metadata.get(b"earshot.classes_sha256", b"").decode() != classes.sha256(labels):
         raise CacheError(f"{path} was made for another list of classes than {path.parent / 'labels.txt'}: run `dvc repro`")
     return found
 
 
 def read_labels(dataset: str) -> list[str]:
-    """The class names of `dataset` in label_id order."""
+    """The class names of `dataset` in label_id order, as `scan` wrote them."""
     path = ROOT / dataset / "labels.txt"
     if not path.exists():
         raise CacheError(f"{path} is missing: run `dvc repro scan`")
-    return path.read_text(encoding="utf-8").splitlines()
+    try:
+        return classes.read(path)
+    except ClassesError as error:
+        raise CacheError(f"{error}, then run `dvc repro scan`") from error
 
 
 def read_clips(dataset: str, split: str) -> list[Clip]:

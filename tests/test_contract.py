@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from adapt import cache as reader
+from adapt import classes
 from adapt.errors import CacheError as ReaderError
 from pipeline import cache as writer
 from pipeline.errors import CacheError as WriterError
@@ -36,7 +37,7 @@ def test_writer_and_reader_agree_on_every_tables_version(table: str) -> None:
 
 
 def test_a_row_that_pipeline_writes_comes_back_in_adapt(dataset: Path) -> None:
-    provenance = {"classes_sha256": reader.labels_sha256(LABELS)}
+    provenance = {"classes_sha256": classes.sha256(LABELS)}
     writer.write_table(dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("b"), pseudo_label("a")], provenance)
     sounds = reader.read_sounds("tiny", LABELS)
     assert list(sounds) == ["a", "b"]
@@ -45,7 +46,7 @@ def test_a_row_that_pipeline_writes_comes_back_in_adapt(dataset: Path) -> None:
 
 
 def test_another_class_order_is_one_error_that_names_both_files(dataset: Path) -> None:
-    provenance = {"classes_sha256": reader.labels_sha256(LABELS)}
+    provenance = {"classes_sha256": classes.sha256(LABELS)}
     writer.write_table(dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("a")], provenance)
     with pytest.raises(ReaderError, match=r"pseudo_labels.parquet was made for another list of classes than .*labels.txt"):
         reader.read_sounds("tiny", LABELS[::-1])
