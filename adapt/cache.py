@@ -28,6 +28,7 @@ class Clip:
     label_id: int
     status: str  # ok or failed
     label_ids: tuple[int, ...] = ()  # every class of a clip of several, label_id among them
+    unread: str = ""  # why `scan` could not open its file, whose path may be escaped then
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,13 @@ def read_clips(dataset: str, split: str) -> list[Clip]:
     """The clips of one split in clip_id order."""
     videos = Path("data/videos") / dataset
     rows = [row for row in _read(ROOT / dataset / "clips.parquet", "clips").to_pylist() if row["split"] == split]
-    clips = [Clip(r["clip_id"], videos / r["path"], r["split"], r["label_id"], r["status"], tuple(r["label_ids"] or ())) for r in rows]
+    clips = [
+        Clip(
+            r["clip_id"], videos / r["path"], r["split"], r["label_id"], r["status"], tuple(r["label_ids"] or ()),
+            "" if r["content_sha256"] else f"scan could not read it: {r['error']}",
+        )
+        for r in rows
+    ]  # fmt: skip
     if not clips:
         raise CacheError(f"{ROOT / dataset / 'clips.parquet'} has no clip of split {split!r}")
     return clips

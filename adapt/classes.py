@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
-UNFIT = {"Cc": "a control character", "Cs": "no character of UTF-8", "Zl": "a line break", "Zp": "a line break"}  # by Unicode's category
+UNFIT = {"Cc": "a control character", "Cs": "a byte that is no UTF-8", "Zl": "a line break", "Zp": "a line break"}  # by Unicode's category
 BLANKS = " \t"  # around a line of a list that a person wrote: not meant
 
 

@@ -59,6 +59,24 @@ def test_the_writer_refuses_a_row_that_breaks_a_check(dataset: Path, change: dic
     assert not (dataset / "x.parquet").exists()
 
 
+def clip(**changes: object) -> dict[str, object]:
+    row: dict[str, object] = {"clip_id": "a", "path": "a.mp4", "split": "test", "label_id": 0, "label": "cat", "status": "ok"}
+    return row | {"content_sha256": "0" * 64} | changes
+
+
+@pytest.mark.parametrize("changes", [{"content_sha256": None}, {"content_sha256": None, "status": "failed"}, {"content_sha256": None, "error": "?"}])
+def test_only_a_clip_that_failed_for_a_reason_has_no_hash(dataset: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(WriterError, match="breaks the contract of clips"):
+        writer.write_table(dataset / "clips.parquet", "clips", [clip(**changes)])
+
+
+def test_why_scan_could_not_open_a_file_reaches_the_adapter(dataset: Path) -> None:
+    rows = [clip(), clip(clip_id="b", content_sha256=None, status="failed", error="the file cannot be read (Input/output error)")]
+    writer.write_table(dataset / "clips.parquet", "clips", rows)
+    assert [found.unread for found in reader.read_clips("tiny", "test")] == [
+        "", "scan could not read it: the file cannot be read (Input/output error)"]  # fmt: skip
+
+
 def test_the_writer_refuses_the_same_key_twice(dataset: Path) -> None:
     with pytest.raises(WriterError, match="breaks the contract"):
         writer.write_table(dataset / "x.parquet", "pseudo_labels", [pseudo_label("a"), pseudo_label("a")])
