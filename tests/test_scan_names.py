@@ -177,6 +177,12 @@ def test_an_original_whose_sound_cannot_be_read_leaves_the_picture_and_fails_the
     assert found["test/cat/good"]["error"] == "of its sound, the file cannot be read (No such file or directory)"
     assert "test/cat/good.mp4: of its sound, the file cannot be read" in caplog.text
     assert decode.run(decode.Options("mine", "yamnet", max_failed_share=1.0))["n_failed"] == 2
+    (videos / "sound/good.mp4").unlink()
+    (videos / "sound/good.mp4").symlink_to("/proc/self/mem")
+    scanned(videos)
+    assert decode.run(decode.Options("mine", "yamnet", max_failed_share=1.0))["n_made"] == 1  # for another reason than before
+    said = {row["clip_id"]: row["error"] for row in cache.read_table(Path("cache/mine/audio"), "audio").to_pylist()}
+    assert said["test/cat/good"] == "scan could not read sound/good.mp4: of its sound, the file cannot be read (Input/output error)"
 
 
 @pytest.mark.parametrize("name", [b"a\nb", b"a\x0bb", b"a\x1cb", b"a\xc2\x85b", b"a\xe2\x80\xa8b", b" a", b"a ", b"\xc2\xa0", b"caf\xe9"])
