@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from adapt import allocator, backbones, cache, checkpoints, loader, stage
+from adapt import allocator, backbones, cache, checkpoints, classes, loader, stage
 from adapt.augment import augmented
 from adapt.cache import Clip
 from adapt.errors import AdaptError, CheckpointError
@@ -205,7 +205,7 @@ def identity(options: Options, labels: list[str]) -> dict[str, str]:
     files = {"clips.parquet": cache.ROOT / options.dataset / "clips.parquet", "the file of weights": Path(options.weights)}
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items() if path.is_file()}
     chosen = {name: json.dumps(value) for name, value in dataclasses.asdict(options).items() if name not in WITHOUT_EFFECT}
-    return chosen | hashes | {"labels_sha256": cache.labels_sha256(labels), "torch": str(torch.__version__)}
+    return chosen | hashes | {"labels_sha256": classes.sha256(labels), "torch": str(torch.__version__)}
 
 
 def run(options: Options) -> dict[str, object]:

@@ -14,6 +14,7 @@ import torch
 
 from adapt import lanes, streaming
 from adapt.errors import AdaptError
+from adapt.streams import adapt_batches
 from tests.tiny_project import ROOT, options
 
 OUT = Path("cache/tiny/adapt/side")
@@ -131,8 +132,6 @@ def test_a_process_that_is_killed_is_one_clear_error_and_the_same_command_goes_o
     streaming.run(chosen)
     undisturbed = [rows(table) for table in ("predictions", "traces")]
     shutil.rmtree(OUT)
-    adapt_batches = streaming.adapt_batches
-
     def dying(*args: object) -> object:
         for n, made in enumerate(adapt_batches(*args)):  # type: ignore[arg-type]
             if n == 2 and made[0][0]["corruption"] == "gauss":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adapt import cache, statistics, streaming, train
+from adapt import classes, statistics, streaming, train
 from adapt.methods import Settings
 from adapt.video import VideoOptions
 from pipeline import cache as writer
@@ -62,7 +62,7 @@ def make(base: Path) -> Path:
         rows.append(rows[-1] | {"clip_id": "test/dark/broken", "path": "test/dark/broken.mp4", "label_id": 0, "label": "dark", "status": "failed"})
         write_clips(rows)
         heard = [pseudo_label(str(r["clip_id"]), 0 if r["label"] == "dark" else None) for r in rows]
-        writer.write_table(Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": cache.labels_sha256(LABELS)})
+        writer.write_table(Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": classes.sha256(LABELS)})
         done = train.run(train.Options("tiny", "tanet", video=VIDEO, epochs=6, batch_size=8, lr=0.01, flip=False, augment=False))
         assert done["val_accuracy"] == 1.0
         assert statistics.run(statistics.Options("tiny", "tanet", video=VIDEO))["n_clips"] == 16

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import stage
-from pipeline.datasets import folder
+from pipeline.datasets import LeftOut, folder
 from pipeline.demo.canvas import SIZE
 from pipeline.demo.scenes import FPS, SCENES, frames
 from pipeline.demo.soundfont import SoundFont
@@ -36,7 +36,7 @@ VARIANTS = folder.VARIANTS
 labels = folder.labels
 
 
-def rows(root: Path, labels: Sequence[str], variant: str = "") -> Iterable[tuple[str, str, str]]:
+def rows(root: Path, labels: Sequence[str], variant: str = "") -> Iterable[tuple[str, str, str] | LeftOut]:
     """The clips under `root`: (path relative to it, split, label), as in the generic `folder` layout."""
     return folder.rows(root, labels)
 
