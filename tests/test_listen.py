@@ -59,7 +59,7 @@ def test_a_silent_file_has_no_sounds(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_file_name_cannot_steer_the_terminal() -> None:
-    report = listen.Report("a\x1b[31m\nb.mp4", "failed", None, None, None, "torn\r", [])
+    report = listen.Report("a\x1b[31m\nb.mp4", "failed", None, None, None, None, None, "torn\r", [])
     assert listen.table(report) == "a\\x1b[31m\\nb.mp4: failed, torn\\r"
 
 
