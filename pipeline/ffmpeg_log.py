@@ -115,7 +115,7 @@ class Clock:
 
 def read_promise(stderr: str, track: int = 0) -> Promise:
     """Parse what ffmpeg prints of its input at LEVEL; `track` counts tracks of sound from 0."""
-    header = stderr.partition("[info] Output #0")[0]
+    header = re.split(r"^\[info\] (?:Stream mapping:|Output #)", stderr, maxsplit=1, flags=re.MULTILINE)[0]
     streams = _streams(header)
     sound = [text for kind, text in streams if kind == "Audio"]
     duration = re.search(r"^\[info\]   Duration: (\d+):(\d\d):(\d\d\.\d+)", header, re.MULTILINE)
@@ -133,10 +133,11 @@ def _streams(header: str) -> list[tuple[str, str]]:
     """(kind, description) of every stream in the file's order: ffmpeg prints them by programme, and one of two programmes twice.
 
     A language is the file's own words and stands before the kind, so the last kind on a line is ffmpeg's.  One with a line break can still
-    forge a stream, as the file could as well have held it.
+    forge a stream, as the file could as well have held it.  Versions before 5 indent streams as far as they do the title.
     """
     found: dict[int, tuple[str, str]] = {}
-    for line in re.finditer(r"^\[info\]   Stream #0:(\d+).*: (Audio|Video|Subtitle|Data|Attachment|Unknown): (.*)$", header, re.MULTILINE):
+    indent = "   " if re.search(r"^\[info\]   Stream #0:", header, re.MULTILINE) else "     "
+    for line in re.finditer(rf"^\[info\]{indent}Stream #0:(\d+).*: (Audio|Video|Subtitle|Data|Attachment|Unknown): (.*)$", header, re.MULTILINE):
         found[int(line[1])] = line[2], line[3]
     return [found[index] for index in sorted(found)]
 

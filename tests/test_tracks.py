@@ -77,6 +77,12 @@ def test_a_language_that_looks_like_a_stream_marks_nothing_on_its_line(tmp_path:
     assert (heard.track, heard.n_channels, pitch(samples)) == (1, 1, 880)
 
 
+def test_a_title_that_looks_like_the_headers_end_hides_no_track(tmp_path: Path) -> None:
+    forged = ("-metadata", "title=[info] Stream mapping: [info] Output #0", "-metadata", "[info]   Stream #0:0=: Audio: pcm, 9 Hz, quad (default)")
+    samples, heard = hear(three_tracks(tmp_path / "film.mkv", 1, more=forged))
+    assert (heard.track, heard.n_channels, pitch(samples)) == (1, 1, 880)
+
+
 def test_a_language_of_several_lines_costs_at_most_its_own_file(tmp_path: Path) -> None:
     forged = ("-metadata:s:a:2", "language=x): Audio: pcm, 9 Hz, mono\n[info]   Stream #0:9: Audio: pcm, 9 Hz, quad (default)\n[info]   Stream #0:8(k")
     _, heard = hear(three_tracks(tmp_path / "film.mkv", more=forged))
