@@ -18,7 +18,7 @@ from pipeline.taggers import _panns_networks, _panns_package, panns
 from pipeline.taggers._panns_networks import VARIANTS
 from tests import networks
 from tests.golden import sound
-from tests.sounds import PROJECT, make_project, sine, write_clips, write_wav
+from tests.sounds import PROJECT, make_project, write_clips, write_wav
 from tests.tagging import Floats, differences_by_batch_and_padding, golden, hear, imagined_gpu, in_project_on_one_thread, noise
 
 NARROW = (4, 4, 8, 8, 16, 16)
@@ -173,6 +173,7 @@ def test_another_variants_checkpoint_is_refused(published: Published) -> None:
         taggers.build("panns", str(published("Cnn6")[0]), variant="Cnn10")
 
 
+@pytest.mark.slow
 def test_the_package_answers_as_its_class_does_and_as_ours_within_1e_4(published: Published) -> None:
     """The published class on whole unpadded sounds, as PANNs' own inference calls it."""
     path, plain = published("Cnn14")
@@ -228,8 +229,8 @@ def test_the_tag_stage_tags_again_with_the_other_implementation_and_says_which(
 ) -> None:
     path, _ = published("Cnn14")
     monkeypatch.chdir(make_project(tmp_path))
-    write_wav(tmp_path / "data/videos/tiny/tone.wav", sine(1, 32000), 32000)
-    write_clips("tiny", ["tone.wav"])
+    write_wav(tmp_path / "data/videos/tiny/noise.wav", noise(40000), 32000)
+    write_clips("tiny", ["noise.wav"])
     decode.run(decode.Options("tiny", "panns"))
     logits = {}
     for implementation in ("ours", "package", "package"):

@@ -57,8 +57,8 @@ def test_a_position_is_a_position_whatever_is_marked(track: int, tmp_path: Path)
 
 
 def test_a_default_track_that_cancels_is_heard_by_one_channel(tmp_path: Path) -> None:
-    other = ("-filter_complex", "[1]pan=stereo|c0=.9*c0|c1=-1*c0[x]", "-map", "0", "-map", "[x]", "-disposition:a:0", "0", "-disposition:a:1", "default")
-    samples, heard = hear(encode(tmp_path / "film.mkv", *TONES[:8], *other, "-c:a", "flac"))
+    other = ("-filter_complex", "[1]pan=stereo|c0=.9*c0|c1=-1*c0[x]", "-map", "0", "-map", "[x]", "-c:a", "flac")
+    samples, heard = hear(encode(tmp_path / "film.mkv", *TONES[:8], *other, "-disposition:a:0", "0", "-disposition:a:1", "default"))
     assert (heard.status, heard.track, heard.mix, pitch(samples)) == ("ok", 1, "channel 2", 880)
 
 
@@ -84,8 +84,8 @@ def test_a_title_that_looks_like_the_headers_end_hides_no_track(tmp_path: Path) 
 
 
 def test_a_language_of_several_lines_costs_at_most_its_own_file(tmp_path: Path) -> None:
-    forged = ("-metadata:s:a:2", "language=x): Audio: pcm, 9 Hz, mono\n[info]   Stream #0:9: Audio: pcm, 9 Hz, quad (default)\n[info]   Stream #0:8(k")
-    _, heard = hear(three_tracks(tmp_path / "film.mkv", more=forged))
+    lines = ("x): Audio: pcm, 9 Hz, mono", "[info]   Stream #0:9: Audio: pcm, 9 Hz, quad (default)", "[info]   Stream #0:8(k")
+    _, heard = hear(three_tracks(tmp_path / "film.mkv", more=("-metadata:s:a:2", "language=" + "\n".join(lines))))
     assert heard.status in ("ok", "failed")
     assert heard.error if heard.status == "failed" else heard.n_samples == pytest.approx(16000, abs=800)
 
