@@ -1,0 +1,223 @@
+"""Workers at work: lent to one file at a time, given back when it is closed, replaced when a file has cost one."""
+import atexit
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from adapt.decoding._limits import FRAMES_AT_ONCE, TIMEOUT_S, Facts
+from adapt.decoding._process import Ended, Process, TookTooLong
+from adapt.errors import AdaptError
+
+MOST_IDLE = 16  # workers that are kept for the next Decoders
+
+
+class DecodeError(AdaptError):
+    """A file cannot be read; the message is the reason, without the file's name."""
+
+
+class FactsChanged(AdaptError):
+    """Decord failed on the way and PyAV finds other frames: plan again by the video's new facts."""
+
+
+class Closed(AdaptError):
+    """The Decoders were closed while a file was being read, or before."""
+
+
+class _Shelf:
+    """The workers of this process: idle ones for all its Decoders, and a list of those that are lent."""
+
+    def __init__(self) -> None:
+        self._lock, self._idle, self._lent, self._pid, self.is_open = Lock(), list[Process](), set[Process](), os.getpid(), True
+
+    def _own(self) -> None:
+        """Forget the parent's workers after a fork."""
+        if self._pid != os.getpid():
+            theirs = [*self._idle, *self._lent]
+            self._lock, self._idle, self._lent, self._pid, self.is_open = Lock(), [], set(), os.getpid(), True
+            for process in theirs:
+                process.disown()
+
+    def take(self) -> Process:
+        """Lend an idle worker, or a new one, which may not be ready."""
+        self._own()
+        with self._lock:
+            process = self._idle.pop() if self._idle else None
+        process = process or Process()
+        with self._lock:
+            self._lent.add(process)
+            atexit.unregister(self.end)
+            atexit.register(self.end)  # once
+        return process
+
+    def give(self, process: Process, *, is_fine: bool) -> None:
+        """Take a worker back: keep it where it is fine and there are not enough, else end it."""
+        self._own()
+        with self._lock:
+            self._lent.discard(process)
+            if is_fine and self.is_open and len(self._idle) < MOST_IDLE:
+                self._idle.append(process)
+                return
+        process.end()
+
+    def end(self) -> None:
+        """Lend no more, kill those that are lent, and end the idle ones."""
+        self._own()
+        with self._lock:
+            self.is_open, idle, self._idle = False, self._idle, []
+            for process in self._lent:
+                process.kill()
+        for process in idle:
+            process.end()
+
+
+_SHELF = _Shelf()
+
+
+def stop() -> None:
+    """End all reading in this process, for good: for a program that is being ended, whose threads would wait for their files."""
+    _SHELF.end()
+
+
+class Video:
+    """A file that is open in a worker."""
+
+    def __init__(self, decoders: "Decoders", path: Path) -> None:
+        self._decoders, self.path, self._left_s = decoders, path, decoders.timeout_s
+        self._process: Process | None = None
+        self.facts: Facts
+
+    def _ask(self, request: dict[str, object]) -> dict[str, Any]:
+        """Raises DecodeError where the file cannot be read, Closed where the Decoders were closed meanwhile."""
+        if self._process is None:
+            raise DecodeError("the process that read it has ended")
+        started = time.monotonic()
+        try:
+            answer = self._process.ask(request, self._left_s)
+        except TookTooLong:
+            self._lose()
+            raise DecodeError(f"took longer than {self._decoders.timeout_s:g} s: killed (raise --decode_timeout_s)") from None
+        except Ended as how:
+            self._lose()
+            raise DecodeError(f"the process that read it ended by {how}{' (out of memory?)' if str(how) == 'SIGKILL' else ''}") from None
+        except BaseException:  # Ctrl-C while it is at work: it would answer the next question with this one's answer
+            self._lose()
+            raise
+        self._left_s -= time.monotonic() - started
+        if "error" in answer:
+            raise DecodeError(str(answer["error"]))
+        if "changed" in answer:
+            self.facts = Facts(**answer["changed"])
+            raise FactsChanged(f"decord failed, and PyAV finds {self.facts.n_frames} frames")
+        return answer
+
+    def _lose(self) -> None:
+        """Let the process go.  Raises Closed where it was ended by `close`."""
+        lost, self._process = self._process, None
+        if lost is not None:
+            self._decoders.give_back(lost, is_fine=False)
+            self._decoders.check()
+
+    def open(self, *, check: bool) -> None:
+        """Borrow a worker and have it open the file; `check`: decode the first frame.  Raises as `_ask` does."""
+        self._process = self._decoders.borrow()
+        path = os.path.abspath(self.path)  # noqa: PTH100 - resolves no link
+        self.facts = Facts(**self._ask({"do": "open", "path": path, "check": check})["ok"])
+
+    def close(self) -> None:
+        """Give the worker back."""
+        if self._process is not None:
+            self._decoders.give_back(self._process, is_fine=self._process.tell({"do": "close"}))
+            self._process = None
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the frames at `indices`, which do not decrease, as uint8 (n, H, W, 3) of at most FRAMES_AT_ONCE and some 128 MB.
+
+        A chunk lies in memory that the next one overwrites.  Raises DecodeError, FactsChanged before the first chunk or a later one, IndexError.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        if len(wanted) and (wanted[0] < 0 or wanted[-1] >= self.facts.n_frames or (np.diff(wanted) < 0).any()):
+            raise IndexError(f"{self.path}: {wanted.tolist()} are no indices in order of {self.facts.n_frames} frames")
+        done = 0
+        while done < len(wanted):
+            part = wanted[done : done + FRAMES_AT_ONCE].tolist()
+            n, height, width, colours = self._ask({"do": "read", "indices": part})["ok"]
+            assert self._process is not None
+            yield self._process.frames((n, height, width, colours))
+            done += n
+
+
+class Decoders:
+    """Who reads videos, from any number of threads: a worker process for each file that is open at a time.
+
+    A context manager.  Leaving it ends the work in hand at once (whoever waits for it gets Closed) and leaves idle workers to the next Decoders.
+    """
+
+    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+        """`timeout_s`: what a worker may spend on one file, from opening to closing it, before it is killed and the file fails."""
+        self.timeout_s = timeout_s
+        self._lock, self._busy, self._closed = Lock(), set[Process](), False
+
+    def __enter__(self) -> "Decoders":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the workers that are reading; nothing can be opened any more."""
+        with self._lock:
+            self._closed = True
+            for process in self._busy:
+                process.kill()
+
+    @contextmanager
+    def open(self, path: Path, *, check: bool = False) -> Iterator[Video]:
+        """The video at `path`, open in a worker; `check`: its first frame is decoded too.
+
+        Raises DecodeError with the reason where it cannot be read, AdaptError where no worker can be started.
+        """
+        video = Video(self, path)
+        try:
+            video.open(check=check)
+            yield video
+        finally:
+            video.close()
+
+    def probe(self, path: Path) -> Facts:
+        """What reading `path` would find, its first frame decoded to be sure.  Raises as `open` does."""
+        with self.open(path, check=True) as video:
+            return video.facts
+
+    def borrow(self) -> Process:
+        """A worker for one file.  Raises Closed, or AdaptError where it does not start."""
+        self.check()
+        process = _SHELF.take()
+        with self._lock:
+            self._busy.add(process)
+        try:
+            self.check()
+            process.wait_until_ready()
+        except BaseException:
+            self.give_back(process, is_fine=False)
+            self.check()
+            raise
+        return process
+
+    def give_back(self, process: Process, *, is_fine: bool) -> None:
+        """It is idle, or gone."""
+        with self._lock:
+            self._busy.discard(process)
+            is_fine &= not self._closed
+        _SHELF.give(process, is_fine=is_fine)
+
+    def check(self) -> None:
+        """Raise Closed where nothing can be read any more."""
+        if self._closed or not _SHELF.is_open:
+            raise Closed("the decoders are closed")
