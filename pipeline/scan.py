@@ -6,22 +6,19 @@ and said.  Where there is a folder data/videos/<dataset>/sound, the sound of a c
 were corrupted and encoded without sound keep the original's.
 """
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import decord
-
+from adapt.decoding import TIMEOUT_S, DecodeError, Decoders
+from adapt.errors import AdaptError
 from pipeline import cache, datasets, engine, stage
 from pipeline.datasets import SOUND, SPLITS, Listed
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, EarshotError
 
 NAMED = 5  # missing or failed files that are named
-DECORD_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # a clock and a source line, which would make every run's table another
-ERROR_LENGTH = 200  # characters
 
 log = logging.getLogger("scan")
 
@@ -34,6 +31,7 @@ class Options:
     recipe: str = "folder"  # pipeline/datasets/<recipe>.py, which knows the folders
     variant: str = ""  # what the recipe offers a choice of, such as ucf101's split 1, 2 or 3; "" for its first
     jobs: int = 2  # files at a time
+    decode_timeout_s: float = TIMEOUT_S  # a file that takes longer to look into is a failed row
 
 
 def run(options: Options) -> dict[str, int]:
@@ -49,9 +47,13 @@ def run(options: Options) -> dict[str, int]:
     listed = sorted((_named(Listed(*row)) for row in recipe.rows(root, labels, variant)), key=lambda clip: (clip.clip_id, clip.path))
     _check(listed, labels, root)
     clips = _found(listed, root, options.dataset)
-    decord.logging.set_level(decord.logging.QUIET)  # ffmpeg's complaints; of decord's own, a line a file still goes to stderr
     label_ids = {label: i for i, label in enumerate(labels)}
-    rows = engine.map_clips(partial(_row, root, label_ids, _sounds(root, clips)), clips, options.jobs)
+    look = partial(_row, root, label_ids, _sounds(root, clips))
+    try:
+        with Decoders(options.decode_timeout_s) as decoders:
+            rows = engine.map_clips(partial(look, decoders), clips, options.jobs, stop=decoders.close)
+    except AdaptError as error:  # no worker can be started
+        raise EarshotError(str(error)) from error
     folder = cache.folder(options.dataset)
     known = {"recipe": options.recipe, "variant": variant, "classes_sha256": cache.classes_sha256(labels)}
     cache.write_table(folder / "clips.parquet", "clips", rows, known)
@@ -115,7 +117,9 @@ def _sounds(root: Path, clips: Sequence[Listed]) -> dict[str, str]:
     return sounds
 
 
-def _row(root: Path, label_ids: Mapping[str, int], sounds: Mapping[str, str], clip: Listed) -> cache.Row:
+def _row(
+    root: Path, label_ids: Mapping[str, int], sounds: Mapping[str, str], decoders: Decoders, clip: Listed
+) -> cache.Row:
     path, sound = root / clip.path, sounds.get(clip.path)
     row: dict[str, object] = {
         "clip_id": clip.clip_id, "path": clip.path, "split": clip.split, "label": clip.label, "label_id": label_ids[clip.label],
@@ -123,33 +127,15 @@ def _row(root: Path, label_ids: Mapping[str, int], sounds: Mapping[str, str], cl
         "sound_path": sound, "sound_sha256": None if sound is None else cache.sha256_file(root / sound),
     }  # fmt: skip
     try:
-        return row | probe(path) | {"status": "ok"}
-    except (decord.DECORDError, RuntimeError) as error:
-        return row | {"status": "failed", "error": one_line(str(error))}
+        return row | probe(path, decoders) | {"status": "ok"}
+    except DecodeError as error:
+        return row | {"status": "failed", "error": str(error)}
 
 
-def probe(path: Path) -> dict[str, object]:
-    """Length of the video track of `path`: duration_s and n_frames; the first frame is decoded to be sure that there are pictures.
-
-    Raises decord.DECORDError or RuntimeError where no picture can be read.
-    """
-    if not path.stat().st_size:
-        raise RuntimeError("the file is empty")
-    try:
-        reader = decord.VideoReader(str(path), num_threads=1)
-    except RuntimeError as error:
-        raise RuntimeError("decord cannot open it: no video, or one that is cut short") from error
-    if not (n_frames := len(reader)):
-        raise RuntimeError("the video track has no frames")
-    reader.seek(0)
-    reader.next()
-    return {"n_frames": n_frames, "duration_s": max(0.0, float(reader.get_frame_timestamp(n_frames - 1)[1]))}
-
-
-def one_line(message: str) -> str:
-    """The first line of what decord says, without clock and source line."""
-    lines = [line for line in DECORD_PREFIX.sub("", message).splitlines() if line.strip()]
-    return lines[0].strip()[:ERROR_LENGTH] if lines else "decord gives no reason"
+def probe(path: Path, decoders: Decoders) -> dict[str, object]:
+    """What adapting will find in `path`: duration_s, n_frames and which reader reads it.  Raises DecodeError where no picture can be read."""
+    facts = decoders.probe(path)
+    return {"n_frames": facts.n_frames, "duration_s": facts.duration_s, "reader": facts.reader}
 
 
 if __name__ == "__main__":

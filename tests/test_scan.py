@@ -40,7 +40,7 @@ def test_a_row_has_the_clips_split_label_length_and_hash(videos: Path) -> None:
     assert scan.run(OPTIONS) == {"n_clips": 2, "n_missing": 0, "n_failed": 0, "n_labels": 2, "n_train": 1, "n_val": 0, "n_test": 1}
     assert rows()["train/dog/rex one"] == {
         "clip_id": "train/dog/rex one", "path": "train/dog/rex one.mp4", "split": "train", "label_id": 1, "label": "dog", "status": "ok",
-        "duration_s": 1.25, "n_frames": 10, "content_sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "error": None,
+        "duration_s": 1.25, "n_frames": 10, "reader": "decord", "content_sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "error": None,
         "label_ids": None, "sound_path": None, "sound_sha256": None,
     }  # fmt: skip
     assert Path("cache/mine/labels.txt").read_text() == "cat\ndog\n"
@@ -61,10 +61,14 @@ def test_a_file_without_a_readable_picture_is_a_row_that_says_why(videos: Path) 
     assert {clip_id.split("/")[-1]: row["status"] for clip_id, row in found.items()} == dict.fromkeys(
         ["blank", "cut", "sound", "text", "zero"], "failed") | {"good": "ok"}
     assert found["test/cat/zero"]["error"] == "the file is empty"
-    assert "cannot find video stream" in str(found["test/cat/sound"]["error"])
+    assert found["test/cat/text"]["error"] == "no video can be opened (Invalid data found when processing input)"
+    assert found["test/cat/cut"]["error"] == "no video can be opened (moov atom not found)"
+    assert found["test/cat/sound"]["error"] == "there is no video track"
+    assert str(found["test/cat/blank"]["error"]).startswith("no picture can be decoded (")
     for row in found.values():
         if row["status"] == "failed":
-            assert row["error"] and "\n" not in str(row["error"]) and row["n_frames"] is None and row["duration_s"] is None
+            assert row["error"] and "\n" not in str(row["error"])
+            assert row["n_frames"] is None and row["duration_s"] is None and row["reader"] is None
 
 
 def test_scanning_twice_writes_the_same_bytes_and_a_clock_never_enters_the_table(videos: Path) -> None:
@@ -74,7 +78,6 @@ def test_scanning_twice_writes_the_same_bytes_and_a_clock_never_enters_the_table
     first = Path("cache/mine/clips.parquet").read_bytes()
     scan.run(scan.Options("mine", jobs=1))
     assert Path("cache/mine/clips.parquet").read_bytes() == first
-    assert scan.one_line("[12:34:56] /src/a.cc:7: [12:34:57] /src/b.cc:8: Check failed\nStack trace") == "Check failed"
 
 
 def test_two_files_that_would_be_one_clip_are_named(videos: Path) -> None:
@@ -92,7 +95,7 @@ def test_the_command_prints_counts_on_one_line_or_one_reason(
     stage.main(scan.Options, scan.run, prog="pipeline.scan", args=["--dataset", "mine", "--recipe", "folder", "--jobs", "2"])
     out, _ = capfd.readouterr()
     assert json.loads(out)["n_clips"] == 2 and out.count("\n") == 1
-    assert "test/cat/text.mp4: decord cannot open it" in caplog.text
+    assert "test/cat/text.mp4: no video can be opened" in caplog.text
     with pytest.raises(SystemExit, match="1"):
         stage.main(scan.Options, scan.run, prog="pipeline.scan", args=["--dataset", "mine", "--recipe", "foldr"])
     assert capfd.readouterr().err == f"pipeline.scan: unknown recipe 'foldr': choose one of [{', '.join(datasets.names())}]\n"

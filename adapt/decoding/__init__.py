@@ -12,6 +12,6 @@ The room of both packages: `pipeline` imports it too, so nothing here imports to
 kept for the next `Decoders` of the same process, and end with it, however it ends.
 """
 from adapt.decoding._limits import FRAMES_AT_ONCE, TIMEOUT_S, Facts
-from adapt.decoding._pool import Closed, DecodeError, Decoders, FactsChanged, Video, stop
+from adapt.decoding._pool import ClosedError, DecodeError, Decoders, FactsChangedError, Video
 
-__all__ = ["FRAMES_AT_ONCE", "TIMEOUT_S", "Closed", "DecodeError", "Decoders", "Facts", "FactsChanged", "Video", "stop"]
+__all__ = ["FRAMES_AT_ONCE", "TIMEOUT_S", "ClosedError", "DecodeError", "Decoders", "Facts", "FactsChangedError", "Video"]

@@ -18,7 +18,7 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from adapt.decoding import _log
-from adapt.decoding._limits import MAX_PIXELS, Unreadable, check_shape
+from adapt.decoding._limits import MAX_PIXELS, UnreadableError, check_shape
 
 # Demuxers of single files with pictures.  Others read text, images, devices, or files that a file names: playlists are not followed.
 CONTAINERS = ("mov", "matroska", "avi", "flv", "live_flv", "mpeg", "mpegts", "mpegvideo", "ogg", "asf", "asf_o", "m4v", "h264", "hevc", "h263",
@@ -31,8 +31,8 @@ GENPTS = 0x4  # AVFMT_FLAG_GENPTS, which PyAV sets: times are taken as they are
 
 
 @dataclass(frozen=True)
-class Packet:
-    """What is known of a packet of the video track."""
+class Seen:
+    """A packet of the video track, without what is in it."""
 
     pts: int | None
     duration: int
@@ -43,23 +43,24 @@ class Packet:
 
 
 def open_container(path: str, stderr: _log.Stderr) -> InputContainer:
-    """Open a file by its content, whatever its name ends in.  Raises Unreadable for what is no single video file."""
+    """Open a file by its content, whatever its name ends in.  Raises UnreadableError for what is no single video file."""
     mode = _mode(path)
     if not stat.S_ISREG(mode):
         kind = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}.get(stat.S_IFMT(mode), "a device")
-        raise Unreadable(f"{kind}, not a file")
+        raise UnreadableError(f"{kind}, not a file")
     with Path(path).open("rb") as file:
         start = file.read(512)
     if not start:
-        raise Unreadable("the file is empty")
+        raise UnreadableError("the file is empty")
     if (text := start.lstrip(b"\xef\xbb\xbf \t\r\n")).startswith(PLAYLISTS) or b"<MPD" in text:
-        raise Unreadable("a playlist, which names other files: put the video itself there")
+        raise UnreadableError("a playlist, which names other files: put the video itself there")
+    options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
     try:
-        container = av.open(f"file:{path}", options={"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file",
-                                                     "max_pixels": str(MAX_PIXELS)})  # fmt: skip
+        with Path(path).open("rb") as file:  # by a name that has no ending, which FFmpeg would believe
+            container = av.open(f"file:/proc/self/fd/{file.fileno()}", options=options)
     except FFmpegError as error:
-        reason = _log.one_line(stderr.read()) or error.strerror
-        raise Unreadable(f"no video can be opened ({'it is of no kind that is read here' if 'whitelist' in reason else reason})") from error
+        reason = _log.one_line(stderr.read()) or error.strerror or str(error)
+        raise UnreadableError(f"no video can be opened ({'it is of no kind that is read here' if 'whitelist' in reason else reason})") from error
     container.flags &= ~GENPTS
     return container
 
@@ -67,19 +68,19 @@ def open_container(path: str, stderr: _log.Stderr) -> InputContainer:
 def _mode(path: str) -> int:
     try:
         if not os.access(path, os.R_OK) and Path(path).exists():
-            raise Unreadable("cannot be opened (Permission denied)")
+            raise UnreadableError("cannot be opened (Permission denied)")
         return Path(path).stat().st_mode
     except OSError as error:
-        raise Unreadable(f"cannot be opened ({error.strerror})") from error
+        raise UnreadableError(f"cannot be opened ({error.strerror})") from error
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """The video track that a player shows; only its packets will be read.  Raises Unreadable where there is none, or frames would be too large."""
+    """The video track that a player shows; only its packets will be read.  Raises UnreadableError for none, or too large frames."""
     found = container.streams.best("video")
     if not isinstance(found, VideoStream) or found.disposition & Disposition.attached_pic:
-        raise Unreadable("there is no video track")
+        raise UnreadableError("there is no video track")
     if found.codec_context is None:
-        raise Unreadable("no reader here knows the codec of its video track")
+        raise UnreadableError("no reader here knows the codec of its video track")
     if found.codec_context.width and found.codec_context.height:  # 0 where the header does not say: then each frame is looked at
         check_shape(found.codec_context.width, found.codec_context.height)
     for stream in container.streams:
@@ -89,7 +90,7 @@ def video_stream(container: InputContainer) -> VideoStream:
     return found
 
 
-def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+def packets(container: InputContainer, stream: VideoStream) -> Iterator["av.Packet[VideoStream]"]:
     """The packets of `stream` in the file's order, to its end or to where it cannot be read any more."""
     demuxed = container.demux(stream)
     while True:
@@ -101,14 +102,14 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packe
             yield packet
 
 
-def survey(container: InputContainer, stream: VideoStream) -> list[Packet]:
+def survey(container: InputContainer, stream: VideoStream) -> list[Seen]:
     """All packets of the track, without decoding any."""
     codec = stream.codec_context.name
     is_entry = _entry_finder(codec, bytes(stream.codec_context.extradata or b""))
     found = []
     for packet in packets(container, stream):
         data = memoryview(packet) if packet.is_keyframe or codec in ("vp8", "vp9") else memoryview(b"")
-        found.append(Packet(
+        found.append(Seen(
             packet.pts, packet.duration or 0, packet.is_keyframe, not (packet.is_discard or packet.is_corrupt),
             packet.is_keyframe and is_entry(data), _may_hide(codec, data, packet.size),
         ))  # fmt: skip
@@ -148,7 +149,7 @@ def may_seek(container: InputContainer, stream: VideoStream) -> bool:
     return n_tracks == 1 and stream.codec_context.name in TRUSTED and not SEEKABLE.isdisjoint(container.format.name.split(","))
 
 
-def why_not_decord(found: Sequence[Packet]) -> str | None:
+def why_not_decord(found: Sequence[Seen]) -> str | None:
     """Why decord would not find the frames of a file by its packets, or None where it does: the first reason of several."""
     times = [packet.pts for packet in found if packet.pts is not None]
     reasons = {
@@ -162,7 +163,7 @@ def why_not_decord(found: Sequence[Packet]) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None) or _open_group(found)
 
 
-def _open_group(found: Sequence[Packet]) -> str | None:
+def _open_group(found: Sequence[Seen]) -> str | None:
     """Whether a frame is shown before the key frame that it comes after in the file, or after the one before which it comes."""
     times = [packet.pts or 0 for packet in found]
     latest_before = accumulate(times, max, initial=-1)

@@ -21,15 +21,15 @@ class Facts:
     reader: str  # decord or pyav
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """Why a file cannot be read, in one line without the file's name.  Of the worker's side."""
 
 
 def check_shape(width: int, height: int) -> None:
-    """Raise Unreadable for frames that would cost too much memory, at their own size or resized by their short side."""
+    """Raise UnreadableError for frames that would cost too much memory, at their own size or resized by their short side."""
     if min(width, height) < 1:
-        raise Unreadable(f"its pictures are {width} x {height} pixels")
+        raise UnreadableError(f"its pictures are {width} x {height} pixels")
     if width * height > MAX_PIXELS:
-        raise Unreadable(f"{width} x {height} pixels are more than {MAX_PIXELS:,}: make the video smaller")
+        raise UnreadableError(f"{width} x {height} pixels are more than {MAX_PIXELS:,}: make the video smaller")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise Unreadable(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other: crop the video")
+        raise UnreadableError(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other: crop the video")

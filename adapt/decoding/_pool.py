@@ -1,6 +1,6 @@
 """Workers at work: lent to one file at a time, given back when it is closed, replaced when a file has cost one."""
-import atexit
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from adapt.decoding._limits import FRAMES_AT_ONCE, TIMEOUT_S, Facts
-from adapt.decoding._process import Ended, Process, TookTooLong
+from adapt.decoding._process import EndedError, Process, SlowError
 from adapt.errors import AdaptError
 
 MOST_IDLE = 16  # workers that are kept for the next Decoders
@@ -22,11 +22,11 @@ class DecodeError(AdaptError):
     """A file cannot be read; the message is the reason, without the file's name."""
 
 
-class FactsChanged(AdaptError):
+class FactsChangedError(AdaptError):
     """Decord failed on the way and PyAV finds other frames: plan again by the video's new facts."""
 
 
-class Closed(AdaptError):
+class ClosedError(AdaptError):
     """The Decoders were closed while a file was being read, or before."""
 
 
@@ -34,13 +34,14 @@ class _Shelf:
     """The workers of this process: idle ones for all its Decoders, and a list of those that are lent."""
 
     def __init__(self) -> None:
-        self._lock, self._idle, self._lent, self._pid, self.is_open = Lock(), list[Process](), set[Process](), os.getpid(), True
+        self._lock, self._idle, self._lent, self._pid = Lock(), list[Process](), set[Process](), os.getpid()
+        self.is_open, self._is_used = True, False
 
     def _own(self) -> None:
         """Forget the parent's workers after a fork."""
         if self._pid != os.getpid():
             theirs = [*self._idle, *self._lent]
-            self._lock, self._idle, self._lent, self._pid, self.is_open = Lock(), [], set(), os.getpid(), True
+            self.__init__()  # type: ignore[misc]
             for process in theirs:
                 process.disown()
 
@@ -52,8 +53,9 @@ class _Shelf:
         process = process or Process()
         with self._lock:
             self._lent.add(process)
-            atexit.unregister(self.end)
-            atexit.register(self.end)  # once
+            first, self._is_used = not self._is_used, True
+        if first:  # not atexit, which comes after Python has waited for its threads, and those may wait for a file
+            threading._register_atexit(self.end)  # type: ignore[attr-defined]
         return process
 
     def give(self, process: Process, *, is_fine: bool) -> None:
@@ -80,11 +82,6 @@ class _Shelf:
 _SHELF = _Shelf()
 
 
-def stop() -> None:
-    """End all reading in this process, for good: for a program that is being ended, whose threads would wait for their files."""
-    _SHELF.end()
-
-
 class Video:
     """A file that is open in a worker."""
 
@@ -94,16 +91,16 @@ class Video:
         self.facts: Facts
 
     def _ask(self, request: dict[str, object]) -> dict[str, Any]:
-        """Raises DecodeError where the file cannot be read, Closed where the Decoders were closed meanwhile."""
+        """Raises DecodeError where the file cannot be read, ClosedError where the Decoders were closed meanwhile."""
         if self._process is None:
             raise DecodeError("the process that read it has ended")
         started = time.monotonic()
         try:
             answer = self._process.ask(request, self._left_s)
-        except TookTooLong:
+        except SlowError:
             self._lose()
             raise DecodeError(f"took longer than {self._decoders.timeout_s:g} s: killed (raise --decode_timeout_s)") from None
-        except Ended as how:
+        except EndedError as how:
             self._lose()
             raise DecodeError(f"the process that read it ended by {how}{' (out of memory?)' if str(how) == 'SIGKILL' else ''}") from None
         except BaseException:  # Ctrl-C while it is at work: it would answer the next question with this one's answer
@@ -114,11 +111,11 @@ class Video:
             raise DecodeError(str(answer["error"]))
         if "changed" in answer:
             self.facts = Facts(**answer["changed"])
-            raise FactsChanged(f"decord failed, and PyAV finds {self.facts.n_frames} frames")
+            raise FactsChangedError(f"decord failed, and PyAV finds {self.facts.n_frames} frames")
         return answer
 
     def _lose(self) -> None:
-        """Let the process go.  Raises Closed where it was ended by `close`."""
+        """Let the process go.  Raises ClosedError where it was ended by `close`."""
         lost, self._process = self._process, None
         if lost is not None:
             self._decoders.give_back(lost, is_fine=False)
@@ -139,7 +136,7 @@ class Video:
     def frames(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
         """Yield the frames at `indices`, which do not decrease, as uint8 (n, H, W, 3) of at most FRAMES_AT_ONCE and some 128 MB.
 
-        A chunk lies in memory that the next one overwrites.  Raises DecodeError, FactsChanged before the first chunk or a later one, IndexError.
+        A chunk lies in memory that the next one overwrites.  Raises DecodeError, FactsChangedError before the first chunk or a later one, IndexError.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         if len(wanted) and (wanted[0] < 0 or wanted[-1] >= self.facts.n_frames or (np.diff(wanted) < 0).any()):
@@ -156,11 +153,16 @@ class Video:
 class Decoders:
     """Who reads videos, from any number of threads: a worker process for each file that is open at a time.
 
-    A context manager.  Leaving it ends the work in hand at once (whoever waits for it gets Closed) and leaves idle workers to the next Decoders.
+    A context manager.  Leaving it ends the work in hand at once (whoever waits for it gets ClosedError) and leaves idle workers to the next Decoders.
     """
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
-        """`timeout_s`: what a worker may spend on one file, from opening to closing it, before it is killed and the file fails."""
+        """`timeout_s`: what a worker may spend on one file, from opening to closing it, before it is killed and the file fails.
+
+        Raises AdaptError for one that is not above 0.
+        """
+        if not timeout_s > 0:
+            raise AdaptError(f"decode_timeout_s is {timeout_s}: give seconds, more than 0")
         self.timeout_s = timeout_s
         self._lock, self._busy, self._closed = Lock(), set[Process](), False
 
@@ -196,7 +198,7 @@ class Decoders:
             return video.facts
 
     def borrow(self) -> Process:
-        """A worker for one file.  Raises Closed, or AdaptError where it does not start."""
+        """A worker for one file.  Raises ClosedError, or AdaptError where it does not start."""
         self.check()
         process = _SHELF.take()
         with self._lock:
@@ -218,6 +220,6 @@ class Decoders:
         _SHELF.give(process, is_fine=is_fine)
 
     def check(self) -> None:
-        """Raise Closed where nothing can be read any more."""
+        """Raise ClosedError where nothing can be read any more."""
         if self._closed or not _SHELF.is_open:
-            raise Closed("the decoders are closed")
+            raise ClosedError("the decoders are closed")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Pipe
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +23,11 @@ START_TIMEOUT_S = 120.0  # a start takes 0.3 s where the machine is free
 GRACE_S = 1.0  # to end, once it has let go of the connection
 
 
-class Ended(Exception):
+class EndedError(Exception):
     """The process ended by itself; says how."""
 
 
-class TookTooLong(Exception):
+class SlowError(Exception):
     """The process did not answer in time, and was killed."""
 
 
@@ -57,13 +57,13 @@ class Process:
         try:
             self._receive(START_TIMEOUT_S)
             self._is_ready = True
-        except (Ended, TookTooLong) as error:
+        except (EndedError, SlowError) as error:
             raise AdaptError(f"the process that reads videos does not start ({error}): what it says stands above; is PyAV (av) installed?") from None
 
     def ask(self, request: Mapping[str, object], timeout_s: float) -> dict[str, Any]:
-        """The answer to a request.  Raises Ended or TookTooLong, and the process is gone then; RuntimeError for a fault of the worker's."""
+        """The answer to a request.  Raises EndedError or SlowError, and the process is gone then; RuntimeError for a fault of the worker's."""
         if not self.tell(request):
-            raise Ended(self.end())
+            raise EndedError(self.end())
         answer = self._receive(timeout_s)
         if "fault" in answer:
             raise RuntimeError(f"the worker failed at {request}:\n{answer['fault']}")
@@ -80,13 +80,13 @@ class Process:
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         if not self._connection.poll(max(0.0, timeout_s)):
             self.end()
-            raise TookTooLong(f"took longer than {timeout_s:g} s")
+            raise SlowError(f"took longer than {timeout_s:g} s")
         try:
             answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(GRACE_S)  # so that it says itself what it died of
-            raise Ended(self.end()) from None
+            raise EndedError(self.end()) from None
         return answer
 
     def frames(self, shape: tuple[int, int, int, int]) -> np.ndarray:
@@ -94,7 +94,7 @@ class Process:
         return np.frombuffer(self._memory, np.uint8, int(np.prod(shape))).reshape(shape)
 
     def kill(self) -> None:
-        """End it at once; whoever waits for its answer gets Ended.  From any thread."""
+        """End it at once; whoever waits for its answer gets EndedError.  From any thread."""
         if self._process.returncode is None:
             self._process.kill()
 

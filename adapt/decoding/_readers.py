@@ -11,12 +11,12 @@ from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 
 from adapt.decoding import _container, _log
-from adapt.decoding._limits import KEPT_BYTES, WORKER_BYTES, Facts, Unreadable, check_shape
+from adapt.decoding._limits import KEPT_BYTES, WORKER_BYTES, Facts, UnreadableError, check_shape
 
 QUARTER = 90  # degrees
 
 
-class Distrust(Exception):
+class DistrustError(Exception):
     """Decord does not read the file as it should: PyAV will."""
 
 
@@ -26,7 +26,7 @@ class Reader(Protocol):
     facts: Facts
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        """The frames at `indices`, which do not decrease -> uint8 (n, H, W, 3).  Raises Unreadable, or Distrust."""
+        """The frames at `indices`, which do not decrease -> uint8 (n, H, W, 3).  Raises UnreadableError, or DistrustError."""
 
     def close(self) -> None:
         """Let go of the file."""
@@ -36,20 +36,20 @@ class Decord:
     """Seeks to the frames asked for; of files whose packets allow it."""
 
     def __init__(self, path: str, facts: Facts, *, check: bool) -> None:
-        """Open `path`, of which `facts` are expected; `check` decodes the first frame.  Raises Distrust."""
+        """Open `path`, of which `facts` are expected; `check` decodes the first frame.  Raises DistrustError."""
         try:
             import decord  # here: there is no package of it for processors other than x86-64
         except ImportError as error:
-            raise Distrust from error
+            raise DistrustError from error
         decord.logging.set_level(decord.logging.ERROR)
         self._errors = (decord.DECORDError, RuntimeError, IndexError, AssertionError, UnicodeEncodeError)
         self.facts = facts
         try:
             self._reader = decord.VideoReader(path, num_threads=1)
         except self._errors as error:
-            raise Distrust from error
+            raise DistrustError from error
         if len(self._reader) != facts.n_frames:
-            raise Distrust
+            raise DistrustError
         if check:
             self.read([0])
 
@@ -58,9 +58,9 @@ class Decord:
         try:
             frames: np.ndarray = self._reader.get_batch(list(indices)).asnumpy()
         except self._errors as error:
-            raise Distrust from error
+            raise DistrustError from error
         if sorted(frames.shape[1:3]) != sorted((self.facts.height, self.facts.width)):
-            raise Distrust
+            raise DistrustError
         return frames
 
     def close(self) -> None:
@@ -72,17 +72,18 @@ class Sequential:
     """PyAV, from the first frame to the last: one pass counts, and keeps the frames where they are few; else another one reads."""
 
     def __init__(self, path: str, stderr: _log.Stderr) -> None:
-        """Decode all of `path` once.  Raises Unreadable where there is no frame, or they are too large."""
+        """Decode all of `path` once.  Raises UnreadableError where there is no frame, or they are too large."""
         self._path, self._stderr, self._at = path, stderr, -1
         self._last: VideoFrame | None = None
         self._frames: Iterator[tuple[VideoFrame, Fraction | None]] = iter(())
         self._kept: list[VideoFrame] | None = []
         self._scaler = VideoReformatter()  # one for all: a frame's own has threads of its own
         spans: list[tuple[int, int]] = []
-        self._size, self._turns, time_base, n_bytes, n_frames = (0, 0), 0, None, 0, 0
-        for frame, time_base in _shown(path, stderr):
+        time_base: Fraction | None = None
+        self._size, self._turns, n_bytes, n_frames = (0, 0), 0, 0, 0
+        for frame, unit in _shown(path, stderr):
             if n_frames == 0:
-                self._size, self._turns = (frame.width, frame.height), round(frame.rotation / QUARTER) % 4
+                self._size, self._turns, time_base = (frame.width, frame.height), round(frame.rotation / QUARTER) % 4, unit
             n_frames += 1
             n_bytes += sum(plane.buffer_size for plane in frame.planes)
             if frame.pts is not None:
@@ -91,7 +92,7 @@ class Sequential:
                 self._kept.append(frame)
                 self._kept = self._kept if n_bytes <= KEPT_BYTES else None
         if not n_frames:
-            raise Unreadable(f"no picture can be decoded{_because(stderr)}")
+            raise UnreadableError(f"no picture can be decoded{_because(stderr)}")
         self.facts = Facts(n_frames, _container.duration_s(spans, time_base), *self._size, "pyav")
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
@@ -106,7 +107,7 @@ class Sequential:
         while self._at < index:
             self._last, _ = next(self._frames, (None, None))
             if self._last is None:
-                raise Unreadable(f"it has {self._at + 1} frames the second time it is read: is it being written?")
+                raise UnreadableError(f"it has {self._at + 1} frames the second time it is read: is it being written?")
             self._at += 1
         assert self._last is not None
         return self._last
@@ -137,7 +138,7 @@ def _shown(path: str, stderr: _log.Stderr) -> Iterator[tuple[VideoFrame, Fractio
                 frames = stream.codec_context.decode(packet)
             except FFmpegError as error:
                 if error.errno == errno.ENOMEM:
-                    raise Unreadable(f"its frames need more than {WORKER_BYTES >> 30} GB of memory") from error
+                    raise UnreadableError(f"its frames need more than {WORKER_BYTES >> 30} GB of memory") from error
                 continue
             for frame in frames:
                 check_shape(frame.width, frame.height)

@@ -17,8 +17,8 @@ from multiprocessing.connection import Connection
 import numpy as np
 
 from adapt.decoding import _container, _log
-from adapt.decoding._limits import SHARED_BYTES, WORKER_BYTES, Facts, Unreadable
-from adapt.decoding._readers import Decord, Distrust, Reader, Sequential
+from adapt.decoding._limits import SHARED_BYTES, WORKER_BYTES, Facts, UnreadableError
+from adapt.decoding._readers import Decord, DistrustError, Reader, Sequential
 
 Answer = dict[str, object]
 
@@ -42,7 +42,7 @@ class Worker:
         self.reader: Reader | None = None
 
     def open(self, path: str, check: bool) -> Answer:
-        """Choose the reader of `path`; `check`: decode its first frame.  Raises Unreadable."""
+        """Choose the reader of `path`; `check`: decode its first frame.  Raises UnreadableError."""
         self.close()
         self.stderr.read()  # of files before
         self.path = path
@@ -50,7 +50,7 @@ class Worker:
         return {"ok": dataclasses.asdict(self.reader.facts)}
 
     def _decord(self, check: bool) -> Reader | None:
-        """Decord on the file, or None where it would not find the frames.  Raises Unreadable where nothing would."""
+        """Decord on the file, or None where it would not find the frames.  Raises UnreadableError where nothing would."""
         with _container.open_container(self.path, self.stderr) as container:
             stream = _container.video_stream(container)
             if not _container.may_seek(container, stream):
@@ -62,17 +62,17 @@ class Worker:
             facts = Facts(len(found), length_s, stream.codec_context.width, stream.codec_context.height, "decord")
         try:
             return Decord(self.path, facts, check=check)
-        except Distrust:
+        except DistrustError:
             return None
 
     def read(self, indices: list[int]) -> Answer:
         """Write the frames at `indices` into the shared memory, as many as fit into it, and say how many."""
         if self.reader is None:
-            raise Unreadable("no file is open")
+            raise UnreadableError("no file is open")
         size = 3 * self.reader.facts.width * self.reader.facts.height
         try:
             frames = self.reader.read(indices[: SHARED_BYTES // size])
-        except Distrust:
+        except DistrustError:
             before = self.reader.facts
             self.reader = Sequential(self.path, self.stderr)
             if self.reader.facts.n_frames != before.n_frames:
@@ -93,7 +93,7 @@ class Worker:
             if request["do"] == "open":
                 return self.open(str(request["path"]), bool(request["check"]))
             return self.read(list(request["indices"]))  # type: ignore[call-overload]
-        except Unreadable as error:
+        except UnreadableError as error:
             return {"error": str(error)}
         except MemoryError:
             return {"error": f"its frames need more than {WORKER_BYTES >> 30} GB of memory"}
