@@ -79,11 +79,11 @@ def _naming(path: Path) -> Iterator[None]:
 
 def sample(video: Video, indices: np.ndarray, options: VideoOptions) -> np.ndarray:
     """The frames at sorted `indices` -> uint8 (len(indices), size, size, 3), a chunk of them in memory at their own size.  Raises DecodeError."""
-    frames, done = np.empty((len(indices), options.size, options.size, 3), np.uint8), 0
+    parts = []
     for chunk in video.frames(indices):
-        frames[done : done + len(chunk)] = _resize_and_crop(torch.from_numpy(chunk), options)
-        done += len(chunk)
-    return frames
+        small = _resize_and_crop(torch.from_numpy(chunk), options)
+        parts.append(small.copy() if np.may_share_memory(small, chunk) else small)  # the next chunk overwrites this one
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def read_frames(path: Path, indices: np.ndarray, options: VideoOptions) -> np.ndarray:

@@ -6,10 +6,10 @@ are not one to one in order: hidden frames of a cut without encoding, B-frames i
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import av
 from av.container import InputContainer
@@ -26,12 +26,14 @@ CONTAINERS = ("mov", "matroska", "avi", "flv", "live_flv", "mpeg", "mpegts", "mp
 PLAYLISTS = (b"#EXTM3U", b"ffconcat version", b"<MPD", b"[playlist]", b"[Reference]", b"v=0\r\n", b"v=0\n")
 SEEKABLE = {"mov", "matroska", "flv"}  # containers in which decord seeks to the frame
 TRUSTED = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mjpeg"}  # codecs of which a packet is a frame, where the checks below say so
-NOT_CODED_BYTES = 32  # an MPEG-4 packet below this may hold no picture ("not coded": XviD's way of saying that nothing changed)
+NOT_CODED_BYTES = 12  # an MPEG-4 packet of fewer may hold no picture: a start code and a time are all that it needs then
+IDR = 5  # the type of the NAL units of a picture that refers to none before
 GENPTS = 0x4  # AVFMT_FLAG_GENPTS, which PyAV sets: times are taken as they are
 
+VideoPacket: TypeAlias = "av.Packet[VideoStream]"
 
-@dataclass(frozen=True)
-class Seen:
+
+class Seen(NamedTuple):
     """A packet of the video track, without what is in it."""
 
     pts: int | None
@@ -42,8 +44,11 @@ class Seen:
     may_hide: bool  # may hold no picture that is shown
 
 
-def open_container(path: str, stderr: _log.Stderr) -> InputContainer:
-    """Open a file by its content, whatever its name ends in.  Raises UnreadableError for what is no single video file."""
+def open_container(path: str, stderr: _log.Stderr, *, decode: bool) -> InputContainer:
+    """Open a file by its content, whatever its name ends in; `decode`: let FFmpeg decode what it wants to know of the tracks, else nothing is.
+
+    Raises UnreadableError for what is no single video file.
+    """
     mode = _mode(path)
     if not stat.S_ISREG(mode):
         kind = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}.get(stat.S_IFMT(mode), "a device")
@@ -55,6 +60,7 @@ def open_container(path: str, stderr: _log.Stderr) -> InputContainer:
     if (text := start.lstrip(b"\xef\xbb\xbf \t\r\n")).startswith(PLAYLISTS) or b"<MPD" in text:
         raise UnreadableError("a playlist, which names other files: put the video itself there")
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
+    options |= {} if decode else {"codec_whitelist": "mpeg4"}  # MP4 leaves its shape to the decoder, which reads it from the header
     try:
         with Path(path).open("rb") as file:  # by a name that has no ending, which FFmpeg would believe
             container = av.open(f"file:/proc/self/fd/{file.fileno()}", options=options)
@@ -90,7 +96,7 @@ def video_stream(container: InputContainer) -> VideoStream:
     return found
 
 
-def packets(container: InputContainer, stream: VideoStream) -> Iterator["av.Packet[VideoStream]"]:
+def packets(container: InputContainer, stream: VideoStream) -> Iterator[VideoPacket]:
     """The packets of `stream` in the file's order, to its end or to where it cannot be read any more."""
     demuxed = container.demux(stream)
     while True:
@@ -106,47 +112,57 @@ def survey(container: InputContainer, stream: VideoStream) -> list[Seen]:
     """All packets of the track, without decoding any."""
     codec = stream.codec_context.name
     is_entry = _entry_finder(codec, bytes(stream.codec_context.extradata or b""))
-    found = []
-    for packet in packets(container, stream):
-        data = memoryview(packet) if packet.is_keyframe or codec in ("vp8", "vp9") else memoryview(b"")
-        found.append(Seen(
-            packet.pts, packet.duration or 0, packet.is_keyframe, not (packet.is_discard or packet.is_corrupt),
-            packet.is_keyframe and is_entry(data), _may_hide(codec, data, packet.size),
-        ))  # fmt: skip
-    return found
+    may_hide = {"vp8": _hides_vp8, "vp9": _hides_vp9, "mpeg4": _hides_mpeg4}.get(codec, _hides_nothing)
+    return [
+        Seen(packet.pts, packet.duration or 0, is_key := packet.is_keyframe, not (packet.is_discard or packet.is_corrupt),
+             is_key and is_entry(packet), may_hide(packet))
+        for packet in packets(container, stream)
+    ]  # fmt: skip
 
 
-def _entry_finder(codec: str, extradata: bytes) -> Callable[[memoryview], bool]:
+def _entry_finder(codec: str, extradata: bytes) -> Callable[[VideoPacket], bool]:
     """What says of a key packet whether all that follows can be decoded from it, whatever came before."""
     if codec == "h264":
         length = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 0
-        return lambda data: bool(length) and any(data[at] & 0x1F == 5 for at in _units(data, length))  # an IDR picture, not a recovery point
-    return lambda data: True
+        return lambda packet: bool(length) and IDR in _unit_types(memoryview(packet), length)  # not a mere recovery point
+    return lambda packet: True
 
 
-def _units(data: memoryview, length: int) -> Iterator[int]:
-    """Where the NAL units of a packet begin, each behind its size in `length` bytes (ISO/IEC 14496-15)."""
+def _unit_types(data: memoryview, length: int) -> Iterator[int]:
+    """The types of a packet's NAL units, each behind its size in `length` bytes (ISO/IEC 14496-15, ITU-T H.264 table 7-1)."""
     at = 0
     while at + length < len(data):
-        yield at + length
+        yield data[at + length] & 0x1F
         at += length + int.from_bytes(data[at : at + length], "big")
 
 
-def _may_hide(codec: str, data: memoryview, size: int) -> bool:
-    """Whether a packet may hold no picture that is shown."""
-    if codec == "vp8":
-        return not data[0] & 0x10  # the bit show_frame
-    if codec == "vp9":
-        is_superframe = data[-1] & 0xE0 == 0xC0  # of hidden frames and one that is shown
-        profile, shows_another = data[0] >> 4 & 3, data[0] & 0x08
-        return not is_superframe and (profile == 3 or not shows_another and not data[0] & 0x02)  # the bit show_frame
-    return codec == "mpeg4" and size < NOT_CODED_BYTES
+def _hides_nothing(packet: VideoPacket) -> bool:
+    """Whether a packet of any other codec holds no picture: none does."""
+    return False
+
+
+def _hides_vp8(packet: VideoPacket) -> bool:
+    """Whether a packet holds no picture that is shown: its bit show_frame (RFC 6386, section 9.1)."""
+    return not memoryview(packet)[0] & 0x10
+
+
+def _hides_vp9(packet: VideoPacket) -> bool:
+    """The same; a superframe is of hidden frames and one that is shown (VP9 bitstream specification, section 6.2 and annex B)."""
+    data = memoryview(packet)
+    is_superframe, profile, shows_another = data[-1] & 0xE0 == 0xC0, data[0] >> 4 & 3, data[0] & 0x08
+    return not is_superframe and (profile == 3 or not shows_another and not data[0] & 0x02)
+
+
+def _hides_mpeg4(packet: VideoPacket) -> bool:
+    """Whether a packet may be the few bytes by which XviD says that nothing has changed: no picture is shown for them."""
+    return packet.size < NOT_CODED_BYTES
 
 
 def may_seek(container: InputContainer, stream: VideoStream) -> bool:
     """Whether the file is of a kind that decord reads, if its packets are in order."""
     n_tracks = sum(not s.disposition & Disposition.attached_pic for s in container.streams.video)
-    return n_tracks == 1 and stream.codec_context.name in TRUSTED and not SEEKABLE.isdisjoint(container.format.name.split(","))
+    is_known = n_tracks == 1 and stream.codec_context.width * stream.codec_context.height > 0
+    return is_known and stream.codec_context.name in TRUSTED and not SEEKABLE.isdisjoint(container.format.name.split(","))
 
 
 def why_not_decord(found: Sequence[Seen]) -> str | None:

@@ -131,7 +131,7 @@ def _shown(path: str, stderr: _log.Stderr) -> Iterator[tuple[VideoFrame, Fractio
 
     A damaged packet costs what it costs ffmpeg, which goes on with the next.
     """
-    with _container.open_container(path, stderr) as container:
+    with _container.open_container(path, stderr, decode=True) as container:
         stream = _container.video_stream(container)
         for packet in chain(_container.packets(container, stream), (None,)):  # None: what the decoder still holds
             try:

@@ -51,7 +51,7 @@ class Worker:
 
     def _decord(self, check: bool) -> Reader | None:
         """Decord on the file, or None where it would not find the frames.  Raises UnreadableError where nothing would."""
-        with _container.open_container(self.path, self.stderr) as container:
+        with _container.open_container(self.path, self.stderr, decode=False) as container:
             stream = _container.video_stream(container)
             if not _container.may_seek(container, stream):
                 return None
