@@ -244,7 +244,7 @@ def test_a_shape_that_would_cost_too_much_is_refused_before_it_is_decoded(
 ) -> None:
     path = tmp_path / name
     codec = ("-c:v", "libx264", "-preset", "ultrafast") if name == "a.mp4" else ("-c:v", "ffv1")
-    numbered.ffmpeg("-f", "lavfi", "-i", f"color=size={size}:rate=2:duration=1", *codec, "-pix_fmt", "yuv420p", path)
+    numbered.ffmpeg("-f", "lavfi", "-i", f"color=size={size}:rate=1:duration=1", *codec, "-pix_fmt", "yuv420p", path)
     started = time.monotonic()
     with pytest.raises(DecodeError) as refused:
         decoders.probe(path)

@@ -48,8 +48,10 @@ class _Shelf:
     def take(self) -> Process:
         """Lend an idle worker, or a new one, which may not be ready."""
         self._own()
-        with self._lock:
-            process = self._idle.pop() if self._idle else None
+        process = self._pop()
+        while process is not None and not process.is_alive():  # it was killed while it was idle: that is no file's fault
+            process.end()
+            process = self._pop()
         process = process or Process()
         with self._lock:
             self._lent.add(process)
@@ -57,6 +59,10 @@ class _Shelf:
         if first:  # not atexit, which comes after Python has waited for its threads, and those may wait for a file
             threading._register_atexit(self.end)  # type: ignore[attr-defined]
         return process
+
+    def _pop(self) -> Process | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
 
     def give(self, process: Process, *, is_fine: bool) -> None:
         """Take a worker back: keep it where it is fine and there are not enough, else end it."""

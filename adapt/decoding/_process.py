@@ -93,6 +93,10 @@ class Process:
         """The shared memory as frames; what is in it changes with the next request."""
         return np.frombuffer(self._memory, np.uint8, int(np.prod(shape))).reshape(shape)
 
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def kill(self) -> None:
         """End it at once; whoever waits for its answer gets EndedError.  From any thread."""
         if self._process.returncode is None:
