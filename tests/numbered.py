@@ -39,7 +39,7 @@ def numbers(frames: np.ndarray) -> list[int]:
     return [number(frame) for frame in frames]
 
 
-def ffmpeg(*arguments: str | Path, stdin: bytes | None = None) -> bytes:
+def ffmpeg(*arguments: str | float | Path, stdin: bytes | None = None) -> bytes:
     """What the packaged ffmpeg writes to stdout.  Raises CalledProcessError where it fails."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-y", "-loglevel", "error", *map(str, arguments)]
     return subprocess.run(command, input=stdin, check=True, stdout=subprocess.PIPE).stdout

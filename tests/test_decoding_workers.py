@@ -34,9 +34,10 @@ def children(pid: int | str = "self") -> set[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs: neither gone nor dead and not waited for."""
+    """Whether a process runs: neither gone nor dead, with all its threads, and not waited for."""
     with suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        state, n_threads = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[i] for i in (0, 17))
+        return state not in "ZX" or int(n_threads) > 1
     return False
 
 
@@ -237,6 +238,28 @@ def test_nothing_is_written_to_the_terminal_for_bad_files(tmp_path: Path, film: 
         with Decoders(30) as decoders, pytest.raises(DecodeError):
             decoders.probe(tmp_path / name)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_child_made_by_fork_reads_with_workers_of_its_own(film: Path) -> None:
+    """As processes of multiprocessing do, which share their parent's handles and must not share its workers."""
+    code = (
+        "import multiprocessing, sys\nfrom pathlib import Path\nfrom adapt.decoding import Decoders\nfilm = Path(sys.argv[1])\n"
+        "def pid():\n"
+        "    with Decoders() as decoders, decoders.open(film) as video:\n"
+        "        assert next(video.frames([3])).shape[0] == 1\n"
+        "        return video._process._process.pid\n"
+        "mine = pid()\n"
+        "with multiprocessing.get_context('fork').Pool(2) as pool:\n"
+        "    theirs = [result.get() for result in [pool.apply_async(pid) for _ in range(6)]]\n"
+        "    pool.close()\n"
+        "    pool.join()\n"
+        "print(mine, pid(), *theirs)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(film)], env=environment(), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    mine, again, *theirs = map(int, done.stdout.split())
+    assert mine == again and mine not in theirs and 1 <= len(set(theirs)) <= 2
+    assert wait_for(lambda: not any(map(is_alive, {mine, *theirs})))
 
 
 def environment() -> dict[str, str]:

@@ -62,20 +62,14 @@ class Process:
 
     def ask(self, request: Mapping[str, object], timeout_s: float) -> dict[str, Any]:
         """The answer to a request.  Raises EndedError or SlowError, and the process is gone then; RuntimeError for a fault of the worker's."""
-        if not self.tell(request):
-            raise EndedError(self.end())
+        try:
+            self._connection.send_bytes(json.dumps(request).encode())
+        except OSError:  # it ended before
+            raise EndedError(self.end()) from None
         answer = self._receive(timeout_s)
         if "fault" in answer:
             raise RuntimeError(f"the worker failed at {request}:\n{answer['fault']}")
         return answer
-
-    def tell(self, request: Mapping[str, object]) -> bool:
-        """Send a request that has no answer; whether the process is there to take it."""
-        try:
-            self._connection.send_bytes(json.dumps(request).encode())
-        except OSError:
-            return False
-        return True
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
         if not self._connection.poll(max(0.0, timeout_s)):
