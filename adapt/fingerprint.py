@@ -7,7 +7,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ import torch
 from adapt import cache
 
 PACKAGE = Path(__file__).parent
-LIBRARIES = ("torch", "torchvision", "numpy", "decord")
+LIBRARIES = ("torch", "torchvision", "numpy", "av", "decord")
 
 
 def file_sha256(path: Path) -> str:
@@ -66,9 +66,16 @@ def data_sha256(dataset: str) -> str:
     return hashlib.sha256(json.dumps([file_sha256(cache.ROOT / dataset / name) for name in names]).encode()).hexdigest()
 
 
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"  # decord, on processors other than x86-64
+
+
 def environment(device: torch.device) -> dict[str, str]:
     """Libraries and device."""
-    libraries = [f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in LIBRARIES)]
+    libraries = [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in LIBRARIES)]
     return {"libraries": ", ".join(libraries), "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)}
 
 

@@ -67,7 +67,7 @@ def each(work: Work[Item, News], items: Sequence[Item], n_jobs: int, tell: Calla
                     connection.close()
     finally:
         for process in running.values():
-            process.terminate()
+            process.kill()  # nothing is lost: progress is on disk
         for connection, process in running.items():
             process.join()
             connection.close()

@@ -1,15 +1,17 @@
-"""Clips of a data set in batches, decoded ahead in threads; memory does not grow with the data set."""
+"""Clips of a data set in batches, read ahead by worker processes (adapt/decoding); memory does not grow with the data set."""
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from adapt.cache import Clip
+from adapt.decoding import Decoders, Video
 from adapt.errors import VideoError
-from adapt.video import VideoOptions, check_readable, count_frames, read_frames, view_indices
+from adapt.video import VideoOptions, check_readable, read_video, sample, view_indices
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +31,9 @@ def batches(
 
     Clips without a readable picture are left out, and named in the log.
     """
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with ThreadPoolExecutor(max(1, workers)) as pool, Decoders(video.decode_timeout_s) as decoders:
         def start(first: int) -> list[Future[Tensor | None]]:
-            return [pool.submit(_read, clips[i], video, offsets[i]) for i in range(first, min(first + batch_size, len(clips)))]
+            return [pool.submit(_read, clips[i], video, offsets[i], decoders) for i in range(first, min(first + batch_size, len(clips)))]
 
         waiting = start(0)
         for first in range(0, len(clips), batch_size):
@@ -44,11 +46,13 @@ def batches(
             waiting = ahead
 
 
-def _read(clip: Clip, video: VideoOptions, offset: float) -> Tensor | None:
+def _read(clip: Clip, options: VideoOptions, offset: float, decoders: Decoders) -> Tensor | None:
+    def work(video: Video) -> np.ndarray:
+        return sample(video, view_indices(video.facts.n_frames, options.frames, offset), options)
+
     try:
         check_readable(clip)
-        indices = view_indices(count_frames(clip.path), video.frames, offset)
-        return torch.from_numpy(read_frames(clip.path, indices, video)).permute(3, 0, 1, 2)
+        return torch.from_numpy(read_video(clip.path, work, decoders)).permute(3, 0, 1, 2)
     except VideoError as error:
         log.warning("left out: %s", error)
         return None

@@ -194,6 +194,7 @@ def _check_failures(rows: Sequence[Row], which: Stream, share: float) -> None:
 def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
     """The run's fingerprint."""
     chosen = dataclasses.asdict(options) | {"name": run_name(options)}
+    del chosen["video"]["decode_timeout_s"]
     modules = ["streaming", "methods." + options.method, "backbones." + options.backbone]
     statistics = checkpoints.statistics_path(options.dataset, options.backbone)
     return {

@@ -204,7 +204,9 @@ def identity(options: Options, labels: list[str]) -> dict[str, str]:
     """All that decides what a run ends with, by name."""
     files = {"clips.parquet": cache.ROOT / options.dataset / "clips.parquet", "the file of weights": Path(options.weights)}
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items() if path.is_file()}
-    chosen = {name: json.dumps(value) for name, value in dataclasses.asdict(options).items() if name not in WITHOUT_EFFECT}
+    options_by_name = dataclasses.asdict(options)
+    del options_by_name["video"]["decode_timeout_s"]
+    chosen = {name: json.dumps(value) for name, value in options_by_name.items() if name not in WITHOUT_EFFECT}
     return chosen | hashes | {"labels_sha256": classes.sha256(labels), "torch": str(torch.__version__)}
 
 

@@ -1,17 +1,18 @@
-"""Frames of a clip: decord reads each file once, for all views and the centre view together.
+"""Frames of a clip: each file is read once, for all views and the centre view together, in a worker process (adapt/decoding).
 
 A *view* samples T frames, one from each of T equal segments; views start at equidistant offsets inside a segment (ViTTA, section
 3.3), the centre view in its middle.  Frames stay uint8 until they reach the device.  Corruptions come from three places: pixels are changed
 after the crop, `h265_abr` encodes the file first, and `ready_made` files are read instead of the clip's own.
 """
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
-import decord
 import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as tv
@@ -19,12 +20,13 @@ from torchvision.transforms.v2 import functional as tv
 from adapt import corruptions
 from adapt.cache import Clip
 from adapt.corruptions import blur, ready_made
+from adapt.decoding import TIMEOUT_S, DecodeError, Decoders, FactsChangedError, Video
 from adapt.errors import AdaptError, VideoError
 
 LOOKAHEAD = 4  # clips held at once: the one with the model, and those decoded ahead of it
 CROP_SCALES = (1, 0.875, 0.75, 0.66)
 CROP_PLACES = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3))  # quarters of the room
-FRAMES_AT_ONCE = 32  # decoded before they are made small: the most that lies in memory at a file's own size
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class VideoOptions:
     size: int = 96  # the centre crop, in pixels
     crop: str = "centre"  # of the views that are adapted on: centre, or multi_scale, as ViTTA has it; prediction is by the centre crop
     ready_made: str = ""  # a folder of corrupted files (adapt/corruptions/ready_made.py); "" to corrupt the clips here
+    decode_timeout_s: float = TIMEOUT_S  # a file that takes longer to read is given up: its clip fails, the run goes on
 
 
 @dataclass(frozen=True)
@@ -53,14 +56,40 @@ def view_indices(n_frames: int, frames: int, offset: float) -> np.ndarray:
     return np.minimum(places.astype(int), n_frames - 1)
 
 
-def read_frames(path: Path, indices: np.ndarray, options: VideoOptions) -> np.ndarray:
-    """Read the frames at sorted `indices` -> uint8 (len(indices), size, size, 3).  Raises VideoError for a file that has no picture."""
+def read_video(path: Path, work: Callable[[Video], Result], decoders: Decoders | None = None) -> Result:
+    """What `work` makes of the video at `path`, read by `decoders` or by some of its own; called again where reading finds another number of frames.
+
+    Raises VideoError for a file that cannot be read.
+    """
+    with nullcontext(decoders) if decoders else Decoders() as readers, _naming(path), readers.open(path) as video:
+        try:
+            return work(video)
+        except FactsChangedError:  # at most once: the other reader's facts are final
+            return work(video)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn a file's fault into that of its clip."""
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
-        parts = [indices[first : first + FRAMES_AT_ONCE].tolist() for first in range(0, len(indices), FRAMES_AT_ONCE)]
-        return np.concatenate([_resize_and_crop(torch.from_numpy(reader.get_batch(part).asnumpy()), options) for part in parts])
-    except (decord.DECORDError, RuntimeError, IndexError) as error:
-        raise VideoError(f"{path}: no frames can be read ({str(error).splitlines()[0][:200]})") from error
+        yield
+    except DecodeError as error:
+        raise VideoError(f"{path}: {error}") from error
+
+
+def sample(video: Video, indices: np.ndarray, options: VideoOptions) -> np.ndarray:
+    """The frames at sorted `indices` -> uint8 (len(indices), size, size, 3), a chunk of them in memory at their own size.  Raises DecodeError."""
+    parts = []
+    for chunk in video.frames(indices):
+        small = _resize_and_crop(torch.from_numpy(chunk), options)
+        parts.append(small.copy() if np.may_share_memory(small, chunk) else small)  # the next chunk overwrites this one
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def read_frames(path: Path, indices: np.ndarray, options: VideoOptions) -> np.ndarray:
+    """`sample` of the file at `path`.  Raises VideoError where it cannot be read."""
+    with Decoders(options.decode_timeout_s) as decoders:
+        return read_video(path, lambda video: sample(video, indices, options), decoders)
 
 
 def _resize_and_crop(batch: torch.Tensor, options: VideoOptions) -> np.ndarray:
@@ -71,14 +100,8 @@ def _resize_and_crop(batch: torch.Tensor, options: VideoOptions) -> np.ndarray:
 
 
 def count_frames(path: Path) -> int:
-    """How many frames decord finds.  Raises VideoError for a file that has no picture."""
-    try:
-        n_frames = len(decord.VideoReader(str(path), num_threads=1))
-    except (decord.DECORDError, RuntimeError) as error:
-        raise VideoError(f"{path}: not a readable video ({str(error).splitlines()[0][:200]})") from error
-    if n_frames == 0:
-        raise VideoError(f"{path}: the video has no frames")
-    return n_frames
+    """How many frames a player shows of a file.  Raises VideoError where it cannot be read."""
+    return read_video(path, lambda video: video.facts.n_frames)
 
 
 def check_readable(clip: Clip) -> None:
@@ -87,24 +110,33 @@ def check_readable(clip: Clip) -> None:
         raise VideoError(f"{clip.path}: {clip.unread}")
 
 
-def read_clip(clip: Clip, options: VideoOptions, corruption: str, severity: int, seed: int = 0) -> ClipFrames:
-    """Read all frames that adapting and predicting `clip` need in one pass, and corrupt each once.
+def read_clip(
+    clip: Clip, options: VideoOptions, corruption: str, severity: int, seed: int = 0, decoders: Decoders | None = None
+) -> ClipFrames:
+    """Read all frames that adapting and predicting `clip` need in one pass, by `decoders` or some of its own, and corrupt each once.
 
-    Raises VideoError for a file that has no picture, AdaptError for an unknown corruption or one whose files or encoder are missing.
+    Raises VideoError for a file that cannot be read, AdaptError for an unknown corruption or one whose files or encoder are missing.
     """
     check_readable(clip)
-    path = corrupted_path(clip, options, corruption, severity)
-    n_frames = count_frames(path)
+    if decoders is None:
+        with Decoders(options.decode_timeout_s) as own:
+            return read_clip(clip, options, corruption, severity, seed, own)
+    path = corrupted_path(clip, options, corruption, severity, decoders)
     offsets = [(v + 0.5) / options.views for v in range(options.views)] + [0.5]
-    wanted = np.stack([view_indices(n_frames, options.frames, offset) for offset in offsets])  # (V + 1, T)
-    unique, places = np.unique(wanted, return_inverse=True)
-    if path != clip.path:
-        frames = read_frames(path, unique, options)
-    elif corruption == "motion_temporal" and severity:
-        frames = _read_averaged(path, unique, n_frames, options, severity)
-    else:
-        frames = corruptions.apply(read_frames(path, unique, options), corruption, severity, seed=seed, clip_id=clip.clip_id)
-    views = torch.from_numpy(frames)[torch.from_numpy(places.reshape(wanted.shape))].permute(0, 4, 1, 2, 3)  # (V + 1, C, T, H, W)
+
+    def work(video: Video) -> tuple[np.ndarray, np.ndarray]:
+        """Frames, and which of them each view takes (V + 1, T)."""
+        n_frames = video.facts.n_frames
+        wanted = np.stack([view_indices(n_frames, options.frames, offset) for offset in offsets])
+        unique, places = np.unique(wanted, return_inverse=True)
+        if path == clip.path and corruption == "motion_temporal" and severity:
+            return _sample_averaged(video, unique, options, severity), places.reshape(wanted.shape)
+        return sample(video, unique, options), places.reshape(wanted.shape)
+
+    frames, places = read_video(path, work, decoders)
+    if path == clip.path and corruption != "motion_temporal":
+        frames = corruptions.apply(frames, corruption, severity, seed=seed, clip_id=clip.clip_id)
+    views = torch.from_numpy(frames)[torch.from_numpy(places)].permute(0, 4, 1, 2, 3)  # (V + 1, C, T, H, W)
     return ClipFrames(_cropped(views[:-1], options.crop, seed, clip.clip_id), views[-1:])
 
 
@@ -133,33 +165,35 @@ def multi_scale_crop(view: torch.Tensor, random: np.random.Generator) -> torch.T
     return frames.transpose(0, 1)
 
 
-def corrupted_path(clip: Clip, options: VideoOptions, corruption: str, severity: int) -> Path:
+def corrupted_path(clip: Clip, options: VideoOptions, corruption: str, severity: int, decoders: Decoders) -> Path:
     """The file to read: the clip's own, unless the corruption is one of whole files or `options` names a folder of ready-made ones."""
     if not corruptions.check(corruption, severity):
         return clip.path
     if options.ready_made:
         return ready_made.find(Path(options.ready_made), corruption, severity, clip.path)
-    return corruptions.file(clip.path, corruption, severity) if corruption in corruptions.FILE_CORRUPTIONS else clip.path
+    return corruptions.file(clip.path, corruption, severity, decoders) if corruption in corruptions.FILE_CORRUPTIONS else clip.path
 
 
-def _read_averaged(path: Path, indices: np.ndarray, n_frames: int, options: VideoOptions, severity: int) -> np.ndarray:
+def _sample_averaged(video: Video, indices: np.ndarray, options: VideoOptions, severity: int) -> np.ndarray:
     """motion_temporal of the frames at sorted `indices`: their neighbours in the file, not those in the view, are averaged."""
-    spans = blur.neighbours(indices, n_frames, severity)
+    spans = blur.neighbours(indices, video.facts.n_frames, severity)
     needed = np.unique(np.concatenate([np.arange(first, last) for first, last in spans]))
-    return blur.average(read_frames(path, needed, options), np.searchsorted(needed, spans))
+    return blur.average(sample(video, needed, options), np.searchsorted(needed, spans))
 
 
 def stream(
     clips: Sequence[Clip], options: VideoOptions, corruption: str, severity: int, workers: int, seed: int = 0, ahead: int = LOOKAHEAD
 ) -> Generator[tuple[Clip, ClipFrames | VideoError], None, None]:
-    """Yield clips in the given order with their frames, decoding in `workers` threads.
+    """Yield clips in the given order with their frames, read by `workers` processes, each with a thread here that waits for it.
 
     At most `ahead` clips are held, the one that was yielded last included, however many there are.  A clip that cannot be read comes with its
-    VideoError instead of frames.
+    VideoError instead of frames.  Closing the generator ends the reading in hand.
     """
+    decoders = Decoders(options.decode_timeout_s)
+
     def read(clip: Clip) -> ClipFrames | VideoError:
         try:
-            return read_clip(clip, options, corruption, severity, seed)
+            return read_clip(clip, options, corruption, severity, seed, decoders)
         except VideoError as error:
             return error
 
@@ -175,4 +209,5 @@ def stream(
             del frames  # before the next clip is read
             waiting.extend((clip, pool.submit(read, clip)) for clip in islice(rest, 1))
     finally:
+        decoders.close()
         pool.shutdown(cancel_futures=True)

@@ -13,8 +13,9 @@ CREATE TABLE clips (
     label          VARCHAR NOT NULL,
     label_ids      INTEGER[] CHECK (list_contains(label_ids, label_id)),  -- of a clip of several classes all, label_id among them; else NULL
     status         VARCHAR NOT NULL CHECK (status IN ('ok', 'failed')),  -- failed: no picture can be read, or not the file at all
-    duration_s     DOUBLE CHECK (duration_s >= 0),  -- of the video track, in seconds; NULL where failed
-    n_frames       INTEGER CHECK (n_frames >= 0),   -- NULL where failed
+    duration_s     DOUBLE CHECK (duration_s >= 0),  -- of the video track, from its first frame's start to its last one's end; NULL where failed
+    n_frames       INTEGER CHECK (n_frames >= 0),   -- that a player shows; NULL where failed
+    reader         VARCHAR CHECK (reader IN ('decord', 'pyav')),  -- what reads its frames (adapt/decoding); NULL where failed
     content_sha256 VARCHAR CHECK (length(content_sha256) = 64),  -- NULL where the file cannot be read, or its name is escaped
     sound_path     VARCHAR,                         -- the file whose sound is the clip's, escaped and relative as path; NULL: path itself
     sound_sha256   VARCHAR CHECK (length(sound_sha256) = 64),  -- of sound_path; NULL also where that cannot be read

@@ -19,18 +19,23 @@ Result = TypeVar("Result")
 LOOK_S = 0.2  # how often a worker that waits for its reader looks whether the reader has gone
 
 
-def map_clips(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> list[Result]:
+def map_clips(
+    function: Callable[[Item], Result], items: Iterable[Item], jobs: int, stop: Callable[[], None] | None = None
+) -> list[Result]:
     """Return `function(item)` for each item, in the order of `items`, on `jobs` threads.
 
-    The first exception of an item, in that order, is raised.  Raises EarshotError where `jobs` is below 1.
+    The first exception of an item, in that order, is raised.  Raises EarshotError where `jobs` is below 1.  `stop` as `imap` has it.
     """
-    return list(imap(function, items, jobs))
+    return list(imap(function, items, jobs, stop))
 
 
-def imap(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -> Iterator[Result]:
+def imap(
+    function: Callable[[Item], Result], items: Iterable[Item], jobs: int, stop: Callable[[], None] | None = None
+) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, on `jobs` threads, at most 2 x `jobs` items ahead of the reader.
 
-    `items` is read by the caller's thread, as far as it is needed.  Raises as `map_clips` does.
+    `items` is read by the caller's thread, as far as it is needed.  Raises as `map_clips` does.  `stop` is called where the reading ends before
+    the items do, such as by Ctrl-C: it ends what the threads wait for.
     """
     _check(jobs)
     pending: deque[Future[Result]] = deque()
@@ -45,6 +50,8 @@ def imap(function: Callable[[Item], Result], items: Iterable[Item], jobs: int) -
         finally:
             for future in pending:
                 future.cancel()
+            if pending and stop is not None:
+                stop()
 
 
 @dataclass(frozen=True)

@@ -7,23 +7,19 @@ data/videos/<dataset>/sound, the sound of a clip is that of the file of the same
 sound keep the original's.
 """
 import logging
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import decord
-
 from adapt import classes
 from adapt.classes import ClassesError
+from adapt.decoding import TIMEOUT_S, DecodeError, Decoders
+from adapt.errors import AdaptError
 from pipeline import cache, datasets, engine, stage
 from pipeline.datasets import NAMED, SOUND, SPLITS, LeftOut, Listed
-from pipeline.errors import DatasetError
-
-DECORD_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # a clock and a source line, which would make every run's table another
-ERROR_LENGTH = 200  # characters
+from pipeline.errors import DatasetError, EarshotError
 
 log = logging.getLogger("scan")
 
@@ -36,6 +32,7 @@ class Options:
     recipe: str = "folder"  # pipeline/datasets/<recipe>.py, which knows the folders
     variant: str = ""  # what the recipe offers a choice of, such as ucf101's split 1, 2 or 3; "" for its first
     jobs: int = 2  # files at a time
+    decode_timeout_s: float = TIMEOUT_S  # a file that takes longer to look into is a failed row
 
 
 def run(options: Options) -> dict[str, int]:
@@ -56,9 +53,13 @@ def run(options: Options) -> dict[str, int]:
     sounds, lost_sounds = _sounds(root, clips)
     left_out = [row for row in found if isinstance(row, LeftOut)] + lost_sounds
     datasets.say_left_out(options.dataset, left_out)
-    decord.logging.set_level(decord.logging.QUIET)  # ffmpeg's complaints; of decord's own, a line a file still goes to stderr
     label_ids = {label: i for i, label in enumerate(labels)}
-    rows = engine.map_clips(partial(_row, root, label_ids, sounds), clips, options.jobs)
+    look = partial(_row, root, label_ids, sounds)
+    try:
+        with Decoders(options.decode_timeout_s) as decoders:
+            rows = engine.map_clips(partial(look, decoders), clips, options.jobs, stop=decoders.close)
+    except AdaptError as error:  # no worker can be started
+        raise EarshotError(str(error)) from error
     folder = cache.folder(options.dataset)
     known = {"recipe": options.recipe, "variant": variant, "classes_sha256": classes.sha256(labels)}
     cache.write_table(folder / "clips.parquet", "clips", rows, known)
@@ -136,7 +137,9 @@ def _sounds(root: Path, clips: Sequence[Listed]) -> tuple[dict[str, str], list[L
     return sounds, left_out
 
 
-def _row(root: Path, label_ids: Mapping[str, int], sounds: Mapping[str, str], clip: Listed) -> cache.Row:
+def _row(
+    root: Path, label_ids: Mapping[str, int], sounds: Mapping[str, str], decoders: Decoders, clip: Listed
+) -> cache.Row:
     path, sound = root / clip.path, sounds.get(clip.path)
     content_sha256, unread = _hash(root, clip.path)
     sound_sha256, unheard = (None, None) if sound is None else _hash(root, sound)
@@ -149,9 +152,9 @@ def _row(root: Path, label_ids: Mapping[str, int], sounds: Mapping[str, str], cl
     if unread:
         return row | {"status": "failed"}
     try:
-        return row | probe(path) | {"status": "ok"}
-    except (decord.DECORDError, RuntimeError) as error:
-        return row | {"status": "failed", "error": one_line(str(error))}
+        return row | probe(path, decoders) | {"status": "ok"}
+    except DecodeError as error:
+        return row | {"status": "failed", "error": str(error)}
 
 
 def _hash(root: Path, path: str) -> tuple[str | None, str | None]:
@@ -164,28 +167,10 @@ def _hash(root: Path, path: str) -> tuple[str | None, str | None]:
         return None, f"the file cannot be read ({error.strerror})"
 
 
-def probe(path: Path) -> dict[str, object]:
-    """Length of the video track of `path`: duration_s and n_frames; the first frame is decoded to be sure that there are pictures.
-
-    Raises decord.DECORDError or RuntimeError where no picture can be read.
-    """
-    if not path.stat().st_size:
-        raise RuntimeError("the file is empty")
-    try:
-        reader = decord.VideoReader(str(path), num_threads=1)
-    except RuntimeError as error:
-        raise RuntimeError("decord cannot open it: no video, or one that is cut short") from error
-    if not (n_frames := len(reader)):
-        raise RuntimeError("the video track has no frames")
-    reader.seek(0)
-    reader.next()
-    return {"n_frames": n_frames, "duration_s": max(0.0, float(reader.get_frame_timestamp(n_frames - 1)[1]))}
-
-
-def one_line(message: str) -> str:
-    """The first line of what decord says, without clock and source line."""
-    lines = [line for line in DECORD_PREFIX.sub("", message).splitlines() if line.strip()]
-    return lines[0].strip()[:ERROR_LENGTH] if lines else "decord gives no reason"
+def probe(path: Path, decoders: Decoders) -> dict[str, object]:
+    """What adapting will find in `path`: duration_s, n_frames and which reader reads it.  Raises DecodeError where no picture can be read."""
+    facts = decoders.probe(path)
+    return {"n_frames": facts.n_frames, "duration_s": facts.duration_s, "reader": facts.reader}
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from adapt.methods import Answer, Batch
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("pipeline", "adapt")
-SHARED = ("adapt.classes", "adapt.decoding")  # of adapt, what pipeline may import too; these import no torch
+SHARED = ("adapt.classes", "adapt.decoding", "adapt.errors")  # what pipeline may import of adapt: no torch in them
 
 
 def module_file(name: str) -> Path | None:

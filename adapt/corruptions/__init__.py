@@ -15,6 +15,7 @@ from adapt.corruptions.blur import defocus, motion, motion_temporal, zoom
 from adapt.corruptions.digital import contrast, jpeg
 from adapt.corruptions.noise import gauss, impulse, pepper, salt, shot
 from adapt.corruptions.weather import rain
+from adapt.decoding import Decoders
 from adapt.errors import AdaptError
 
 Corruption = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
@@ -57,8 +58,8 @@ def apply(frames: np.ndarray, corruption: str, severity: int, *, seed: int, clip
     return CORRUPTIONS[corruption](frames, severity, generator(seed, clip_id, corruption))
 
 
-def file(path: Path, corruption: str, severity: int) -> Path:
+def file(path: Path, corruption: str, severity: int, decoders: Decoders | None = None) -> Path:
     """The file to read for `path` under one of FILE_CORRUPTIONS; made where it is not cached.  Raises VideoError where it cannot be."""
     if not check(corruption, severity) or corruption not in FILE_CORRUPTIONS:
         raise AdaptError(f"{corruption} at severity {severity} corrupts no file: choose one of {list(FILE_CORRUPTIONS)}, severity 1 to 5")
-    return codec.h265_abr(path, severity)
+    return codec.h265_abr(path, severity, decoders)

@@ -9,18 +9,23 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import decord
 import numpy as np
 import torch
+from torchvision.transforms.v2 import functional as tv
 
 from adapt import corruptions
 from adapt.cache import Clip
 from adapt.corruptions import codec
-from adapt.video import VideoOptions, read_clip
+from adapt.decoding import Decoders
+from adapt.video import VideoOptions, read_clip, view_indices
 from tests.bench import Row, median_ms
 from tests.clips import write_video
 from tests.sounds import encode
 
 TARGET_MS = 60  # of a corruption that changes pixels
+TARGET_RATIO = 1.1  # of reading MP4 in a worker over reading it by decord in this process, as it was before there were workers
+ROUNDS, CLIPS = 7, 40  # of either way, turn by turn; clips a round
 
 
 def rows() -> Iterator[Row]:
@@ -32,6 +37,7 @@ def rows() -> Iterator[Row]:
         yield Row("read 2 views and the centre of a 48-frame clip, one pass", taken, "ms/clip")
         taken = median_ms(lambda: read_clip(clip, VideoOptions(), "motion_temporal", 5))
         yield Row("the same with motion_temporal: 22 neighbours a frame", taken, "ms/clip")
+    yield from _workers()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     frames = np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), np.uint8)
@@ -51,6 +57,55 @@ def _cpu_ms(work: Callable[[], object], runs: int = 5) -> float:
         work()
         taken.append(1000 * (time.process_time() - started))
     return statistics.median(taken)
+
+
+def _in_process(path: Path, options: VideoOptions) -> torch.Tensor:
+    """Two views and the centre as they were read before there were workers: decord opens the file twice, once to count and once to read."""
+    n_frames = len(decord.VideoReader(str(path), num_threads=1))
+    wanted = np.stack([view_indices(n_frames, options.frames, offset) for offset in (0.25, 0.75, 0.5)])
+    unique, places = np.unique(wanted, return_inverse=True)
+    reader = decord.VideoReader(str(path), num_threads=1)
+    frames = torch.from_numpy(reader.get_batch(unique.tolist()).asnumpy()).permute(0, 3, 1, 2)
+    if min(frames.shape[-2:]) != options.resize:
+        frames = tv.resize(frames, [options.resize], antialias=True)
+    frames = tv.center_crop(frames, [options.size, options.size]).permute(0, 2, 3, 1).contiguous()
+    return frames[torch.from_numpy(places.reshape(3, -1))].permute(0, 4, 1, 2, 3)
+
+
+def _seconds() -> float:
+    """CPU seconds of this process and of its children, dead threads included."""
+    tasks = Path("/proc/self/task").glob("*/children")
+    pids = [os.getpid(), *(int(pid) for path in tasks for pid in path.read_text().split())]
+    ticks = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13] for pid in pids]
+    return sum(int(user) + int(system) for user, system in ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def _workers() -> Iterator[Row]:
+    """What a worker costs over decord in this process, for the demo's clips and for UCF101's size; turn by turn, since the machine is shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for size, seconds, rate in (("128x128", 3, 16), ("320x240", 7, 25)):
+        with tempfile.TemporaryDirectory() as folder, Decoders() as decoders:
+            source = f"testsrc2=size={size}:rate={rate}:duration={seconds}"
+            path = encode(Path(folder) / "film.mp4", "-f", "lavfi", "-i", source, "-f", "lavfi", "-t", str(seconds), "-i", "sine",
+                          "-pix_fmt", "yuv420p")  # fmt: skip
+            clip, options = Clip("film", path, "test", 0, "ok"), VideoOptions()
+            ways: tuple[Callable[[], object], ...] = (
+                lambda path=path, options=options: _in_process(path, options),  # type: ignore[misc]
+                lambda clip=clip, options=options, by=decoders: read_clip(clip, options, "clean", 0, decoders=by),  # type: ignore[misc]
+            )
+            taken: tuple[list[float], list[float]] = ([], [])
+            for _ in range(ROUNDS + 1):  # the first is not counted
+                for way, times in zip(ways, taken, strict=True):
+                    started = _seconds()
+                    for _ in range(CLIPS):
+                        way()
+                    times.append(1000 * (_seconds() - started) / CLIPS)
+            before = statistics.median(taken[0][1:])
+            ratio = statistics.median(now / then for then, now in zip(taken[0][1:], taken[1][1:], strict=True))
+        yield Row(f"read a clip of {seconds} s, {size}, by decord in this process", before, "CPU ms/clip")
+        yield Row("the same in a worker, to that", ratio, "x", f"<= {TARGET_RATIO}", ratio <= TARGET_RATIO)
+    torch.set_num_threads(threads)
 
 
 def _h265() -> Iterator[Row]:
