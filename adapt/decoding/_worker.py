@@ -1,7 +1,7 @@
 """The worker: one process, one file at a time, frames into memory that it shares with its parent (`_process.py` starts it).
 
-Requests come as JSON on a connection, one after the other, and each has one answer: `ok` with what was asked for, `error` with the reason why
-the file cannot be read, `changed` with new facts where decord failed on the way and PyAV finds others, `fault` with a traceback.
+Requests come as JSON on a connection, one after the other, and each but `close` has one answer: `ok` with what was asked for, `error` with the
+reason why the file cannot be read, `changed` with new facts where decord failed on the way and PyAV finds others, `fault` with a traceback.
 """
 import dataclasses
 import fcntl
@@ -21,7 +21,6 @@ from adapt.decoding._limits import SHARED_BYTES, WORKER_BYTES, Facts, Unreadable
 from adapt.decoding._readers import Decord, DistrustError, Reader, Sequential
 
 Answer = dict[str, object]
-IDLE_S = 1.0  # without a request: then a file is let go of; the next one does so at once
 
 
 def end_with(lifeline: int) -> None:
@@ -89,7 +88,7 @@ class Worker:
         self.reader = None
 
     def answer(self, request: dict[str, object]) -> Answer:
-        """What to say to a request."""
+        """What to say to a request that is not `close`."""
         try:
             if request["do"] == "open":
                 return self.open(str(request["path"]), bool(request["check"]))
@@ -109,10 +108,11 @@ def main(connection: int, memory: int, lifeline: int) -> None:
     worker, parent = Worker(mmap.mmap(memory, SHARED_BYTES), _log.Stderr()), Connection(connection)
     parent.send_bytes(b"{}")  # ready
     while True:
-        if not parent.poll(IDLE_S):
-            worker.close()
         try:
             request = json.loads(parent.recv_bytes())
         except EOFError:
             return
-        parent.send_bytes(json.dumps(worker.answer(request)).encode())
+        if request["do"] == "close":
+            worker.close()
+        else:
+            parent.send_bytes(json.dumps(worker.answer(request)).encode())
