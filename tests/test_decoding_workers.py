@@ -280,8 +280,9 @@ HOLDING = (
 
 
 @pytest.mark.parametrize("how", ["killed", "ended"])
-def test_workers_end_with_their_parent_however_it_ends(film: Path, how: str) -> None:
-    command = [sys.executable, "-c", HOLDING, str(film), "idle"]
+@pytest.mark.parametrize("state", ["idle", "stopped"])
+def test_workers_end_with_their_parent_however_it_ends(film: Path, how: str, state: str) -> None:
+    command = [sys.executable, "-c", HOLDING, str(film), state]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as parent:
         assert parent.stdout is not None and parent.stdin is not None
         pid = int(parent.stdout.readline())
@@ -290,6 +291,7 @@ def test_workers_end_with_their_parent_however_it_ends(film: Path, how: str) -> 
             parent.kill()
         else:
             parent.stdin.close()
+            parent.wait(20)
     assert wait_for(lambda: not is_alive(pid))
 
 

@@ -24,8 +24,8 @@ Answer = dict[str, object]
 
 
 def end_with(lifeline: int) -> None:
-    """End this process as soon as the other end of the pipe `lifeline` is closed, whatever it is doing: the kernel sends a signal that ends it."""
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    """End this process as soon as the other end of the pipe `lifeline` is closed, whatever it is doing, stopped included: the kernel kills it."""
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)  # instead of SIGIO
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     watch = select.poll()
