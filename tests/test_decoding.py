@@ -24,7 +24,8 @@ KINDS = {
     "open gop.mkv": (*H264, "-x264-params", "open-gop=1"), "prores.mov": ("-c:v", "prores_ks"),
     "h263.3gp": ("-c:v", "h263", *GOP, "-s", "176x144"), "flv1.flv": ("-c:v", "flv", *GOP),
     "mpeg4.mp4": ("-c:v", "mpeg4", "-g", "12"), "mpeg4 b.mp4": ("-c:v", "mpeg4", *GOP, *B), "mpeg4.avi": ("-c:v", "mpeg4", *GOP),
-    "mpeg4 b.avi": ("-c:v", "mpeg4", *GOP, *B, "-vtag", "XVID"), "xvid b.avi": ("-c:v", "libxvid", *GOP, *B), "mjpeg.avi": ("-c:v", "mjpeg"),
+    "mpeg4 b.avi": ("-c:v", "mpeg4", *GOP, *B, "-vtag", "XVID"), "xvid b.mp4": ("-c:v", "libxvid", *GOP, *B),
+    "xvid b.avi": ("-c:v", "libxvid", *GOP, *B), "mjpeg.avi": ("-c:v", "mjpeg"),
     "mpeg1.mpg": ("-c:v", "mpeg1video", "-g", "12", *B), "mpeg2.mpeg": ("-c:v", "mpeg2video", "-g", "12", *B),
     "mpeg2.ts": ("-c:v", "mpeg2video", *GOP, *B), "wmv2.wmv": ("-c:v", "wmv2", *GOP), "theora.ogv": ("-c:v", "libtheora", *GOP, "-q:v", "9"),
     "vp8.webm": ("-c:v", "libvpx", *GOP, "-b:v", "800k"), "vp9.webm": ("-c:v", "libvpx-vp9", *GOP, "-b:v", "800k", "-cpu-used", "8"),
@@ -232,6 +233,15 @@ def test_frames_come_in_chunks_that_stay_small_however_large_they_are(decoders: 
             next(video.frames([3, 2]))
         with pytest.raises(IndexError, match="no indices in order of 40 frames"):
             next(video.frames([40]))
+
+
+def test_who_takes_his_time_between_two_chunks_gets_the_next_one(decoders: Decoders, made: Path) -> None:
+    for name in ("h264.mp4", "h264.avi"):
+        with decoders.open(kind(made, name)) as video:
+            chunks = video.frames(range(64))
+            assert numbered.numbers(next(chunks)) == list(range(32))
+            time.sleep(1.5)
+            assert numbered.numbers(next(chunks)) == list(range(32, 64))
 
 
 @pytest.mark.parametrize(("name", "size", "message"), [

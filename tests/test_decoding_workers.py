@@ -280,8 +280,9 @@ HOLDING = (
 
 
 @pytest.mark.parametrize("how", ["killed", "ended"])
-def test_workers_end_with_their_parent_however_it_ends(film: Path, how: str) -> None:
-    command = [sys.executable, "-c", HOLDING, str(film), "idle"]
+@pytest.mark.parametrize("state", ["idle", "stopped"])
+def test_workers_end_with_their_parent_however_it_ends(film: Path, how: str, state: str) -> None:
+    command = [sys.executable, "-c", HOLDING, str(film), state]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as parent:
         assert parent.stdout is not None and parent.stdin is not None
         pid = int(parent.stdout.readline())
@@ -290,6 +291,7 @@ def test_workers_end_with_their_parent_however_it_ends(film: Path, how: str) -> 
             parent.kill()
         else:
             parent.stdin.close()
+            parent.wait(20)
     assert wait_for(lambda: not is_alive(pid))
 
 
@@ -344,7 +346,8 @@ def test_ctrl_c_ends_a_run_whose_file_hangs(jobs: str, project: Path) -> None:
     def workers() -> set[int]:
         """Of the run, or, where it has several streams at a time, of theirs."""
         found = children(run.pid)
-        return found if jobs == "1" else set().union(*map(children, found))
+        found = found if jobs == "1" else set().union(*map(children, found))
+        return {pid for pid in found if b"_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}  # not one that is about to be
 
     command = [sys.executable, "-m", "adapt", "--dataset", "tiny", "--backbone", "tanet", "--method", "source", "--corruptions", "gauss", "jpeg",
                "--frames", "4", "--views", "2", "--resize", "32", "--size", "32", "--name", "hangs", "--jobs", jobs,

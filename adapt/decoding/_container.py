@@ -26,6 +26,7 @@ PLAYLISTS = (b"#EXTM3U", b"ffconcat version", b"<MPD", b"[playlist]", b"[Referen
 SEEKABLE = {"mov", "matroska", "flv"}  # containers in which decord seeks to the frame
 TRUSTED = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mjpeg"}  # codecs of which a packet is a frame, where the checks below say so
 NOT_CODED_BYTES = 12  # an MPEG-4 packet of fewer may hold no picture: a start code and a time are all that it needs then
+VOP_START = b"\x00\x00\x01\xb6"  # before an MPEG-4 picture
 IDR = 5  # the type of the NAL units of a picture that refers to none before
 GENPTS = 0x4  # AVFMT_FLAG_GENPTS, which PyAV sets: times are taken as they are
 
@@ -151,8 +152,13 @@ def _hides_vp9(packet: VideoPacket) -> bool:
 
 
 def _hides_mpeg4(packet: VideoPacket) -> bool:
-    """Whether a packet may be the few bytes by which XviD says that nothing has changed: no picture is shown for them."""
-    return packet.size < NOT_CODED_BYTES
+    """Whether a packet may not be one picture, shown when it is decoded: none ("nothing has changed"), several in one, or one that is shown later.
+
+    So XviD makes files; a picture begins with VOP_START and its type in two bits, 2 for B (ISO/IEC 14496-2, section 6.2.5).
+    """
+    data = bytes(packet)
+    at = data.find(VOP_START) + len(VOP_START)
+    return len(data) < NOT_CODED_BYTES or data.count(VOP_START) != 1 or data[at : at + 1] > b"\x7f"
 
 
 def may_seek(container: InputContainer, stream: VideoStream) -> bool:

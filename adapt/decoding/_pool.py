@@ -136,7 +136,7 @@ class Video:
     def close(self) -> None:
         """Give the worker back."""
         if self._process is not None:
-            self._decoders.give_back(self._process, is_fine=True)
+            self._decoders.give_back(self._process, is_fine=self._process.tell({"do": "close"}))
             self._process = None
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:

@@ -1,8 +1,10 @@
 """A worker process as its parent sees it: started once, asked file after file, killed when it takes too long."""
 import contextlib
 import json
+import math
 import mmap
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -38,6 +40,8 @@ class Process:
         """Start it.  Raises AdaptError where it does not start."""
         self._is_ready = False
         self._connection, theirs = Pipe()
+        self._answers = select.poll()  # Connection.poll makes one each time
+        self._answers.register(self._connection.fileno(), select.POLLIN)
         watched, self._lifeline = os.pipe()
         memory = os.memfd_create("frames", os.MFD_CLOEXEC)
         os.ftruncate(memory, SHARED_BYTES)  # taken page by page, when written to
@@ -60,19 +64,25 @@ class Process:
         except (EndedError, SlowError) as error:
             raise AdaptError(f"the process that reads videos does not start ({error}): what it says stands above; is PyAV (av) installed?") from None
 
-    def ask(self, request: Mapping[str, object], timeout_s: float) -> dict[str, Any]:
-        """The answer to a request.  Raises EndedError or SlowError, and the process is gone then; RuntimeError for a fault of the worker's."""
+    def tell(self, request: Mapping[str, object]) -> bool:
+        """Send a request; whether the process is there to take it."""
         try:
             self._connection.send_bytes(json.dumps(request).encode())
-        except OSError:  # it ended before
-            raise EndedError(self.end()) from None
+        except OSError:
+            return False
+        return True
+
+    def ask(self, request: Mapping[str, object], timeout_s: float) -> dict[str, Any]:
+        """The answer to a request.  Raises EndedError or SlowError, and the process is gone then; RuntimeError for a fault of the worker's."""
+        if not self.tell(request):
+            raise EndedError(self.end())
         answer = self._receive(timeout_s)
         if "fault" in answer:
             raise RuntimeError(f"the worker failed at {request}:\n{answer['fault']}")
         return answer
 
     def _receive(self, timeout_s: float) -> dict[str, Any]:
-        if not self._connection.poll(max(0.0, timeout_s)):
+        if not self._answers.poll(max(0.0, 1000 * timeout_s)):
             self.end()
             raise SlowError(f"took longer than {timeout_s:g} s")
         try:
@@ -85,7 +95,7 @@ class Process:
 
     def frames(self, shape: tuple[int, int, int, int]) -> np.ndarray:
         """The shared memory as frames; what is in it changes with the next request."""
-        return np.frombuffer(self._memory, np.uint8, int(np.prod(shape))).reshape(shape)
+        return np.frombuffer(self._memory, np.uint8, math.prod(shape)).reshape(shape)
 
     def is_alive(self) -> bool:
         """Whether it has not ended."""

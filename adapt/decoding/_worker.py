@@ -1,7 +1,7 @@
 """The worker: one process, one file at a time, frames into memory that it shares with its parent (`_process.py` starts it).
 
-Requests come as JSON on a connection, one after the other, and each has one answer: `ok` with what was asked for, `error` with the reason why
-the file cannot be read, `changed` with new facts where decord failed on the way and PyAV finds others, `fault` with a traceback.
+Requests come as JSON on a connection, one after the other, and each but `close` has one answer: `ok` with what was asked for, `error` with the
+reason why the file cannot be read, `changed` with new facts where decord failed on the way and PyAV finds others, `fault` with a traceback.
 """
 import dataclasses
 import fcntl
@@ -21,12 +21,11 @@ from adapt.decoding._limits import SHARED_BYTES, WORKER_BYTES, Facts, Unreadable
 from adapt.decoding._readers import Decord, DistrustError, Reader, Sequential
 
 Answer = dict[str, object]
-IDLE_S = 1.0  # without a request: then a file is let go of; the next one does so at once
 
 
 def end_with(lifeline: int) -> None:
-    """End this process as soon as the other end of the pipe `lifeline` is closed, whatever it is doing: the kernel sends a signal that ends it."""
-    signal.signal(signal.SIGIO, signal.SIG_DFL)
+    """End this process as soon as the other end of the pipe `lifeline` is closed, whatever it is doing, stopped included: the kernel kills it."""
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)  # instead of SIGIO
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     watch = select.poll()
@@ -89,7 +88,7 @@ class Worker:
         self.reader = None
 
     def answer(self, request: dict[str, object]) -> Answer:
-        """What to say to a request."""
+        """What to say to a request that is not `close`."""
         try:
             if request["do"] == "open":
                 return self.open(str(request["path"]), bool(request["check"]))
@@ -109,10 +108,11 @@ def main(connection: int, memory: int, lifeline: int) -> None:
     worker, parent = Worker(mmap.mmap(memory, SHARED_BYTES), _log.Stderr()), Connection(connection)
     parent.send_bytes(b"{}")  # ready
     while True:
-        if not parent.poll(IDLE_S):
-            worker.close()
         try:
             request = json.loads(parent.recv_bytes())
         except EOFError:
             return
-        parent.send_bytes(json.dumps(worker.answer(request)).encode())
+        if request["do"] == "close":
+            worker.close()
+        else:
+            parent.send_bytes(json.dumps(worker.answer(request)).encode())
