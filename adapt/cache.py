@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adapt import classes
+from adapt.classes import ClassesError
 from adapt.errors import CacheError
 
 ROOT = Path("cache")
@@ -26,6 +28,7 @@ class Clip:
     label_id: int
     status: str  # ok or failed
     label_ids: tuple[int, ...] = ()  # every class of a clip of several, label_id among them
+    unread: str = ""  # why `scan` could not open its file, whose path may be escaped then
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,6 @@ def schema_sha256(table: str) -> str:
     return hashlib.sha256(_statement(table)[0].encode()).hexdigest()
 
 
-def labels_sha256(labels: list[str]) -> str:
-    """Hash of a list of class names in order, as files carry it in `earshot.classes_sha256`."""
-    return hashlib.sha256("\n".join(labels).encode()).hexdigest()
-
-
 def _read(path: Path, table: str, labels: list[str] | None = None) -> pa.Table:
     if not path.exists():
         raise CacheError(f"{path} is missing: run `dvc repro`")
@@ -75,24 +73,33 @@ def _read(path: Path, table: str, labels: list[str] | None = None) -> pa.Table:
     metadata = found.schema.metadata or {}
     if metadata.get(b"earshot.schema", b"").decode() != schema_sha256(table):
         raise CacheError(f"{path} does not follow table {table} of {SCHEMA}: delete it and run `dvc repro`")
-    if labels is not None and metadata.get(b"earshot.classes_sha256", b"").decode() != labels_sha256(labels):
+    if labels is not None and metadata.get(b"earshot.classes_sha256", b"").decode() != classes.sha256(labels):
         raise CacheError(f"{path} was made for another list of classes than {path.parent / 'labels.txt'}: run `dvc repro`")
     return found
 
 
 def read_labels(dataset: str) -> list[str]:
-    """The class names of `dataset` in label_id order."""
+    """The class names of `dataset` in label_id order, as `scan` wrote them."""
     path = ROOT / dataset / "labels.txt"
     if not path.exists():
         raise CacheError(f"{path} is missing: run `dvc repro scan`")
-    return path.read_text(encoding="utf-8").splitlines()
+    try:
+        return classes.read(path)
+    except ClassesError as error:
+        raise CacheError(f"{error}, then run `dvc repro scan`") from error
 
 
 def read_clips(dataset: str, split: str) -> list[Clip]:
     """The clips of one split in clip_id order."""
     videos = Path("data/videos") / dataset
     rows = [row for row in _read(ROOT / dataset / "clips.parquet", "clips").to_pylist() if row["split"] == split]
-    clips = [Clip(r["clip_id"], videos / r["path"], r["split"], r["label_id"], r["status"], tuple(r["label_ids"] or ())) for r in rows]
+    clips = [
+        Clip(
+            r["clip_id"], videos / r["path"], r["split"], r["label_id"], r["status"], tuple(r["label_ids"] or ()),
+            "" if r["content_sha256"] else f"scan could not read it: {r['error']}",
+        )
+        for r in rows
+    ]  # fmt: skip
     if not clips:
         raise CacheError(f"{ROOT / dataset / 'clips.parquet'} has no clip of split {split!r}")
     return clips

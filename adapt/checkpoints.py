@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapt import backbones
-from adapt.cache import labels_sha256
+from adapt import backbones, classes
 from adapt.errors import CheckpointError
 
 Statistics = dict[str, tuple[Tensor, Tensor]]  # layer name -> mean (C,), variance (C,) of its output on clean source clips
@@ -58,7 +57,7 @@ def save_model(path: Path, model: nn.Module, backbone: str, labels: list[str], n
     """Save a source model with what it was trained for; `size` is the side of its frames in pixels, 0 for any."""
     state = {name: value.cpu() for name, value in model.state_dict().items()}
     about = {"backbone": backbone, "variant": variant, "n_frames": n_frames, "size": size}
-    save(path, {"state": state, **about, "labels": list(labels), "labels_sha256": labels_sha256(labels), "n_classes": len(labels)})
+    save(path, {"state": state, **about, "labels": list(labels), "labels_sha256": classes.sha256(labels), "n_classes": len(labels)})
 
 
 def load_model(path: Path, backbone: str, labels: list[str], n_frames: int, variant: str = "", size: int = 0) -> Source:
@@ -68,7 +67,7 @@ def load_model(path: Path, backbone: str, labels: list[str], n_frames: int, vari
     """
     content = load(path, "train")
     known = {"variant": "", "size": size} | content  # files of before these were stored
-    expected = {"backbone": backbone, "variant": variant, "labels_sha256": labels_sha256(labels), "n_frames": n_frames}
+    expected = {"backbone": backbone, "variant": variant, "labels_sha256": classes.sha256(labels), "n_frames": n_frames}
     for name, value in (expected | ({"size": size} if size else {})).items():
         if known.get(name) != value:
             why = _difference(content.get("labels"), labels) if name == "labels_sha256" else ""

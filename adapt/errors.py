@@ -19,3 +19,7 @@ class CheckpointError(AdaptError):
 
 class MethodError(AdaptError):
     """A method cannot work with this model or input."""
+
+
+class TooManyFailedError(AdaptError):
+    """More of a stream's clips cannot be read than the user allows."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adapt.cache import Clip
 from adapt.errors import VideoError
-from adapt.video import VideoOptions, count_frames, read_frames, view_indices
+from adapt.video import VideoOptions, check_readable, count_frames, read_frames, view_indices
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ def batches(
 
 def _read(clip: Clip, video: VideoOptions, offset: float) -> Tensor | None:
     try:
+        check_readable(clip)
         indices = view_indices(count_frames(clip.path), video.frames, offset)
         return torch.from_numpy(read_frames(clip.path, indices, video)).permute(3, 0, 1, 2)
     except VideoError as error:

@@ -1,9 +1,18 @@
 """How a long run gets on: a line now and then with clips a second and the time left."""
 import logging
 import time
+from typing import NamedTuple
 
 log = logging.getLogger("adapt")
 EVERY_S = 30.0
+
+
+class News(NamedTuple):
+    """So many more clips are done, of `what`."""
+
+    n_clips: int
+    what: str
+    anew: bool = True  # now; False for clips that an earlier run did
 
 
 class Pace:
@@ -14,14 +23,17 @@ class Pace:
         self.n_left, self.n_done = n_left, 0
         self.started = self.told = time.monotonic()
 
-    def add(self, n_clips: int, what: object) -> None:
-        """So many more are done, of `what`; every EVERY_S seconds a line says so."""
-        self.n_left, self.n_done = self.n_left - n_clips, self.n_done + n_clips
+    def hear(self, news: News) -> None:
+        """Count; every EVERY_S seconds a line says how it goes."""
+        self.n_left -= news.n_clips
+        if not news.anew:
+            return
+        self.n_done += news.n_clips
         now = time.monotonic()
         if now - self.told >= EVERY_S:
             self.told = now
             per_s = self.n_done / (now - self.started)
-            log.info("%s: %.2f clips/s, %d clips or %s left", what, per_s, self.n_left, duration(self.n_left / per_s))
+            log.info("%s: %.2f clips/s, %d clips or %s left", news.what, per_s, self.n_left, duration(self.n_left / per_s))
 
 
 def duration(seconds: float) -> str:

@@ -9,17 +9,19 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from adapt import cache, checkpoints, corruptions, fingerprint, methods, metrics, progress, stage
 from adapt.batches import Row
 from adapt.cache import Clip, Sound
-from adapt.errors import AdaptError
+from adapt.errors import AdaptError, TooManyFailedError
+from adapt.lanes import cores, each
 from adapt.methods import Method, Settings
 from adapt.oracle import Oracle
-from adapt.pace import Pace
+from adapt.pace import News, Pace
 from adapt.profile import Profile
 from adapt.progress import Progress
 from adapt.streams import SETTINGS, Reading, Rows, Stream, adapt_batches, order, start, starts_anew
@@ -51,14 +53,17 @@ class Options:
     max_clips: int = 0  # of every order, the first so many, for trials; 0 for all
     source_free: bool = False  # take the source statistics from batch norm buffers
     device: str = "cpu"  # cpu, cuda, cuda:1
-    workers: int = 1  # decoding threads beside the model
+    jobs: int = 0  # streams side by side, each in a process of one thread; 0 for as many as cores, 1 on a GPU
+    workers: int = 1  # decoding threads beside each stream's model
     max_failed_share: float = 0.5  # 0 to 1; the stage fails when more than this share of a stream's clips cannot be read
     save_every: int = 50  # clips after which all is saved, so that a killed run goes on from there; each minute too
     force: bool = False  # run again even if a finished run of the same options, data and code is there
     profile: bool = False  # print where the time of ten clips went
 
 
-WITHOUT_EFFECT = ("device", "workers", "max_failed_share", "save_every", "force", "profile")  # options that change no row; the device is told apart
+WITHOUT_EFFECT = (  # options that change no row; the device is told apart
+    "device", "jobs", "workers", "max_failed_share", "save_every", "force", "profile",
+)  # fmt: skip
 
 
 def run_name(options: Options) -> str:
@@ -84,6 +89,7 @@ def check(options: Options) -> None:
     ask(min(options.order_seeds) >= 0, "order_seeds", options.order_seeds, "0 or more")
     ask(0 <= options.max_failed_share <= 1, "max_failed_share", options.max_failed_share, "0 to 1")
     ask(options.max_clips >= 0, "max_clips", options.max_clips, "0 (all) or more")
+    ask(options.jobs >= 0, "jobs", options.jobs, "0 (the cores) or more")
     for name, value in {name: getattr(options, name) for name in ("batch_size", "workers", "save_every")}.items():
         ask(value >= 1, name, value, "1 or more")
     for name, value in dataclasses.asdict(options.video).items():
@@ -119,39 +125,70 @@ def adapt_stream(
     return rows
 
 
+def lanes(streams: Sequence[Stream], setting: str) -> list[range]:
+    """The numbers of the streams that follow one another: each alone, but for those of an order of the continual setting."""
+    firsts = [number for number in range(len(streams)) if starts_anew(streams, number, setting)]
+    return [range(first, end) for first, end in zip(firsts, [*firsts[1:], len(streams)], strict=True)]
+
+
+def jobs(options: Options) -> int:
+    """How many processes: as many as cores where the options leave it open, one on a GPU or under the profiler.
+
+    Raises AdaptError where several are asked for and cannot be.
+    """
+    alone = "a GPU takes one stream at a time" if options.device != "cpu" else "--profile looks at one process" if options.profile else ""
+    if alone and options.jobs > 1:
+        raise AdaptError(f"jobs is {options.jobs}, but {alone}: give --jobs 1")
+    return 1 if alone else options.jobs or cores()
+
+
 def adapt_streams(
     method: Method, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress, profile: Profile | None
 ) -> None:
-    """Adapt on every stream that `kept` does not hold yet, and write the run's tables."""
-    streams, how = plan(options), reading(options)
+    """Adapt on every stream that `kept` does not hold yet, lanes side by side, and write the run's tables."""
+    streams = plan(options)
     n_clips = len(order(clips, options.order_seeds[0], options.setting, options.max_clips))
-    kept.restore(method, streams, n_clips, how.device)
-    pace = Pace(n_clips * (len(streams) - kept.number) - kept.position)
-    for number in range(kept.number, len(streams)):
-        which = streams[number]
-        if kept.position == 0 and starts_anew(streams, number, options.setting):
-            start(method, which.order_seed)
-        ordered = order(clips, which.order_seed, options.setting, options.max_clips)
-        for rows in adapt_batches(method, ordered, sounds, which, how, kept.position, profile):
-            kept.add(rows, len(rows[0]))
-            pace.add(len(rows[0]), which)
-            if kept.is_due():
-                kept.save(method, how.device)
-        kept.end_stream()
-        kept.save(method, how.device)
-        done = kept.predictions(number)
-        log.info("%s: top-1 %.3f", which, metrics.top1(done))
-        _check_failures(done, which, options.max_failed_share, kept)
+    pace = Pace(n_clips * len(streams))
+    try:
+        each(partial(_adapt_lane, method, clips, sounds, options, kept, profile), lanes(streams, options.setting), jobs(options), pace.hear)
+    except TooManyFailedError:
+        kept.drop()
+        raise
     kept.finish(streams)
 
 
-def _check_failures(rows: Sequence[Row], which: Stream, share: float, kept: Progress) -> None:
-    """Raise AdaptError where more than that share of a stream's clips could not be read; nothing of such a run is gone on with."""
+def _adapt_lane(
+    method: Method, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress, profile: Profile | None,
+    numbers: range, tell: Callable[[News], None],
+) -> None:  # fmt: skip
+    """Adapt on those streams of a lane that are not on disk yet, from the source weights on."""
+    streams, how, lane = plan(options), reading(options), kept.lane(numbers)
+    n_clips = len(order(clips, options.order_seeds[0], options.setting, options.max_clips))
+    lane.restore(method, n_clips, how.device)
+    tell(News(lane.n_done(n_clips), "", anew=False))
+    for number in range(lane.number, numbers.stop):
+        which = streams[number]
+        if lane.position == 0 and starts_anew(streams, number, options.setting):
+            start(method, which.order_seed)
+        ordered = order(clips, which.order_seed, options.setting, options.max_clips)
+        for rows in adapt_batches(method, ordered, sounds, which, how, lane.position, profile):
+            lane.add(rows, len(rows[0]))
+            tell(News(len(rows[0]), str(which)))
+            if lane.is_due():
+                lane.save(method, how.device)
+        lane.end_stream()
+        lane.save(method, how.device)
+        done = lane.predictions(number)
+        log.info("%s: top-1 %.3f", which, metrics.top1(done))
+        _check_failures(done, which, options.max_failed_share)
+
+
+def _check_failures(rows: Sequence[Row], which: Stream, share: float) -> None:
+    """Raise TooManyFailedError where more than that share of a stream's clips could not be read."""
     failed = [str(row["clip_id"]) for row in rows if row["stop_reason"] == "failed"]
     if len(failed) > share * len(rows):
-        kept.drop()
         named = ", ".join(failed[:NAMED])
-        raise AdaptError(f"{which}: {len(failed)} of {len(rows)} clips cannot be read, more than max_failed_share={share}: {named}")
+        raise TooManyFailedError(f"{which}: {len(failed)} of {len(rows)} clips cannot be read, more than max_failed_share={share}: {named}")
 
 
 def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
@@ -206,6 +243,7 @@ def run(options: Options) -> dict[str, object]:
     """Bring the run's tables and metrics up to date; return its counts."""
     check(options)
     device = stage.device_of(options.device)
+    jobs(options)  # raises
     given = read(options)
     known = identify(options, given.source)
     folder = cache.ROOT / options.dataset / "adapt" / run_name(options)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from adapt import allocator, backbones, cache, checkpoints, loader, stage
+from adapt import allocator, backbones, cache, checkpoints, classes, loader, stage
 from adapt.augment import augmented
 from adapt.cache import Clip
 from adapt.errors import AdaptError, CheckpointError
@@ -48,6 +48,7 @@ class Options:
     video: VideoOptions = field(default_factory=VideoOptions)
     weights: str = ""  # initial weights: a path, "packaged", or "" for random ones
     frames_per_step: int = 0  # frames of a clip in a training step, for networks that take any number; 0 for as many as a view has
+    scope: str = "all"  # what is trained: all, or head, the rest staying as `weights` has it
     epochs: int = 30  # 0 to take `weights` as they are
     batch_size: int = 16
     lr: float = 2e-3  # the peak of the cosine
@@ -101,7 +102,7 @@ class Run:
         self.model, self.train, self.val, self.options, self.progress = model, train, val, options, progress
         self.trainer = Trainer(
             model, options.epochs * -(-len(train) // options.batch_size), lr=options.lr, head_lr_factor=options.head_lr_factor,
-            weight_decay=options.weight_decay, label_smoothing=options.label_smoothing, precision=options.precision,
+            weight_decay=options.weight_decay, label_smoothing=options.label_smoothing, precision=options.precision, scope=options.scope,
         )  # fmt: skip
         self.at, self.best_state = Position(), copy.deepcopy(model.state_dict())
         self.random = np.random.default_rng(options.seed)
@@ -132,7 +133,7 @@ class Run:
             self.random.bit_generator.state = within
         video = dataclasses.replace(options.video, frames=options.frames_per_step or options.video.frames)
         total = torch.tensor(self.at.loss, dtype=torch.float64, device=self.trainer.device)
-        self.model.train()
+        self.trainer.begin()
         for n_steps, batch in enumerate(load([self.train[i] for i in order[first:]], offsets[first:].tolist(), video, options), 1):
             label_ids = loader.to_device(torch.tensor([clip.label_id for clip in batch.clips]), self.trainer.device)
             frames = augmented(batch.frames, self.random, change=options.augment, flip=options.flip)
@@ -204,7 +205,7 @@ def identity(options: Options, labels: list[str]) -> dict[str, str]:
     files = {"clips.parquet": cache.ROOT / options.dataset / "clips.parquet", "the file of weights": Path(options.weights)}
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items() if path.is_file()}
     chosen = {name: json.dumps(value) for name, value in dataclasses.asdict(options).items() if name not in WITHOUT_EFFECT}
-    return chosen | hashes | {"labels_sha256": cache.labels_sha256(labels), "torch": str(torch.__version__)}
+    return chosen | hashes | {"labels_sha256": classes.sha256(labels), "torch": str(torch.__version__)}
 
 
 def run(options: Options) -> dict[str, object]:
@@ -213,6 +214,8 @@ def run(options: Options) -> dict[str, object]:
     check_precision(options.precision, device)
     if options.epochs < 0 or options.batch_size < 1:
         raise AdaptError(f"epochs {options.epochs}, batch_size {options.batch_size}: epochs count from 0, a batch holds 1 clip or more")
+    if options.scope == "head" and not options.weights:
+        raise AdaptError("scope is 'head', but the rest of the network is random: set train.weights, or train.scope to all")
     labels = cache.read_labels(options.dataset)
     path = checkpoints.model_path(options.dataset, options.backbone)
     progress = Progress(path.with_name(f".{options.backbone}.progress.pt"), identity(options, labels))

@@ -1,4 +1,8 @@
-"""One training step after another: AdamW, a cosine with warm-up, automatic mixed precision; and all of it saved and restored bit for bit."""
+"""One training step after another: AdamW, a cosine with warm-up, automatic mixed precision; and all of it saved and restored bit for bit.
+
+Scope `head` trains the head alone, a linear probe from zeros: norm layers and dropout then work as in use, and no gradient goes further.  The
+problem is convex, so that rounding hardly changes what it ends with; `all` ends with other weights on every kind of processor.
+"""
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -11,6 +15,7 @@ from torch.nn import functional as F
 from adapt.errors import MethodError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SCOPES = ("all", "head")
 WARM_UP = 0.15  # share of the steps in which the learning rate rises
 
 
@@ -26,18 +31,25 @@ class Trainer:
     """A model in training: weights, optimiser, learning rate, and the scale of fp16's gradients."""
 
     def __init__(
-        self, model: nn.Module, n_steps: int, *, lr: float, head_lr_factor: float, weight_decay: float, label_smoothing: float, precision: str
-    ) -> None:
-        """`n_steps` is the length of the cosine; `model` is already on its device.  Raises MethodError as `check_precision` does."""
-        self.model, self.label_smoothing, self.precision = model, label_smoothing, precision
+        self, model: nn.Module, n_steps: int, *, lr: float, head_lr_factor: float, weight_decay: float, label_smoothing: float, precision: str,
+        scope: str = "all",
+    ) -> None:  # fmt: skip
+        """`n_steps` is the length of the cosine; `model` is already on its device.  Raises MethodError as `check_precision` does, and for a scope."""
+        if scope not in SCOPES:
+            raise MethodError(f"scope {scope!r}: choose one of {', '.join(SCOPES)}")
+        self.model, self.label_smoothing, self.precision, self.scope = model, label_smoothing, precision, scope
         self.device = next(model.parameters()).device
         check_precision(precision, self.device)
-        self.optimiser = _optimiser(model, lr, head_lr_factor, weight_decay)
+        self.optimiser = _optimiser(model, lr, head_lr_factor, weight_decay, scope)
         peaks = [group["lr"] for group in self.optimiser.param_groups]
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser, peaks, total_steps=n_steps + 1, pct_start=WARM_UP, cycle_momentum=False
         )
         self.scaler = GradScaler(self.device.type, enabled=precision == "fp16")
+
+    def begin(self) -> None:
+        """Put the model into the mode in which it is trained."""
+        self.model.train(self.scope == "all")
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32":
@@ -78,15 +90,17 @@ class Trainer:
         return {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.scaler}
 
 
-def _optimiser(model: nn.Module, lr: float, head_lr_factor: float, weight_decay: float) -> torch.optim.Optimizer:
+def _optimiser(model: nn.Module, lr: float, head_lr_factor: float, weight_decay: float, scope: str) -> torch.optim.Optimizer:
     """AdamW without weight decay on biases and norm layers; the head, by its place the last two parameters, at a rate of its own."""
-    head = {id(p) for p in [*model.parameters()][-2:]}
-    decayed = [p for p in model.parameters() if p.dim() > 1 and id(p) not in head]
-    plain = [p for p in model.parameters() if p.dim() <= 1 and id(p) not in head]
-    last = [p for p in model.parameters() if id(p) in head]
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-        {"params": last, "weight_decay": weight_decay, "lr": lr * head_lr_factor},
-    ]
+    *body, weight, bias = model.parameters()
+    head = {"params": [weight, bias], "weight_decay": weight_decay, "lr": lr * head_lr_factor}
+    if scope == "head":
+        for p in body:
+            p.requires_grad_(False)
+        nn.init.zeros_(weight)
+        nn.init.zeros_(bias)
+        return torch.optim.AdamW([head], lr=lr)
+    decayed = {"params": [p for p in body if p.dim() > 1], "weight_decay": weight_decay}
+    plain = {"params": [p for p in body if p.dim() <= 1], "weight_decay": 0.0}
+    groups = [decayed, plain, head]
     return torch.optim.AdamW(groups, lr=lr)

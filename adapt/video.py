@@ -81,11 +81,18 @@ def count_frames(path: Path) -> int:
     return n_frames
 
 
+def check_readable(clip: Clip) -> None:
+    """Raise VideoError for a clip whose file `scan` could not open: its path may be escaped, and be that of another file."""
+    if clip.unread:
+        raise VideoError(f"{clip.path}: {clip.unread}")
+
+
 def read_clip(clip: Clip, options: VideoOptions, corruption: str, severity: int, seed: int = 0) -> ClipFrames:
     """Read all frames that adapting and predicting `clip` need in one pass, and corrupt each once.
 
     Raises VideoError for a file that has no picture, AdaptError for an unknown corruption or one whose files or encoder are missing.
     """
+    check_readable(clip)
     path = corrupted_path(clip, options, corruption, severity)
     n_frames = count_frames(path)
     offsets = [(v + 0.5) / options.views for v in range(options.views)] + [0.5]

@@ -6,18 +6,20 @@
 -- One row a clip, made by `scan`.  label_id counts from 0 in the order of cache/<dataset>/labels.txt.
 CREATE TABLE clips (
     clip_id        VARCHAR NOT NULL PRIMARY KEY,    -- the path without its ending, '/' between parts, unless the recipe names the clip
-    path           VARCHAR NOT NULL,                -- relative to data/videos/<dataset>
+    path           VARCHAR NOT NULL,                -- relative to data/videos/<dataset>; line breaks, control characters and bytes that are no
+                                                    -- UTF-8 are escaped, as in caf\xe9.mp4, and such a clip is failed
     split          VARCHAR NOT NULL CHECK (split IN ('train', 'val', 'test')),
     label_id       INTEGER NOT NULL CHECK (label_id >= 0),
     label          VARCHAR NOT NULL,
     label_ids      INTEGER[] CHECK (list_contains(label_ids, label_id)),  -- of a clip of several classes all, label_id among them; else NULL
-    status         VARCHAR NOT NULL CHECK (status IN ('ok', 'failed')),  -- failed: no picture can be read
+    status         VARCHAR NOT NULL CHECK (status IN ('ok', 'failed')),  -- failed: no picture can be read, or not the file at all
     duration_s     DOUBLE CHECK (duration_s >= 0),  -- of the video track, in seconds; NULL where failed
     n_frames       INTEGER CHECK (n_frames >= 0),   -- NULL where failed
-    content_sha256 VARCHAR NOT NULL CHECK (length(content_sha256) = 64),
-    sound_path     VARCHAR,                         -- the file whose sound is the clip's, relative as path; NULL: path itself
-    sound_sha256   VARCHAR CHECK (length(sound_sha256) = 64),  -- of sound_path
-    error          VARCHAR                          -- why it failed, one line
+    content_sha256 VARCHAR CHECK (length(content_sha256) = 64),  -- NULL where the file cannot be read, or its name is escaped
+    sound_path     VARCHAR,                         -- the file whose sound is the clip's, escaped and relative as path; NULL: path itself
+    sound_sha256   VARCHAR CHECK (length(sound_sha256) = 64),  -- of sound_path; NULL also where that cannot be read
+    error          VARCHAR,                         -- why it failed, one line; of a clip that is ok, why sound_path cannot be read
+    CHECK (content_sha256 IS NOT NULL OR (status = 'failed' AND error IS NOT NULL))
 );
 
 -- One row a clip, made by `decode`: how its sound track was read.

@@ -14,6 +14,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adapt import classes
+from adapt.classes import ClassesError
 from pipeline.errors import CacheError
 
 ROOT = Path("cache")
@@ -31,11 +33,6 @@ def sha256_text(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def classes_sha256(classes: Sequence[str]) -> str:
-    """Hash a list of class names in order, as files carry it in `earshot.classes_sha256`."""
-    return hashlib.sha256("\n".join(classes).encode()).hexdigest()
-
-
 def sha256_file(path: Path) -> str:
     """Hash a file's bytes in constant memory."""
     with path.open("rb") as file:
@@ -51,11 +48,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_labels(dataset: str) -> list[str]:
-    """The class names of `dataset` in label_id order, as `scan` wrote them."""
+    """The class names of `dataset` in label_id order, as `scan` wrote them.  Raises CacheError where they are missing or no such list."""
     path = folder(dataset) / "labels.txt"
     if not path.exists():
         raise CacheError(f"{path} is missing: run `dvc repro scan` first")
-    return path.read_text(encoding="utf-8").splitlines()
+    return read_label_file(path)
+
+
+def read_label_file(path: Path) -> list[str]:
+    """The class names of a labels.txt that `scan` wrote.  Raises CacheError where it is no such list."""
+    try:
+        return classes.read(path)
+    except ClassesError as error:
+        raise CacheError(f"{error}, then run `dvc repro scan`") from error
 
 
 def _connection() -> duckdb.DuckDBPyConnection:

@@ -72,6 +72,21 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Source:
+    """The file that a clip's sound comes from, as `scan` found it."""
+
+    path: Path
+    sha256: str | None  # of its content; None where `scan` could not read it
+    unread: str | None  # why not
+
+    @classmethod
+    def of(cls, clip: Mapping[str, str | None], root: Path) -> "Source":
+        """The file of a row of `clips` whose videos lie under `root`."""
+        path, sha256 = (clip["sound_path"], clip["sound_sha256"]) if clip["sound_path"] else (clip["path"], clip["content_sha256"])
+        return cls(root / str(path), sha256, None if sha256 else f"scan could not read {path}: {clip['error']}")
+
+
+@dataclass(frozen=True)
 class Plan:
     """How every clip of a data set is decoded."""
 
@@ -79,19 +94,21 @@ class Plan:
     version: str  # of ffmpeg
     perturbation: perturb.Perturbation
     bed: sound.Block | None  # of music
-    paths: Mapping[str, Path]  # clip_id -> the file whose sound it gets
+    sources: Mapping[str, Source]  # clip_id -> the file whose sound it gets
     keys: Mapping[str, str]  # clip_id -> cache_key
 
     def stream(self, clip_id: str) -> Generator[sound.Block | sound.Heard, None, None]:
         """Yield a clip's blocks, then what was heard of them.  Raises DatasetError where its file is not there any more."""
-        path = self.paths[clip_id]
-        if not path.is_file():
-            raise DatasetError(f"{path} is listed in clips.parquet but is not there: run `dvc repro scan`")
+        source = self.sources[clip_id]
+        if source.unread is not None:
+            return sound.unread(self.decoder, source.unread)
+        if not source.path.is_file():
+            raise DatasetError(f"{source.path} is listed in clips.parquet but is not there: run `dvc repro scan`")
 
         def change(blocks: Iterator[sound.Block]) -> Iterator[sound.Block]:
             return perturb.apply(self.perturbation, clip_id, blocks, self.decoder.sample_rate, self.bed)
 
-        return sound.stream(self.decoder, path, change)
+        return sound.stream(self.decoder, source.path, change)
 
 
 def run(options: Options) -> dict[str, int]:
@@ -127,17 +144,15 @@ def make_plan(dataset: str, settings: Settings) -> Plan:
     """Find out how each clip of clips.parquet is decoded.  Raises DecodeError where the settings cannot be used."""
     decoder = sound.Decoder(sound.ffmpeg_binary(settings.ffmpeg), settings.sample_rate, settings.silent_below_dbfs, settings.track)
     version, what = sound.ffmpeg_version(decoder.binary), settings.perturbation
-    columns = ["clip_id", "path", "split", "content_sha256", "sound_path", "sound_sha256"]
+    columns = ["clip_id", "path", "split", "content_sha256", "sound_path", "sound_sha256", "error"]
     clips = {clip["clip_id"]: clip for clip in cache.read_table(cache.folder(dataset) / "clips.parquet", "clips", columns).to_pylist()}
     heard = {clip_id: clip_id for clip_id in clips}
     if what.kind == "swap":
         heard = perturb.partners(((clip_id, clip["split"]) for clip_id, clip in clips.items()), what.seed or 0)
     common = ("decode", VERSION, version, settings.key())
-    return Plan(
-        decoder, version, what, _bed(decoder, what),
-        {clip_id: Path("data/videos") / dataset / (clips[of]["sound_path"] or clips[of]["path"]) for clip_id, of in heard.items()},
-        {clip_id: cache.sha256_text(*common, clips[of]["sound_sha256"] or clips[of]["content_sha256"]) for clip_id, of in heard.items()},
-    )  # fmt: skip
+    sources = {clip_id: Source.of(clips[of], Path("data/videos") / dataset) for clip_id, of in heard.items()}
+    keys = {clip_id: cache.sha256_text(*common, source.sha256 or source.unread) for clip_id, source in sources.items()}
+    return Plan(decoder, version, what, _bed(decoder, what), sources, keys)
 
 
 def reopen(dataset: str) -> Callable[[str], Generator[sound.Block, None, None]]:

@@ -95,7 +95,7 @@ def listen(options: Options) -> Iterator[Report]:
 
 def _report(options: Options, tagger: taggers.Tagger, decoder: sound.Decoder, path: Path) -> Report:
     if not path.is_file():
-        return Report(str(path), "failed", None, None, None, "no such file", [])
+        return Report(_text(path), "failed", None, None, None, "no such file", [])
     ends: list[sound.Heard] = []
 
     def blocks() -> Iterator[sound.Block]:
@@ -112,7 +112,12 @@ def _report(options: Options, tagger: taggers.Tagger, decoder: sound.Decoder, pa
         best = np.maximum(best, logits)
     end = ends[0]
     sounds = _loudest(tagger, best, at_s, options) if end.status in tag.WITH_SOUND else []
-    return Report(str(path), end.status, end.duration_s, end.n_channels, end.rms_dbfs, end.error, sounds)
+    return Report(_text(path), end.status, end.duration_s, end.n_channels, end.rms_dbfs, end.error, sounds)
+
+
+def _text(path: Path) -> str:
+    r"""The path as UTF-8: a byte that is none is written \xe9."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _loudest(tagger: taggers.Tagger, logits: Floats, at_s: Floats, options: Options) -> list[HeardSound]:

@@ -1,9 +1,10 @@
 """The `scan` stage: which clips a data set has, with their split, label, hash, length and whether a picture can be read.
 
 In: data/videos/<dataset>, through the recipe that knows its folders.  Out: cache/<dataset>/clips.parquet and labels.txt, one class
-a line in label_id order.  A file without a readable picture is a row with a status; a file that a list names and that is not there is counted
-and said.  Where there is a folder data/videos/<dataset>/sound, the sound of a clip is that of the file of the same name in it: so media that
-were corrupted and encoded without sound keep the original's.
+a line in label_id order.  A file without a readable picture, or that cannot be opened or named at all, is a row with a status; a file that a
+list or a link names and that is not there, and whatever else becomes no clip, is counted and named.  Where there is a folder
+data/videos/<dataset>/sound, the sound of a clip is that of the file of the same name in it: so media that were corrupted and encoded without
+sound keep the original's.
 """
 import logging
 import re
@@ -15,11 +16,12 @@ from pathlib import Path, PurePosixPath
 
 import decord
 
+from adapt import classes
+from adapt.classes import ClassesError
 from pipeline import cache, datasets, engine, stage
-from pipeline.datasets import SOUND, SPLITS, Listed
+from pipeline.datasets import NAMED, SOUND, SPLITS, LeftOut, Listed
 from pipeline.errors import DatasetError
 
-NAMED = 5  # missing or failed files that are named
 DECORD_PREFIX = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # a clock and a source line, which would make every run's table another
 ERROR_LENGTH = 200  # characters
 
@@ -39,32 +41,48 @@ class Options:
 def run(options: Options) -> dict[str, int]:
     """Write clips.parquet and labels.txt of `options.dataset` and return counts.
 
-    Raises DatasetError for an unknown recipe or variant, no videos, folders or lists that do not fit, or two clips that would share a clip_id.
+    Raises DatasetError for an unknown recipe or variant, no videos, folders or lists that do not fit, a class name that no list can
+    hold, or two clips that would share a clip_id.
     """
     recipe, root = datasets.build(options.recipe), Path("data/videos") / options.dataset
     variant = options.variant or recipe.VARIANTS[0]
     if variant not in recipe.VARIANTS:
         raise DatasetError(f"recipe {options.recipe} has no variant {variant!r}: choose one of {list(recipe.VARIANTS)}")
-    labels = recipe.labels(options.dataset, root)
-    listed = sorted((_named(Listed(*row)) for row in recipe.rows(root, labels, variant)), key=lambda clip: (clip.clip_id, clip.path))
+    labels = _labels(recipe, options.dataset, root)
+    found = list(recipe.rows(root, labels, variant))
+    listed = sorted((_named(Listed(*row)) for row in found if not isinstance(row, LeftOut)), key=lambda clip: (clip.clip_id, clip.path))
     _check(listed, labels, root)
     clips = _found(listed, root, options.dataset)
+    sounds, lost_sounds = _sounds(root, clips)
+    left_out = [row for row in found if isinstance(row, LeftOut)] + lost_sounds
+    datasets.say_left_out(options.dataset, left_out)
     decord.logging.set_level(decord.logging.QUIET)  # ffmpeg's complaints; of decord's own, a line a file still goes to stderr
     label_ids = {label: i for i, label in enumerate(labels)}
-    rows = engine.map_clips(partial(_row, root, label_ids, _sounds(root, clips)), clips, options.jobs)
+    rows = engine.map_clips(partial(_row, root, label_ids, sounds), clips, options.jobs)
     folder = cache.folder(options.dataset)
-    known = {"recipe": options.recipe, "variant": variant, "classes_sha256": cache.classes_sha256(labels)}
+    known = {"recipe": options.recipe, "variant": variant, "classes_sha256": classes.sha256(labels)}
     cache.write_table(folder / "clips.parquet", "clips", rows, known)
-    cache.write_text(folder / "labels.txt", "".join(f"{label}\n" for label in labels))
+    cache.write_text(folder / "labels.txt", classes.text_of(labels))
     failed = [row for row in rows if row["status"] == "failed"]
-    for row in failed[:NAMED]:
+    for row in [row for row in rows if row.get("error")][:NAMED]:
         log.warning("%s: %s", row["path"], row["error"])
     by_split = {f"n_{split}": sum(clip.split == split for clip in clips) for split in SPLITS}
-    return {"n_clips": len(rows), "n_missing": len(listed) - len(clips), "n_failed": len(failed), "n_labels": len(labels), **by_split}
+    counts = {"n_missing": len(listed) - len(clips), "n_left_out": len(left_out), "n_failed": len(failed), "n_labels": len(labels)}
+    return {"n_clips": len(rows)} | counts | by_split
+
+
+def _labels(recipe: datasets.Recipe, dataset: str, root: Path) -> list[str]:
+    """The recipe's classes, each of them one line and no two alike, so that labels.txt holds them."""
+    labels = recipe.labels(dataset, root)
+    try:
+        classes.check(labels, f"the class list of {dataset}")
+    except ClassesError as error:
+        raise DatasetError(str(error)) from error
+    return labels
 
 
 def _named(clip: Listed) -> Listed:
-    return clip._replace(clip_id=clip.clip_id or str(PurePosixPath(clip.path).with_suffix("")))
+    return clip._replace(clip_id=classes.escaped(clip.clip_id or str(PurePosixPath(clip.path).with_suffix(""))))
 
 
 def _check(clips: Sequence[Listed], labels: Sequence[str], root: Path) -> None:
@@ -72,34 +90,36 @@ def _check(clips: Sequence[Listed], labels: Sequence[str], root: Path) -> None:
         raise DatasetError(f"no video under {root}: put them at {root}/<split>/<class>/<name>.mp4, split one of {', '.join(SPLITS)}")
     known = set(labels)
     for clip, following in zip(clips, [*clips[1:], None], strict=True):
+        path = classes.escaped(clip.path)
         if following and clip.clip_id == following.clip_id:
             if clip.path == following.path:
-                raise DatasetError(f"{root}: {clip.path} is listed twice, as {clip.split} and {following.split}: leave one of the lines")
-            raise DatasetError(f"{root}: {clip.path} and {following.path} would both be clip {clip.clip_id!r}: rename one of them")
+                raise DatasetError(f"{root}: {path} is listed twice, as {clip.split} and {following.split}: leave one of the lines")
+            both = f"{path} and {classes.escaped(following.path)}"
+            raise DatasetError(f"{root}: {both} would both be clip {clip.clip_id!r}: rename one of them")
         if not known.issuperset({clip.label, *clip.labels}) or clip.split not in SPLITS:
-            raise DatasetError(f"{root}/{clip.path}: label {clip.label!r} or split {clip.split!r} is unknown: the recipe has a fault")
+            raise DatasetError(f"{root}/{path}: label {clip.label!r} or split {clip.split!r} is unknown: the recipe has a fault")
 
 
 def _found(clips: Sequence[Listed], root: Path, dataset: str) -> list[Listed]:
     """The clips whose files are there; how many are not is said, the first of them named."""
-    found = [clip for clip in clips if (root / clip.path).is_file()]
-    missing = [clip.path for clip in clips if not (root / clip.path).is_file()]
-    named = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else "")
+    absent = {clip: why for clip in clips if (why := datasets.absence(root / clip.path)) is not None}
+    found = [clip for clip in clips if clip not in absent]
+    named = datasets.named([f"{clip.path} ({why})" if why else clip.path for clip, why in absent.items()])
     if not found:
         raise DatasetError(f"{dataset}: none of the {len(clips):,} videos that its lists name is under {root}: {named}")
-    if missing:
+    if absent:
         log.warning("%s: %s of %s videos found; missing: %s", dataset, f"{len(found):,}", f"{len(clips):,}", named)
     else:
         log.info("%s: %s of %s videos found", dataset, f"{len(found):,}", f"{len(clips):,}")
     return found
 
 
-def _sounds(root: Path, clips: Sequence[Listed]) -> dict[str, str]:
-    """Path of a clip -> the file of the same name under `sound`, for those that have one.
+def _sounds(root: Path, clips: Sequence[Listed]) -> tuple[dict[str, str], list[LeftOut]]:
+    """(path of a clip -> the file of the same name under `sound`, for those that have one; what of `sound` could not be looked at).
 
     Where a name occurs more than once, the folder that holds the file decides.  Raises DatasetError where it does not.
     """
-    originals = datasets.find_videos(root, SOUND)
+    originals, left_out = datasets.find_videos(root, SOUND)
     n_of_name = Counter(PurePosixPath(path).stem for path in {clip.path for clip in clips})
     sounds: dict[str, str] = {}
     for path in (PurePosixPath(clip.path) for clip in clips):
@@ -107,25 +127,41 @@ def _sounds(root: Path, clips: Sequence[Listed]) -> dict[str, str]:
         if len(candidates) > 1 or n_of_name[path.stem] > 1:
             candidates = [found for found in candidates if PurePosixPath(found).parent.name == path.parent.name]
         if len(candidates) > 1:
-            raise DatasetError(f"{root}: {candidates[0]} and {candidates[1]} would both be the sound of {path}: leave one of them")
+            both = " and ".join(map(classes.escaped, candidates[:2]))
+            raise DatasetError(f"{root}: {both} would both be the sound of {classes.escaped(str(path))}: leave one of them")
         if candidates:
             sounds[str(path)] = candidates[0]
     if originals:
         log.info("%d of %d clips have the sound of a file of the same name in %s", len(sounds), len(clips), root / SOUND)
-    return sounds
+    return sounds, left_out
 
 
 def _row(root: Path, label_ids: Mapping[str, int], sounds: Mapping[str, str], clip: Listed) -> cache.Row:
     path, sound = root / clip.path, sounds.get(clip.path)
+    content_sha256, unread = _hash(root, clip.path)
+    sound_sha256, unheard = (None, None) if sound is None else _hash(root, sound)
     row: dict[str, object] = {
-        "clip_id": clip.clip_id, "path": clip.path, "split": clip.split, "label": clip.label, "label_id": label_ids[clip.label],
-        "label_ids": [label_ids[label] for label in clip.labels] or None, "content_sha256": cache.sha256_file(path),
-        "sound_path": sound, "sound_sha256": None if sound is None else cache.sha256_file(root / sound),
+        "clip_id": clip.clip_id, "path": classes.escaped(clip.path), "split": clip.split, "label": clip.label, "label_id": label_ids[clip.label],
+        "label_ids": [label_ids[label] for label in clip.labels] or None, "content_sha256": content_sha256,
+        "sound_path": None if sound is None else classes.escaped(sound), "sound_sha256": sound_sha256,
+        "error": unread or (f"of its sound, {unheard}" if unheard else None),
     }  # fmt: skip
+    if unread:
+        return row | {"status": "failed"}
     try:
         return row | probe(path) | {"status": "ok"}
     except (decord.DECORDError, RuntimeError) as error:
         return row | {"status": "failed", "error": one_line(str(error))}
+
+
+def _hash(root: Path, path: str) -> tuple[str | None, str | None]:
+    """(sha256 of a file's content, None), or (None, why there is none): its name cannot stand in a table, or it cannot be read."""
+    if fault := classes.fault(path):
+        return None, f"the name {fault}: rename it"
+    try:
+        return cache.sha256_file(root / path), None
+    except OSError as error:
+        return None, f"the file cannot be read ({error.strerror})"
 
 
 def probe(path: Path) -> dict[str, object]:

@@ -82,6 +82,14 @@ def stream(decoder: Decoder, path: Path, change: Change | None = None) -> Genera
     yield _verdict(decoder, meter, read_promise(log.header, decoder.track), code, log.error())
 
 
+def unread(decoder: Decoder, why: str) -> Generator[Block | Heard, None, None]:
+    """Yield the Heard of a file that cannot be opened, as `stream` does for one that ffmpeg finds no sound in."""
+    yield Heard(
+        status="failed", sample_rate=decoder.sample_rate, n_channels=None, duration_s=None, expected_s=None,
+        n_samples=0, rms_dbfs=None, peak_dbfs=None, error=why,
+    )  # fmt: skip
+
+
 def arguments(decoder: Decoder, path: str) -> list[str]:
     """The command that writes one sound track of `path` to stdout as mono int16.
 

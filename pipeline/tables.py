@@ -9,6 +9,7 @@ from pathlib import Path
 
 import duckdb
 
+from adapt import classes
 from pipeline import cache
 from pipeline.errors import CacheError
 
@@ -103,12 +104,12 @@ def read_classes(folder: Path, known: Mapping[str, Known]) -> tuple[list[str], s
     path = folder / "labels.txt"
     if not path.exists():
         raise CacheError(f"{path} is missing, the order of the classes in {', '.join(known) or 'every table'}: run `dvc repro scan`")
-    classes = path.read_text(encoding="utf-8").splitlines()
-    sha256 = cache.classes_sha256(classes)
+    listed = cache.read_label_file(path)
+    sha256 = classes.sha256(listed)
     for table, said in known.items():
         if said.get("classes_sha256") != {sha256}:
             raise CacheError(f"{folder / FILES[table][0]} was made for another list of classes than {path}: {repair(table)}")
-    return classes, sha256
+    return listed, sha256
 
 
 def read_tagger_labels(folder: Path, known: Known) -> TaggerLabels:

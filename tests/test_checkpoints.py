@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapt import backbones, cache, checkpoints
+from adapt import backbones, checkpoints, classes
 from adapt.errors import CheckpointError
 
 LABELS = ["dark", "bright"]
@@ -24,7 +24,7 @@ def test_a_checkpoint_says_what_it_was_trained_for(here: Path) -> None:
     content = checkpoints.load(PATH, "train")
     state = content.pop("state")
     assert content == {
-        "backbone": "tanet", "variant": "", "n_frames": 4, "size": 32, "labels": LABELS, "labels_sha256": cache.labels_sha256(LABELS), "n_classes": 2,
+        "backbone": "tanet", "variant": "", "n_frames": 4, "size": 32, "labels": LABELS, "labels_sha256": classes.sha256(LABELS), "n_classes": 2,
     }  # fmt: skip
     assert [*state.values()][-1].shape == (2,)  # the head's bias
 

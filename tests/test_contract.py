@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from adapt import cache as reader
+from adapt import classes
 from adapt.errors import CacheError as ReaderError
 from pipeline import cache as writer
 from pipeline.errors import CacheError as WriterError
@@ -36,7 +37,7 @@ def test_writer_and_reader_agree_on_every_tables_version(table: str) -> None:
 
 
 def test_a_row_that_pipeline_writes_comes_back_in_adapt(dataset: Path) -> None:
-    provenance = {"classes_sha256": reader.labels_sha256(LABELS)}
+    provenance = {"classes_sha256": classes.sha256(LABELS)}
     writer.write_table(dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("b"), pseudo_label("a")], provenance)
     sounds = reader.read_sounds("tiny", LABELS)
     assert list(sounds) == ["a", "b"]
@@ -45,7 +46,7 @@ def test_a_row_that_pipeline_writes_comes_back_in_adapt(dataset: Path) -> None:
 
 
 def test_another_class_order_is_one_error_that_names_both_files(dataset: Path) -> None:
-    provenance = {"classes_sha256": reader.labels_sha256(LABELS)}
+    provenance = {"classes_sha256": classes.sha256(LABELS)}
     writer.write_table(dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("a")], provenance)
     with pytest.raises(ReaderError, match=r"pseudo_labels.parquet was made for another list of classes than .*labels.txt"):
         reader.read_sounds("tiny", LABELS[::-1])
@@ -56,6 +57,24 @@ def test_the_writer_refuses_a_row_that_breaks_a_check(dataset: Path, change: dic
     with pytest.raises(WriterError, match="breaks the contract of pseudo_labels"):
         writer.write_table(dataset / "x.parquet", "pseudo_labels", [pseudo_label("a", **change)])
     assert not (dataset / "x.parquet").exists()
+
+
+def clip(**changes: object) -> dict[str, object]:
+    row: dict[str, object] = {"clip_id": "a", "path": "a.mp4", "split": "test", "label_id": 0, "label": "cat", "status": "ok"}
+    return row | {"content_sha256": "0" * 64} | changes
+
+
+@pytest.mark.parametrize("changes", [{"content_sha256": None}, {"content_sha256": None, "status": "failed"}, {"content_sha256": None, "error": "?"}])
+def test_only_a_clip_that_failed_for_a_reason_has_no_hash(dataset: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(WriterError, match="breaks the contract of clips"):
+        writer.write_table(dataset / "clips.parquet", "clips", [clip(**changes)])
+
+
+def test_why_scan_could_not_open_a_file_reaches_the_adapter(dataset: Path) -> None:
+    rows = [clip(), clip(clip_id="b", content_sha256=None, status="failed", error="the file cannot be read (Input/output error)")]
+    writer.write_table(dataset / "clips.parquet", "clips", rows)
+    assert [found.unread for found in reader.read_clips("tiny", "test")] == [
+        "", "scan could not read it: the file cannot be read (Input/output error)"]  # fmt: skip
 
 
 def test_the_writer_refuses_the_same_key_twice(dataset: Path) -> None:

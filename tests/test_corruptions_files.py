@@ -151,6 +151,12 @@ def test_the_folder_decides_between_files_of_one_name(shipped: Path) -> None:
         ready_made.find(shipped, "gauss", 5, Path("test/cow/1.avi"))
 
 
+def test_a_line_of_a_list_ends_at_its_line_feed_only(shipped: Path) -> None:
+    (shipped / "list_video_perturbations_ucf/gauss.txt").write_bytes("gauss/a\x85b.mp4 8 0\r\ngauss/c\u2028d\x0be.mp4 8 1\n".encode())
+    for name in ("a\x85b", "c\u2028d\x0be"):
+        assert ready_made.find(shipped, "gauss", 5, Path(f"test/{name}.avi")) == shipped / f"level_5_ucf_val_split_1/gauss/{name}.mp4"
+
+
 @pytest.mark.parametrize(("line", "message"), [
     ("gauss/a.mp4 8", r"gauss\.txt line 2: 'gauss/a\.mp4 8' is not `path n_frames class_id`"),
     ("gauss/a.mp4 8 -1", r"line 2: .* is not `path n_frames class_id`"),

@@ -33,7 +33,7 @@ def ucf(project: Path) -> Path:
 
 
 def test_ucf101_takes_labels_in_class_order_and_group_25_of_the_train_list_to_validate(ucf: Path) -> None:
-    assert run("ucf101") == {"n_clips": 4, "n_missing": 0, "n_failed": 0, "n_labels": 101, "n_train": 2, "n_val": 1, "n_test": 1}
+    assert run("ucf101") == {"n_clips": 4, "n_missing": 0, "n_left_out": 0, "n_failed": 0, "n_labels": 101, "n_train": 2, "n_val": 1, "n_test": 1}
     found = clips("ucf101")
     assert found["UCF-101/Archery/v_Archery_g08_c01"]["label_id"] == 2  # class 3 of classInd.txt
     assert found["UCF-101/Archery/v_Archery_g25_c01"]["split"] == "val"
@@ -113,7 +113,8 @@ def listed(project: Path) -> Path:
 
 
 def test_a_list_names_paths_that_may_hold_spaces_and_classes_by_number(listed: Path) -> None:
-    assert run("mine", "listfile") == {"n_clips": 2, "n_missing": 0, "n_failed": 0, "n_labels": 2, "n_train": 1, "n_val": 0, "n_test": 1}
+    counts = {"n_clips": 2, "n_missing": 0, "n_left_out": 0, "n_failed": 0, "n_labels": 2, "n_train": 1, "n_val": 0, "n_test": 1}
+    assert run("mine", "listfile") == counts
     assert clips("mine")["a cat/1 2"]["label"] == "cat"
     assert clips("mine")["gauss/dog/x"]["label_id"] == 1
 

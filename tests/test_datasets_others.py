@@ -32,7 +32,7 @@ def ssv2(project: Path) -> Path:
 
 def test_ssv2_takes_templates_as_classes_and_says_once_that_it_has_no_sound(ssv2: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert run("ssv2") == {"n_clips": 2, "n_missing": 0, "n_failed": 0, "n_labels": 174, "n_train": 1, "n_val": 0, "n_test": 1}
+        assert run("ssv2") == {"n_clips": 2, "n_missing": 0, "n_left_out": 0, "n_failed": 0, "n_labels": 174, "n_train": 1, "n_val": 0, "n_test": 1}
     found = clips("ssv2")
     assert found["20bn-something-something-v2/78687"]["label"] == "Holding something next to something"
     assert found["20bn-something-something-v2/74225"]["split"] == "test"

@@ -87,7 +87,7 @@ def ave(project: Path) -> Path:
 
 
 def test_ave_has_a_clip_for_every_sample_also_of_a_video_with_two_events(ave: Path) -> None:
-    assert run("ave") == {"n_clips": 3, "n_missing": 0, "n_failed": 0, "n_labels": 28, "n_train": 1, "n_val": 1, "n_test": 1}
+    assert run("ave") == {"n_clips": 3, "n_missing": 0, "n_left_out": 0, "n_failed": 0, "n_labels": 28, "n_train": 1, "n_val": 1, "n_test": 1}
     assert splits("ave") == {"AVE/RUhOCu3LNXM": "train", "AVE/-hChcJAh5N0@Male speech, man speaking": "val", "AVE/-hChcJAh5N0@Bark": "test"}
     found = clips("ave")
     assert found["AVE/-hChcJAh5N0@Bark"]["path"] == found["AVE/-hChcJAh5N0@Male speech, man speaking"]["path"] == "AVE/-hChcJAh5N0.mp4"
@@ -126,7 +126,7 @@ def avmit(project: Path) -> Path:
 
 
 def test_avmit_labels_moments_in_time_by_its_own_classes_and_keeps_test_clips_out_of_train(avmit: Path) -> None:
-    assert run("avmit") == {"n_clips": 4, "n_missing": 0, "n_failed": 0, "n_labels": 16, "n_train": 1, "n_val": 1, "n_test": 2}
+    assert run("avmit") == {"n_clips": 4, "n_missing": 0, "n_left_out": 0, "n_failed": 0, "n_labels": 16, "n_train": 1, "n_val": 1, "n_test": 2}
     found = clips("avmit")
     assert found["Moments_in_Time_Raw/training/laughing/yt-a_1"]["label"] == "giggling"
     assert found["Moments_in_Time_Raw/validation/barking/yt-b_2"]["split"] == "test"

@@ -1,5 +1,6 @@
 """listen: what a tagger hears in any media files, as a table or as JSON."""
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,14 @@ def test_a_silent_file_has_no_sounds(tmp_path: Path, capsys: pytest.CaptureFixtu
     silence = encode(tmp_path / "silence.flac", "-f", "lavfi", "-i", "anullsrc=duration=2")
     report = json.loads(printed([str(silence), "--json"], capsys))
     assert (report["status"], report["sounds"]) == ("silent", [])
+
+
+def test_a_file_name_that_is_no_utf8_is_heard_and_printed(noise: Path, tmp_path: Path) -> None:
+    odd = noise.rename(tmp_path / os.fsdecode(b"caf\xe9.flac"))
+    for how, said in ((["--json"], b'caf\\\\xe9.flac", "status": "ok"'), ([], b"caf\\xe9.flac: ok")):
+        command = [sys.executable, "-W", "ignore", "-m", "pipeline.listen", str(odd), *how]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"})
+        assert done.returncode == 0 and said in done.stdout, done
 
 
 def test_a_file_name_cannot_steer_the_terminal() -> None:

@@ -24,6 +24,9 @@ TRIAL = next(c for c in COMMANDS if c.startswith("python -m adapt --dataset demo
 QUERIES = [c for c in COMMANDS if c.startswith("python -m pipeline.query")]
 RUN_ELSEWHERE = {
     "python -m adapt.backbones": "tests/test_backbones.py",
+    "dvc add data/videos/NAME": "tests/test_own_videos.py",
+    "git add data/videos/NAME.dvc params.yaml": "tests/test_own_videos.py",
+    "dvc exp run --temp": "tests/test_own_videos.py",
     "dvc repro": "make demo runs it; tests/test_dvc.py checks what it would run",
     "dvc exp run -S adapt.args.max_iterations=3": "tests/test_dvc.py: adapt and report only",
     "dvc exp run -S decode.perturb=swap": "tests/test_dvc.py: decode and what follows it, not train",
@@ -89,6 +92,13 @@ def test_the_trial_with_a_profile_adapts_on_twenty_clips_and_prints_where_their_
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n_predictions"] == 20
     assert "forward" in done.stderr and "backward" in done.stderr
+
+
+@needs_the_demo
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+def test_the_demo_leaves_no_changed_file_behind() -> None:
+    made = ["dvc.lock", "cache", "data/videos", ".dvc"]
+    assert run(f"git status --porcelain {shlex.join(made)}").stdout == ""
 
 
 @needs_the_demo

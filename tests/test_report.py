@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adapt import cache, metrics, report, stage
+from adapt import cache, classes, metrics, report, stage
 from adapt.errors import AdaptError, CacheError
 from adapt.report import Options
 
@@ -33,7 +33,7 @@ def write_clips(truth: Mapping[str, int], sounding: Sequence[int] = (0,)) -> Non
         sound: dict[str, object] = {"clip_id": clip_id, "status": "ok" if heard else "silent", "probs": [0.5, 0.5], "evidence": [0.0, 0.0]}
         sounds.append(sound | {"absent": [0.0, 0.0], "mass": 0.0, "top_label": None, "causes": []})
     cache.write_table(folder / "clips.parquet", "clips", clips, {})
-    cache.write_table(folder / "pseudo_labels.parquet", "pseudo_labels", sounds, {"classes_sha256": cache.labels_sha256(LABELS)})
+    cache.write_table(folder / "pseudo_labels.parquet", "pseudo_labels", sounds, {"classes_sha256": classes.sha256(LABELS)})
 
 
 def probabilities(answer: int | None) -> list[float] | None:

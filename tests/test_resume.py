@@ -20,7 +20,7 @@ import torch
 from adapt import progress, streaming
 from adapt.errors import AdaptError
 from adapt.methods import Settings
-from adapt.progress import Progress
+from adapt.progress import Lane, Progress
 from adapt.streams import Rows, adapt_batches
 from tests import tiny_project
 from tests.tiny_project import options
@@ -67,12 +67,12 @@ def child(folder: Path, chosen: streaming.Options, dies_in: str, calls: int) -> 
             yield rows
 
     def finished(self: Progress, *args: Any) -> None:
-        shutil.copy(self.folder / "state.pt", "final.pt")
+        shutil.copy(max(self.folder.glob("*/state.pt")), "final.pt")  # of the last lane
         finish(self, *args)
 
     setattr(streaming, "adapt_batches", noted)  # noqa: B010
     setattr(Progress, "finish", finished)  # noqa: B010
-    parts = {"adding rows": (Progress, "add"), "renaming": (progress, "_sync"), "merging": (Progress, "_merge"), "clearing": (Progress, "drop")}
+    parts = {"adding rows": (Lane, "add"), "renaming": (progress, "_sync"), "merging": (Progress, "_merge"), "clearing": (Progress, "drop")}
     if dies_in:
         owner, name = parts[dies_in]
         setattr(owner, name, dying(getattr(owner, name), calls))
@@ -150,7 +150,7 @@ def interrupted(here: Path, start: Callable[..., int], **changes: object) -> Non
     """Leave the progress of a killed run behind."""
     shutil.rmtree(OUT, ignore_errors=True)
     assert start(resumed("t3a", **changes), "adding rows", 4) == -signal.SIGKILL
-    assert (OUT / "resumed/progress/state.pt").exists()
+    assert (OUT / "resumed/progress/00000/state.pt").exists()
 
 
 def test_progress_of_other_options_or_data_or_a_broken_one_is_not_gone_on_with_and_one_line_says_why(
@@ -163,15 +163,15 @@ def test_progress_of_other_options_or_data_or_a_broken_one_is_not_gone_on_with_a
         return [record.message for record in caplog.records if "anew" in record.message or "going on" in record.message]
 
     interrupted(here, start)
-    assert lines() == ["going on at clip 3 of stream 1 of 2"]
+    assert lines() == ["going on at clip 3 of stream 1"]
     interrupted(here, start, max_clips=5, workers=2)
-    assert lines() == [f"{OUT}/resumed/progress cannot be gone on with (max_clips changed since): adapting anew"]
+    assert lines() == [f"{OUT}/resumed/progress/00000 cannot be gone on with (max_clips changed since): adapting anew"]
     interrupted(here, start)
-    state = OUT / "resumed/progress/state.pt"
+    state = OUT / "resumed/progress/00000/state.pt"
     state.write_bytes(state.read_bytes()[:-100])
     assert [line.split(" (")[1] for line in lines()] == ["state.pt is broken, OSError): adapting anew"]
     interrupted(here, start)
-    next((OUT / "resumed/progress").glob("predictions-00000-*")).unlink()
+    next((OUT / "resumed/progress").glob("*/predictions-00000-*")).unlink()
     assert [line.split(" (")[1] for line in lines()] == ["its rows are not all there): adapting anew"]
 
 

@@ -37,7 +37,7 @@ def touch(path: Path) -> Path:
 def test_a_row_has_the_clips_split_label_length_and_hash(videos: Path) -> None:
     path = write_video(videos / "train/dog/rex one.mp4", [0, 50, 100, 150, 200, 250, 200, 150, 100, 50], fps=8)
     write_video(videos / "test/cat/tom.mkv", [0, 255])
-    assert scan.run(OPTIONS) == {"n_clips": 2, "n_missing": 0, "n_failed": 0, "n_labels": 2, "n_train": 1, "n_val": 0, "n_test": 1}
+    assert scan.run(OPTIONS) == {"n_clips": 2, "n_missing": 0, "n_left_out": 0, "n_failed": 0, "n_labels": 2, "n_train": 1, "n_val": 0, "n_test": 1}
     assert rows()["train/dog/rex one"] == {
         "clip_id": "train/dog/rex one", "path": "train/dog/rex one.mp4", "split": "train", "label_id": 1, "label": "dog", "status": "ok",
         "duration_s": 1.25, "n_frames": 10, "content_sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "error": None,
@@ -120,9 +120,9 @@ def test_hidden_files_are_passed_over_and_others_are_counted(videos: Path, caplo
                  "test/cat/a.srt", "manifest.csv", "test/loose.mp4"):
         touch(videos / name)
     with caplog.at_level(logging.INFO):
-        listed = list(folder.rows(videos, ["cat"]))
-    assert listed == [("test/cat/a.MP4", "test", "cat"), ("test/cat/deeper/b.webm", "test", "cat")]
-    assert "3 files under data/videos/mine are no videos of a class" in caplog.text
+        assert scan.run(OPTIONS)["n_left_out"] == 3
+    assert list(rows()) == ["test/cat/a", "test/cat/deeper/b"]
+    assert "mine: 3 left out (no video of a class): manifest.csv, test/cat/a.srt, test/loose.mp4" in caplog.text
 
 
 def test_classes_come_from_the_list_where_there_is_one_and_from_the_folders_else(videos: Path, tmp_path: Path) -> None:

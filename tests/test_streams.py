@@ -17,7 +17,7 @@ from adapt import cache, methods, stage, streaming, video
 from adapt.cache import Clip
 from adapt.errors import AdaptError, MethodError
 from adapt.methods import Answer, Batch, Settings, Step
-from adapt.progress import Progress
+from adapt.progress import Lane
 from adapt.state import Stateful
 from adapt.streams import order
 from adapt.video import LOOKAHEAD, ClipFrames
@@ -156,13 +156,13 @@ def test_a_reader_never_holds_more_than_its_few_clips(monkeypatch: pytest.Monkey
 
 def test_a_run_keeps_rows_in_memory_until_the_next_save_only(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[int] = []
-    add = Progress.add
+    add = Lane.add
 
-    def counted(self: Progress, *args: object) -> None:
+    def counted(self: Lane, *args: object) -> None:
         add(self, *args)  # type: ignore[arg-type]
         held.append(len(self._rows["predictions"]))
 
-    monkeypatch.setattr(Progress, "add", counted)
+    monkeypatch.setattr(Lane, "add", counted)
     streaming.run(options("source", save_every=3, name="held"))
     assert held == [1, 2, 3] * 6
 
@@ -176,6 +176,8 @@ def test_a_run_keeps_rows_in_memory_until_the_next_save_only(told: list[str], mo
         ({"name": "a b"}, "name is 'a b': give letters"),
         ({"batch_size": 0}, "batch_size is 0: give 1 or more"),
         ({"max_clips": -1}, "max_clips is -1: give 0"),
+        ({"jobs": -1}, "jobs is -1: give 0"),
+        ({"jobs": 2, "profile": True}, "jobs is 2, but --profile looks at one process: give --jobs 1"),
         ({"save_every": 0}, "save_every is 0: give 1 or more"),
         ({"workers": -2}, "workers is -2: give 1 or more"),
         ({"severity": 6}, "severity is 6: give 1 to 5"),

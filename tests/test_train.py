@@ -191,6 +191,11 @@ def test_no_epochs_take_published_weights_as_they_are(here: Path, registry: Path
     assert all(torch.equal(loaded[name], value) for name, value in weights.items())
 
 
+def test_the_head_of_a_random_network_is_not_trained_alone(here: Path) -> None:
+    with pytest.raises(AdaptError, match="scope is 'head', but the rest of the network is random: set train.weights, or train.scope to all"):
+        train.run(dataclasses.replace(OPTIONS, scope="head"))
+
+
 def test_no_epochs_without_weights_or_without_a_head_would_be_a_random_model_and_are_one_error(here: Path, registry: Path) -> None:
     with pytest.raises(CheckpointError, match="epochs 0 takes weights as they are, and there are none"):
         train.run(dataclasses.replace(OPTIONS, backbone="mean", epochs=0))
@@ -220,7 +225,8 @@ def test_a_clip_of_several_classes_is_answered_right_by_any_of_them(here: Path) 
 
 def test_a_batch_leaves_out_what_cannot_be_read_and_counts_it_as_behind(here: Path) -> None:
     clips = cache.read_clips("greys", "train")
-    clips[1:1] = [Clip("gone", Path("gone.mp4"), "train", 0, "ok")] * 3
+    clips[1:1] = [Clip("gone", Path("gone.mp4"), "train", 0, "ok")] * 2
+    clips.insert(1, dataclasses.replace(clips[0], clip_id="another's file", unread="scan could not read it"))
     found = list(loader.batches(clips, [0.5] * 11, VIDEO, batch_size=2, workers=2, device=torch.device("cpu")))
     assert [(len(batch.frames), batch.n_behind) for batch in found] == [(1, 2), (2, 6), (2, 8), (2, 10), (1, 11)]  # none of the second two
     assert [clip for batch in found for clip in batch.clips] == cache.read_clips("greys", "train")

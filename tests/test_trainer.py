@@ -9,12 +9,13 @@ from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
 from adapt.augment import augmented
+from adapt.errors import MethodError
 from adapt.trainer import Trainer
-from tests.tiny import trained
+from tests.tiny import K, trained, weights
 
 
-def trainer(model: nn.Module, precision: str = "fp32") -> Trainer:
-    return Trainer(model, 10, lr=0.1, head_lr_factor=0.5, weight_decay=0.1, label_smoothing=0.0, precision=precision)
+def trainer(model: nn.Module, precision: str = "fp32", scope: str = "all") -> Trainer:
+    return Trainer(model, 10, lr=0.1, head_lr_factor=0.5, weight_decay=0.1, label_smoothing=0.0, precision=precision, scope=scope)
 
 
 def test_the_learning_rate_rises_and_falls_by_a_cosine_and_the_heads_is_its_own() -> None:
@@ -37,6 +38,22 @@ def test_only_weights_of_more_than_one_dimension_decay() -> None:
     decaying = {id(parameter) for group in groups[:1] for parameter in group["params"]}
     assert {name for name, parameter in model.named_parameters() if id(parameter) in decaying} == {"conv.weight"}
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.1]
+
+
+def test_of_scope_head_the_head_alone_is_trained_from_zeros_and_norm_layers_stay_as_in_use() -> None:
+    model, before = trained(), weights(trained())
+    made = trainer(model, scope="head")
+    made.begin()
+    frames, label_ids = torch.rand(4, 3, 4, 8, 8), torch.tensor([0, 1, 2, 3])
+    assert made.step(frames, label_ids).item() == pytest.approx(math.log(K))  # of zeros: every class is as likely
+    assert made.step(frames, label_ids).item() < math.log(K)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"head.weight", "head.bias"}
+
+
+def test_an_unknown_scope_is_one_clear_error() -> None:
+    with pytest.raises(MethodError, match="scope 'heads': choose one of all, head"):
+        trainer(trained(), scope="heads")
 
 
 def test_a_step_is_adamws_on_the_cross_entropy() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapt import cache, statistics, streaming, train
+from adapt import classes, statistics, streaming, train
 from adapt.methods import Settings
 from adapt.video import VideoOptions
 from pipeline import cache as writer
@@ -71,7 +71,7 @@ def fill(folder: Path) -> None:
         rows.append(rows[-1] | {"clip_id": "test/dark/broken", "path": "test/dark/broken.mp4", "label_id": 0, "label": "dark", "status": "failed"})
         write_clips(rows)
         heard = [pseudo_label(str(r["clip_id"]), 0 if r["label"] == "dark" else None) for r in rows]
-        writer.write_table(Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": cache.labels_sha256(LABELS)})
+        writer.write_table(Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": classes.sha256(LABELS)})
         done = train.run(train.Options("tiny", "tanet", video=VIDEO, epochs=6, batch_size=8, lr=0.01, flip=False, augment=False))
         assert done["val_accuracy"] == 1.0
         assert statistics.run(statistics.Options("tiny", "tanet", video=VIDEO))["n_clips"] == 16
@@ -87,6 +87,6 @@ def copy(factory: pytest.TempPathFactory) -> Path:
 
 
 def options(method: str, **changes: object) -> streaming.Options:
-    """A short run: the clean and the noisy stream, at most three steps a clip."""
-    made = streaming.Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=Settings(max_iterations=3))
+    """A short run in this process: the clean and the noisy stream, at most three steps a clip."""
+    made = streaming.Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=Settings(max_iterations=3), jobs=1)
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]

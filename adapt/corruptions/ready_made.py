@@ -51,7 +51,7 @@ def _video_folders(folder: Path, severity: int) -> list[Path]:
 def _read(path: Path, modified_ns: int) -> Mapping[str, tuple[str, ...]]:
     """name without ending -> the paths of that name, of one list; read again when the file has changed."""
     found: dict[str, tuple[str, ...]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().decode(errors="replace").split("\n"), 1):
         if not line.strip():
             continue
         parts = line.strip().rsplit(maxsplit=2)

@@ -1,18 +1,23 @@
 """Data sets: pipeline/datasets/<recipe>.py knows the folders of one, and yields rows; everything after knows no data set.
 
 What recipes share is here: how lists are read (file names in them are untrusted, and a malformed line is one error with its place), how
-videos on disk are found by name, and where label lists lie.
+folders are walked, links and all, how videos on disk are found by name, and where label lists lie.
 """
 import csv
+import errno
 import hashlib
 import importlib
 import logging
 import os
+import posixpath
 import re
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol, cast
 
+from adapt import classes
+from adapt.classes import ClassesError
 from pipeline.errors import DatasetError
 
 SPLITS = ("train", "val", "test")
@@ -21,6 +26,11 @@ LABEL_LISTS = Path("data/labels")
 SOUND = "sound"  # a data set's folder of originals whose sound its clips have (pipeline/scan.py)
 QUOTED = 80  # characters of a bad line that an error repeats
 NUMBER = re.compile(r"[0-9]{1,9}")  # int() of what matches is quick and small, whatever a list holds
+NAMED = 5  # of files that are missing, failed or left out
+NO_VIDEO = "no video of a class"
+NOWHERE = "a link to nowhere"
+LOOP = "a link to a folder that it lies in"
+NO_FILE = "neither a file nor a folder"
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +45,13 @@ class Listed(NamedTuple):
     clip_id: str = ""  # where the path without its ending does not name the clip, since several clips share a file
 
 
+class LeftOut(NamedTuple):
+    """What lies in a data set's folder and becomes no clip."""
+
+    path: str  # as in Listed
+    why: str
+
+
 class Recipe(Protocol):
     """What the module of a recipe offers."""
 
@@ -44,8 +61,8 @@ class Recipe(Protocol):
     def labels(self, dataset: str, root: Path) -> list[str]:
         """The class names in label_id order of the set `dataset`, whose videos lie under `root`.  Raises DatasetError."""
 
-    def rows(self, root: Path, labels: Sequence[str], variant: str = "") -> Iterable[tuple[str, str, str] | Listed]:
-        """Yield every clip of `labels`: a Listed, or its first three fields.  Raises DatasetError."""
+    def rows(self, root: Path, labels: Sequence[str], variant: str = "") -> Iterable[tuple[str, str, str] | Listed | LeftOut]:
+        """Yield every clip of `labels`, a Listed or its first three fields, and a LeftOut for what `scan` should name.  Raises DatasetError."""
 
 
 def names() -> list[str]:
@@ -70,24 +87,24 @@ def label_list(dataset: str, recipe: str) -> list[str]:
 
 
 def read_labels(path: Path) -> list[str]:
-    """The class names of a list, one a line, in label_id order.  Raises DatasetError where a class is named twice."""
-    listed = [line for _, line in lines(path)]
-    if twice := sorted({label for label in listed if listed.count(label) > 1}):
-        raise DatasetError(f"{path} names {twice[0]!r} more than once: a class has one line")
-    return listed
+    """The class names of a list, one a line, in label_id order.  Raises DatasetError where one is no name, or stands there twice."""
+    try:
+        return classes.read(path, by_hand=True)
+    except ClassesError as error:
+        raise DatasetError(str(error)) from error
 
 
 def lines(path: Path, what: str = "it is part of the data set's release") -> Iterator[tuple[str, str]]:
     """Yield ("<path> line <number>", text) for every line that is not blank.  Raises DatasetError where the file is missing or no text."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error.strerror}): {what}") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from error
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield f"{path} line {number}", line.strip()
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a file's name may hold U+0085 or U+2028
+        if line := line.strip(" \t\r"):
+            yield f"{path} line {number}", line
 
 
 def table(path: Path, columns: Sequence[str], what: str = "it is part of the data set's release") -> Iterator[tuple[str, dict[str, str]]]:
@@ -119,17 +136,86 @@ def relative(path: str, where: str) -> str:
     return path
 
 
-def find_videos(root: Path, *folders: str) -> dict[str, list[str]]:
-    """Name without ending -> the videos of that name under the `folders` of `root`, relative to it; links are followed."""
+def walk(root: Path, *folders: str) -> Iterator[str | LeftOut]:
+    """Yield the path, relative to `root`, of every video under its `folders`, in order, and a LeftOut for whatever else lies there.
+
+    Links are followed, also out of `root`; one to a folder that it lies in is left out, so that the walk ends.  A video that cannot be
+    looked at, such as a link to nowhere, is yielded, since its name is there.  Hidden names, and `folders` that are not there, are passed over.
+    """
+    todo = [(folder, _identity(root) if folder != "." else frozenset()) for folder in reversed(folders) if os.path.lexists(root / folder)]
+    while todo:
+        path, above = todo.pop()
+        place = os.path.join(root, path)  # noqa: PTH118 - a million files: no Path for each
+        try:
+            about = os.stat(place)  # noqa: PTH116
+            names = os.listdir(place) if stat.S_ISDIR(about.st_mode) else []  # noqa: PTH208
+        except OSError as error:
+            yield path if _is_video(path) else LeftOut(path, _why(place, error))
+            continue
+        this = (about.st_dev, about.st_ino)
+        if not stat.S_ISDIR(about.st_mode):
+            is_file = stat.S_ISREG(about.st_mode)
+            yield path if is_file and _is_video(path) else LeftOut(path, NO_VIDEO if is_file else NO_FILE)
+        elif this in above:
+            yield LeftOut(path, LOOP)
+        else:
+            inside = sorted((name for name in names if not name.startswith(".")), reverse=True)
+            todo += [(posixpath.join("" if path == "." else path, name), above | {this}) for name in inside]
+
+
+def find_videos(root: Path, *folders: str) -> tuple[dict[str, list[str]], list[LeftOut]]:
+    """(name without ending -> the videos of that name under the `folders` of `root`, relative to it; what the walk could not follow)."""
     found: dict[str, list[str]] = {}
-    for folder in folders:
-        for place, inner, files in os.walk(root / folder, followlinks=True):
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
-            for name in sorted(files):
-                stem, ending = os.path.splitext(name)  # noqa: PTH122 - a million files: no Path for each
-                if ending.lower() in ENDINGS and not name.startswith("."):
-                    found.setdefault(stem, []).append(Path(place, name).relative_to(root).as_posix())
-    return found
+    left_out: list[LeftOut] = []
+    for one in walk(root, *folders):
+        if isinstance(one, LeftOut):
+            left_out += [one] if one.why != NO_VIDEO else []  # of what a list does not name, only what may have hidden a file that it names
+        else:
+            found.setdefault(PurePosixPath(one).stem, []).append(one)
+    return found, left_out
+
+
+def say_left_out(dataset: str, left_out: Iterable[LeftOut]) -> None:
+    """Log how many things of each kind became no clip, and name the first."""
+    by_kind: dict[str, list[str]] = {}
+    for path, why in left_out:
+        by_kind.setdefault(why, []).append(path)
+    for why, paths in sorted(by_kind.items()):
+        log.log(logging.INFO if why == NO_VIDEO else logging.WARNING, "%s: %s left out (%s): %s", dataset, f"{len(paths):,}", why, named(paths))
+
+
+def named(paths: Sequence[str]) -> str:
+    """The first of `paths` for a message, escaped, and how many more there are."""
+    first = ", ".join(map(classes.escaped, paths[:NAMED]))
+    return first + (f" and {len(paths) - NAMED:,} more" if len(paths) > NAMED else "")
+
+
+def absence(place: Path) -> str | None:
+    """None where there is a file at `place`; why there is none, "" where there is nothing at all."""
+    try:
+        return None if stat.S_ISREG(os.stat(place).st_mode) else "no file"  # noqa: PTH116 - Path.stat is twice as slow
+    except OSError as error:
+        return _why(str(place), error) if os.path.lexists(place) else ""
+    except ValueError:  # a name that no file can have
+        return ""
+
+
+def _identity(folder: Path) -> frozenset[tuple[int, int]]:
+    """Which folder it is, whatever links lead there; empty for one that is not there."""
+    if not folder.is_dir():
+        return frozenset()
+    about = folder.stat()
+    return frozenset({(about.st_dev, about.st_ino)})
+
+
+def _is_video(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in ENDINGS  # noqa: PTH122
+
+
+def _why(place: str, error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ELOOP) and os.path.islink(place):  # noqa: PTH114
+        return NOWHERE
+    return f"cannot be opened: {error.strerror}"
 
 
 def one_of(found: Sequence[str], wanted: str) -> str:

@@ -108,7 +108,8 @@ class Options:
 
 def cut(options: Options) -> dict[str, int]:
     """Cut what is not there yet and return counts.  Raises DatasetError where ffmpeg fails; a film that is missing is counted."""
-    films = datasets.find_videos(options.videos, ".")
+    films, left_out = datasets.find_videos(options.videos, ".")
+    datasets.say_left_out("ava", left_out)
     wanted = {key for split in N_VIDEOS for key in key_frames(options.root / "annotations", split, labels("ava", options.root))}
     missing = sorted({video_id for video_id, _ in wanted if video_id not in films})
     if missing:

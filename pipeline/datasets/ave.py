@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline import datasets
-from pipeline.datasets import Listed
+from pipeline.datasets import LeftOut, Listed
 from pipeline.errors import DatasetError
 
 VARIANTS = ("",)
@@ -34,10 +34,11 @@ def labels(dataset: str, root: Path) -> list[str]:
     return datasets.label_list(dataset, "ave")
 
 
-def rows(root: Path, labels: Sequence[str], variant: str = "") -> Iterator[Listed]:
+def rows(root: Path, labels: Sequence[str], variant: str = "") -> Iterator[Listed | LeftOut]:
     """Yield a clip for every sample of the three splits.  Raises DatasetError for a malformed line, or one that Annotations.txt lacks."""
     annotated = {sample for _, sample in _samples(root / "Annotations.txt", labels)}
-    videos = datasets.find_videos(root, "AVE")
+    videos, left_out = datasets.find_videos(root, "AVE")
+    yield from left_out
     n_events = Counter(video_id for video_id, _ in annotated)
     taken: set[Sample] = set()
     n_lines = 0

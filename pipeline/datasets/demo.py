@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import stage
-from pipeline.datasets import folder
+from pipeline.datasets import LeftOut, folder
 from pipeline.demo.canvas import SIZE
 from pipeline.demo.scenes import FPS, SCENES, frames
 from pipeline.demo.soundfont import SoundFont
@@ -29,14 +29,14 @@ from pipeline.demo.sounds import DURATION_S, SAMPLE_RATE, STYLES, load_soundfont
 from pipeline.errors import DatasetError
 
 LABELS = tuple(SCENES)
-CLIPS_PER_CLASS = {"train": 24, "val": 6, "test": 12}
+CLIPS_PER_CLASS = {"train": 12, "val": 4, "test": 12}
 QUIET_TRACKS = ("none", "silence", "seashore")  # of the classes that make no telling sound, clip by clip in turn
 
 VARIANTS = folder.VARIANTS
 labels = folder.labels
 
 
-def rows(root: Path, labels: Sequence[str], variant: str = "") -> Iterable[tuple[str, str, str]]:
+def rows(root: Path, labels: Sequence[str], variant: str = "") -> Iterable[tuple[str, str, str] | LeftOut]:
     """The clips under `root`: (path relative to it, split, label), as in the generic `folder` layout."""
     return folder.rows(root, labels)
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline import datasets
-from pipeline.datasets import SPLITS, Listed
+from pipeline.datasets import SPLITS, LeftOut, Listed
 from pipeline.errors import DatasetError
 
 VARIANTS = ("val", "test")
@@ -30,10 +30,12 @@ def labels(dataset: str, root: Path) -> list[str]:
     return datasets.label_list(dataset, "kinetics_sounds")
 
 
-def rows(root: Path, labels: Sequence[str], variant: str = VARIANTS[0]) -> Iterator[Listed]:
+def rows(root: Path, labels: Sequence[str], variant: str = VARIANTS[0]) -> Iterator[Listed | LeftOut]:
     """Yield the clips that the csv files list for `labels`.  Raises DatasetError for a missing file, a malformed row or an absent class."""
     wanted = {_folded(label): label for label in labels}
-    videos = {stem[:11]: paths for stem, paths in datasets.find_videos(root, *SPLITS, "videos").items()}
+    found, left_out = datasets.find_videos(root, *SPLITS, "videos")
+    yield from left_out
+    videos = {stem[:11]: paths for stem, paths in found.items()}
     seen: set[str] = set()
     taken: set[str] = set()
     for split in ("train", "val") if variant == "val" else SPLITS:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline import datasets
-from pipeline.datasets import Listed
+from pipeline.datasets import LeftOut, Listed
 from pipeline.errors import DatasetError
 
 VARIANTS = ("1", "2", "3")
@@ -41,11 +41,13 @@ def labels(dataset: str, root: Path) -> list[str]:
     return listed
 
 
-def rows(root: Path, labels: Sequence[str], variant: str = VARIANTS[0]) -> Iterator[Listed]:
+def rows(root: Path, labels: Sequence[str], variant: str = VARIANTS[0]) -> Iterator[Listed | LeftOut]:
     """Yield the videos of split `variant` whose class is among `labels`.  Raises DatasetError for a missing list or a malformed line."""
     numbers = _class_numbers(root)
     names = {label.lower(): label for label in numbers}
-    videos = {stem.lower(): paths for stem, paths in datasets.find_videos(root, "UCF-101").items()}  # v_HandStandPushups, HandstandPushups
+    found, left_out = datasets.find_videos(root, "UCF-101")
+    yield from left_out
+    videos = {stem.lower(): paths for stem, paths in found.items()}  # v_HandStandPushups, HandstandPushups
     n_listed = 0
     for split in ("train", "test"):
         for where, line in datasets.lines(root / LISTS / f"{split}list0{variant}.txt", HOW):

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from adapt import classes
+from adapt.classes import ClassesError
 from pipeline import cache
 from pipeline.errors import MapperError
 
@@ -92,7 +94,15 @@ def listed_classes(dataset: str) -> list[str]:
     path = LABELS / f"{dataset}.txt"
     if not path.exists():
         raise MapperError(f"{path} is missing: write the class names of {dataset} there, one a line, in label_id order")
-    return path.read_text(encoding="utf-8").splitlines()
+    return read_list(path)
+
+
+def read_list(path: Path) -> list[str]:
+    """The names of a list of data/labels, one a line.  Raises MapperError where one of them is no name, or stands there twice."""
+    try:
+        return classes.read(path, by_hand=True)
+    except ClassesError as error:
+        raise MapperError(str(error)) from error
 
 
 def read_classes(dataset: str) -> list[str]:
@@ -105,8 +115,8 @@ def read_classes(dataset: str) -> list[str]:
     return listed_classes(dataset)
 
 
-def label_lists(dataset: str, classes: Sequence[str]) -> LabelLists:
-    """Put AudioSet's sounds beside `classes`.
+def label_lists(dataset: str, listed: Sequence[str]) -> LabelLists:
+    """Put AudioSet's sounds beside the classes `listed`.
 
     Raises MapperError where the list of sounds is missing or out of order, or where two classes read the same (`drum_kit`, `drum kit`).
     """
@@ -117,10 +127,10 @@ def label_lists(dataset: str, classes: Sequence[str]) -> LabelLists:
     if [row["index"] for row in rows] != [str(i) for i in range(len(rows))]:
         raise MapperError(f"{SOUNDS}: column index does not count 0, 1, 2, ...: restore the file")
     seen: dict[str, str] = {}
-    for label in classes:
-        if (other := seen.setdefault(shown(label), label)) != label or list(classes).count(label) > 1:
+    for label in listed:
+        if (other := seen.setdefault(shown(label), label)) != label or list(listed).count(label) > 1:
             raise MapperError(f"classes {other!r} and {label!r} of {dataset} read the same: rename one")
         if not label.strip():
             raise MapperError(f"the class list of {dataset} has an empty name: give each line a name")
     sounds = tuple(row["display_name"] for row in rows)
-    return LabelLists(dataset, sounds, tuple(classes), cache.sha256_file(SOUNDS), cache.classes_sha256(classes))
+    return LabelLists(dataset, sounds, tuple(listed), cache.sha256_file(SOUNDS), classes.sha256(listed))

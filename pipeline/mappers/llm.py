@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.cache import sha256_file
 from pipeline.errors import MapperError
 from pipeline.forms import Form, Match, Question, Record, ReplyError, block, pick, read_prompt
-from pipeline.mappers import LABELS, LabelLists, LabelMap, Pair, Settings
+from pipeline.mappers import LABELS, LabelLists, LabelMap, Pair, Settings, read_list
 from pipeline.recording import ask_command, finished_path, last_plan, question_sha256, read_records, stale, unfinished_path
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def _replayed(record: Mapping[str, Any], question: Question, path: Path, command
 
 def _pairs(matches: Sequence[Match], lists: LabelLists) -> list[Pair]:
     """The matches that weigh something; of a generic sound only those that the model calls necessary, which says why in its reason."""
-    generic = set(GENERIC.read_text(encoding="utf-8").splitlines())
+    generic = set(read_list(GENERIC))
     label_ids = {label: i for i, label in enumerate(lists.classes)}
     weighing = [match for match in matches if match.weight > 0]
     kept = [match for match in weighing if match.necessary or lists.sounds[match.audio_id] not in generic]
