@@ -73,7 +73,7 @@ def fill(folder: Path) -> None:
         heard = [pseudo_label(str(r["clip_id"]), 0 if r["label"] == "dark" else None) for r in rows]
         writer.write_table(Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": classes.sha256(LABELS)})
         done = train.run(train.Options("tiny", "tanet", video=VIDEO, epochs=6, batch_size=8, lr=0.01, flip=False, augment=False))
-        assert done["val_accuracy"] == 1.0
+        assert done["val_accuracy"] == 1.0  # on any processor: answers are right by 1 to 2 logits, and kernels differ by 0.1
         assert statistics.run(statistics.Options("tiny", "tanet", video=VIDEO))["n_clips"] == 16
 
 
