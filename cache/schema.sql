@@ -22,15 +22,22 @@ CREATE TABLE clips (
     CHECK (content_sha256 IS NOT NULL OR (status = 'failed' AND error IS NOT NULL))
 );
 
--- One row a clip, made by `decode`: how its sound track was read.
+-- One row a clip, made by `decode`: how its sound track was read.  n_samples, duration_s, rms_dbfs and peak_dbfs are those of the sound
+-- that was given out: of one channel, and after decode.perturb.  silent: level_dbfs, less what perturb took, is below silent_below_dbfs.
 CREATE TABLE audio (
     clip_id        VARCHAR NOT NULL PRIMARY KEY,
     status         VARCHAR NOT NULL CHECK (status IN ('ok', 'no_track', 'silent', 'truncated', 'failed')),
     sample_rate    INTEGER NOT NULL CHECK (sample_rate > 0),  -- of the decoded sound (mono), in Hz
+    track          INTEGER CHECK (track >= 0),                -- the sound track that was read, counted from 0; NULL: there is none
     n_channels     INTEGER CHECK (n_channels > 0),            -- of the source track
+    mix            VARCHAR CHECK (regexp_full_match(mix, 'mean|channel [1-9][0-9]*')),  -- how n_channels became one: ffmpeg's weighted
+                                                              -- mean, or the channel that was taken (from 1) since the mean would cancel
+                                                              -- or the others hold nothing; NULL for mono, and without samples
     duration_s     DOUBLE CHECK (duration_s >= 0),            -- of the decoded sound, in seconds
     expected_s     DOUBLE CHECK (expected_s >= 0),            -- what the container promised, in seconds
     n_samples      BIGINT NOT NULL CHECK (n_samples >= 0),
+    level_dbfs     DOUBLE CHECK (level_dbfs <= 1),            -- RMS of the track's loudest channel before mixing and before perturb,
+                                                              -- its mean (a constant offset) left out; NULL as rms_dbfs
     rms_dbfs       DOUBLE CHECK (rms_dbfs <= 1),              -- 0 = full scale; NULL without samples or all zero
     peak_dbfs      DOUBLE CHECK (peak_dbfs <= 1),
     error          VARCHAR,                                   -- the last lines of ffmpeg's stderr

@@ -17,7 +17,7 @@ from pipeline import cache, engine, perturb, shards, sound, stage, taggers
 from pipeline.errors import CacheError, DatasetError, DecodeError
 from pipeline.perturb import Kind
 
-VERSION = "2"  # raise it when the same clip would give other rows: every clip is then decoded again
+VERSION = "3"  # raise it when the same clip would give other rows: every clip is then decoded again
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Options:
     tagger: str  # pipeline/taggers/<tagger>.py, which knows the sample rate
     variant: str = ""  # one of the tagger's published models; empty: its first
     ffmpeg: Literal["packaged", "path"] = "packaged"  # the binary of imageio-ffmpeg, or the one on PATH
-    track: int = 0  # which sound track of a file, counted from 0; a file without it is a clip without a track
-    silent_below_dbfs: float = -60.0  # dB; a track with a lower RMS level is silent (0 = full scale)
+    track: sound.Track = "default"  # which sound track: default (the one marked so, else the first), or its position counted from 0
+    silent_below_dbfs: float = -60.0  # dB; a track with a lower RMS level in every channel is silent (0 = full scale)
     keep_audio: bool = True  # store the sound (FLAC, about 18 kB a second at 16 kHz); off: tag decodes once more by itself
     jobs: int = 2  # clips at a time
     max_failed_share: float = 0.5  # 0 to 1; the stage fails when more than this share of the clips did
@@ -47,7 +47,7 @@ class Settings:
     ffmpeg: str  # packaged or path
     sample_rate: int
     silent_below_dbfs: float
-    track: int
+    track: sound.Track
     keep_audio: bool
     perturbation: perturb.Perturbation
 
@@ -200,7 +200,7 @@ def _bed(decoder: sound.Decoder, what: perturb.Perturbation) -> sound.Block | No
     path = Path(what.music_file)
     if not path.is_file() or cache.sha256_file(path) != what.music_sha256:
         raise DecodeError(f"music_file {what.music_file!r} is not what it was: run `dvc repro decode`")
-    parts = islice(sound.stream(replace(decoder, track=0), path), round(perturb.MUSIC_S / sound.BLOCK_S))
+    parts = islice(sound.stream(replace(decoder, track="default"), path), round(perturb.MUSIC_S / sound.BLOCK_S))
     return np.concatenate([np.empty(0, np.int16), *(part for part in parts if not isinstance(part, sound.Heard))])
 
 

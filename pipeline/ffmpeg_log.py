@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 LEVEL = "level+verbose"  # info names the streams, verbose tells of a corrected start, level+ marks the errors
@@ -31,6 +30,7 @@ class Promise:
     opened: bool
     n_tracks: int  # of sound
     has_picture: bool
+    default_track: int  # the first sound track that is marked so, else 0
     n_channels: int | None  # of the track asked for
     expected_s: float | None  # of its longest stream
 
@@ -73,7 +73,7 @@ class Log:
                 self.jumps.append(Jump(int(n_before), int(source_rate), 0.0 if math.isnan(time_s) else time_s + self._corrected_s))
                 self._numbers.clear()
         elif re.match(rf"{WHO}\[(error|fatal|panic)\] ", line):
-            if not line.startswith("[s16le @"):  # that is about the samples we get: they keep timestamps that step back
+            if not re.match(r"\[(s16le|wav) @ \w+\] .*to muxer", line):  # that is about the samples we get: they keep timestamps that step back
                 self.errors.append(line[:ERROR_CHARS])
         elif len(self.header) < HEADER_CHARS:
             self.header += f"{line}\n"
@@ -115,22 +115,31 @@ class Clock:
 
 def read_promise(stderr: str, track: int = 0) -> Promise:
     """Parse what ffmpeg prints of its input at LEVEL; `track` counts tracks of sound from 0."""
-    header = stderr.partition("[info] Output #0")[0]
-    streams = list(_streams(header))
+    header = re.split(r"^\[info\] (?:Stream mapping:|Output #)", stderr, maxsplit=1, flags=re.MULTILINE)[0]
+    streams = _streams(header)
     sound = [text for kind, text in streams if kind == "Audio"]
     duration = re.search(r"^\[info\]   Duration: (\d+):(\d\d):(\d\d\.\d+)", header, re.MULTILINE)
     return Promise(
         opened=re.search(r"^\[info\] Input #0", header, re.MULTILINE) is not None,
         n_tracks=len(sound),
         has_picture=any(kind == "Video" for kind, _ in streams),
+        default_track=next((i for i, text in enumerate(sound) if " (default)" in text), 0),
         n_channels=_n_channels(sound[track]) if track < len(sound) else None,
         expected_s=int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3]) if duration else None,
     )
 
 
-def _streams(header: str) -> Iterator[tuple[str, str]]:
-    for found in re.finditer(r"^\[info\]   Stream #0:\d+.*?: (Audio|Video): (.*)$", header, re.MULTILINE):
-        yield found[1], found[2]
+def _streams(header: str) -> list[tuple[str, str]]:
+    """(kind, description) of every stream in the file's order: ffmpeg prints them by programme, and one of two programmes twice.
+
+    A language is the file's own words and stands before the kind, so the last kind on a line is ffmpeg's.  One with a line break can still
+    forge a stream, as the file could as well have held it.  Versions before 5 indent streams as far as they do the title.
+    """
+    found: dict[int, tuple[str, str]] = {}
+    indent = "   " if re.search(r"^\[info\]   Stream #0:", header, re.MULTILINE) else "     "
+    for line in re.finditer(rf"^\[info\]{indent}Stream #0:(\d+).*: (Audio|Video|Subtitle|Data|Attachment|Unknown): (.*)$", header, re.MULTILINE):
+        found[int(line[1])] = line[2], line[3]
+    return [found[index] for index in sorted(found)]
 
 
 def _n_channels(stream: str) -> int | None:

@@ -30,11 +30,12 @@ class Options:
     tagger: str = "yamnet"  # pipeline/taggers/<tagger>.py
     variant: str = ""  # one of the tagger's published models; empty: its first
     checkpoint: str = ""  # path of its weights, where they are not packaged
+    implementation: taggers.Implementation = "ours"  # whose network runs; package: panns by panns-inference, to compare
     top: int = 5  # sounds a file
     min_probability: float = 0.05  # sounds below this are not shown
     window_s: float = 10.0  # seconds that the tagger hears at once
     hop_s: float = 5.0  # seconds from one window's start to the next one's
-    track: int = 0  # which sound track of a file, from 0
+    track: sound.Track = "default"  # which sound track: default (the one marked so, else the first), or its position from 0
     device: str = "cpu"  # cpu, cuda or cuda:1
     precision: str = "fp32"  # fp32, bf16 or fp16
     ffmpeg: Literal["packaged", "path"] = "packaged"  # the binary of imageio-ffmpeg, or the one on PATH
@@ -57,7 +58,9 @@ class Report:
     file: str
     status: str  # as in `audio`
     duration_s: float | None
+    track: int | None
     n_channels: int | None
+    mix: str | None
     rms_dbfs: float | None
     error: str | None
     sounds: list[HeardSound]
@@ -87,7 +90,7 @@ def listen(options: Options) -> Iterator[Report]:
     if not options.files:
         raise EarshotError("no file was named: give one or more")
     tag.check_windows(options.window_s, options.hop_s, batch_size=1)
-    tagger = taggers.build(options.tagger, options.checkpoint, options.device, options.variant, options.precision)
+    tagger = taggers.build(options.tagger, options.checkpoint, options.device, options.variant, options.precision, options.implementation)
     decoder = sound.Decoder(sound.ffmpeg_binary(options.ffmpeg), tagger.sample_rate, SILENT_BELOW_DBFS, options.track)
     for path in options.files:
         yield _report(options, tagger, decoder, path)
@@ -95,7 +98,7 @@ def listen(options: Options) -> Iterator[Report]:
 
 def _report(options: Options, tagger: taggers.Tagger, decoder: sound.Decoder, path: Path) -> Report:
     if not path.is_file():
-        return Report(_text(path), "failed", None, None, None, "no such file", [])
+        return Report(_text(path), "failed", None, None, None, None, None, "no such file", [])
     ends: list[sound.Heard] = []
 
     def blocks() -> Iterator[sound.Block]:
@@ -112,7 +115,7 @@ def _report(options: Options, tagger: taggers.Tagger, decoder: sound.Decoder, pa
         best = np.maximum(best, logits)
     end = ends[0]
     sounds = _loudest(tagger, best, at_s, options) if end.status in tag.WITH_SOUND else []
-    return Report(_text(path), end.status, end.duration_s, end.n_channels, end.rms_dbfs, end.error, sounds)
+    return Report(_text(path), end.status, end.duration_s, end.track, end.n_channels, end.mix, end.rms_dbfs, end.error, sounds)
 
 
 def _text(path: Path) -> str:
@@ -131,7 +134,9 @@ def table(report: Report) -> str:
     """A report as lines of text: the file, then a bar a sound."""
     facts = [report.status]
     facts += [f"{report.duration_s:.1f} s"] if report.duration_s is not None else []
+    facts += [f"track {report.track}"] if report.track else []  # the first is not worth a word
     facts += [f"{report.n_channels} ch"] if report.n_channels else []
+    facts += [f"{report.mix} alone"] if report.mix not in (None, "mean") else []
     facts += [f"{report.rms_dbfs:.1f} dBFS"] if report.rms_dbfs is not None else []
     facts += [printable(report.error)] if report.error else []
     lines = [f"{printable(report.file)}: {', '.join(facts)}"]

@@ -1,8 +1,9 @@
-"""The room that starts ffmpeg for sound: any media file in, blocks of mono int16 and a verdict out, in constant memory.
+"""The room for sound: any media file in, blocks of mono int16 and a verdict out, in constant memory; and blocks stored as FLAC.
 
-ffmpeg writes samples on a pipe and what it has to say into a file (pipeline/ffmpeg_log.py).  Sound keeps its place in time: a track
-that starts late, or has a gap, is filled with silence here, since ffmpeg itself holds the silence that it fills in whole (an hour of
-it took 3 GB).  Blocks are stored as FLAC.
+ffmpeg writes samples on a pipe (pipeline/ffmpeg_run.py) and what it has to say into a file (pipeline/ffmpeg_log.py).  Sound keeps its
+place in time: a track that starts late, or has a gap, is filled with silence here, since ffmpeg itself holds the silence that it fills in
+whole (an hour of it took 3 GB).  A track of several channels is mixed by ffmpeg; its blocks wait in a temporary file until the channels are
+measured to the end (pipeline/channels.py), and where the mix loses them, one channel is decoded instead.
 """
 import io
 import math
@@ -10,51 +11,43 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
-import ffmpeg
 import imageio_ffmpeg
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
+from pipeline.channels import FULL_SCALE as FULL_SCALE
 from pipeline.errors import CacheError, DecodeError
-from pipeline.ffmpeg_log import LEVEL, TELL_TIMES, Clock, Log, Promise, read_promise
+from pipeline.ffmpeg_run import BLOCK_S as BLOCK_S
+from pipeline.ffmpeg_run import Block as Block
+from pipeline.ffmpeg_run import Decoder as Decoder
+from pipeline.ffmpeg_run import Ending, opened, running
+from pipeline.ffmpeg_run import Track as Track
 
-BLOCK_S = 30.0
-FULL_SCALE = 32768.0  # of int16
+HELD_BYTES = 4_000_000  # of blocks that wait in memory; more of them wait on the disk
 STATUSES = ("ok", "no_track", "silent", "truncated", "failed")
 TRUNCATED_S = 0.5  # sound may end this much before the container's duration, which is that of its longest stream...
 TRUNCATED_SHARE = 0.05  # ...or this share of it, whichever is more (priming and the last frame of AAC are below 0.1 s)
-FLAGS = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", LEVEL)
 COMPRESSION = 0.5  # of FLAC, 0 to 1; on 40 recordings 57 % of raw at 16 kHz, 40 % at 32 kHz; 0.25 gives 60 and 51 % in 5 % less time
-Block = npt.NDArray[np.int16]
 Change = Callable[[Iterator[Block]], Iterator[Block]]
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """What is the same for every file."""
-
-    binary: str  # ffmpeg's path
-    sample_rate: int  # of the samples, in Hz
-    silent_below_dbfs: float  # a track with a lower RMS level is silent (0 = full scale)
-    track: int = 0  # which of a file's sound tracks, from 0
-
-
-@dataclass(frozen=True)
 class Heard:
-    """What became of a file's sound; all but n_channels and expected_s describes the samples that were given out."""
+    """What became of a file's sound; its length, RMS level and peak are those of the samples that were given out."""
 
     status: str  # of STATUSES
     sample_rate: int
+    track: int | None  # the position of the sound track that was read, from 0; None where there is none
     n_channels: int | None  # of the source track
+    mix: str | None  # how its channels became one: mean (ffmpeg's, by weights), or the one that was taken, as `channel 1`; None for mono
     duration_s: float | None  # None where there are no samples
     expected_s: float | None  # the container's duration
     n_samples: int
+    level_dbfs: float | None  # RMS of the loudest channel before mixing and before any change, without its mean; None as rms_dbfs
     rms_dbfs: float | None  # None where there are no samples, or all are zero
     peak_dbfs: float | None
     error: str | None
@@ -66,40 +59,26 @@ def stream(decoder: Decoder, path: Path, change: Change | None = None) -> Genera
     `change` is applied to the blocks before they are measured; it keeps their sizes.  Where the reader stops early, ffmpeg is
     ended.  Raises DecodeError where there is no such file or `track` is negative.
     """
-    if decoder.track < 0:
-        raise DecodeError(f"track is {decoder.track}: give 0 for a file's first sound track, 1 for its second")
+    if decoder.track != "default" and decoder.track < 0:
+        raise DecodeError(f"track is {decoder.track}: give 0 for a file's first sound track, 1 for its second, or default for the one marked so")
     if not path.is_file():
         raise DecodeError(f"{path}: no such file")
-    with tempfile.TemporaryFile() as stderr, _running(decoder, path, stderr) as process:
-        log, meter = Log(stderr.fileno()), Meter()
-        n_block = round(BLOCK_S * decoder.sample_rate)
-        blocks = _recut(_in_time(_chunks(process, n_block), log, Clock(decoder.sample_rate), n_block), n_block)
-        for block in change(blocks) if change else blocks:
-            meter.add(block)
+    endings: list[Ending] = []
+    source = Meter()
+    given = Meter() if change else source
+    with closing(_blocks(decoder, path, endings)) as blocks:
+        for block in change(_metered(blocks, source)) if change else blocks:
+            given.add(block)
             yield block
-        code = process.wait()
-        log.read()
-    yield _verdict(decoder, meter, read_promise(log.header, decoder.track), code, log.error())
+    yield _verdict(decoder, source, given, endings[0])
 
 
 def unread(decoder: Decoder, why: str) -> Generator[Block | Heard, None, None]:
     """Yield the Heard of a file that cannot be opened, as `stream` does for one that ffmpeg finds no sound in."""
     yield Heard(
-        status="failed", sample_rate=decoder.sample_rate, n_channels=None, duration_s=None, expected_s=None,
-        n_samples=0, rms_dbfs=None, peak_dbfs=None, error=why,
+        status="failed", sample_rate=decoder.sample_rate, track=None, n_channels=None, mix=None, duration_s=None, expected_s=None,
+        n_samples=0, level_dbfs=None, rms_dbfs=None, peak_dbfs=None, error=why,
     )  # fmt: skip
-
-
-def arguments(decoder: Decoder, path: str) -> list[str]:
-    """The command that writes one sound track of `path` to stdout as mono int16.
-
-    `file:` keeps a name that starts with '-' or holds ':' from being read as an option or a protocol, and a playlist in a video's
-    clothes may name files only.
-    """
-    track = ffmpeg.input(f"file:{path}", threads=1, protocol_whitelist="file")[f"a:{decoder.track}"]
-    command = track.output("pipe:", format="s16le", acodec="pcm_s16le", ac=1, ar=decoder.sample_rate, af=TELL_TIMES)
-    arguments: list[str] = command.global_args(*FLAGS).compile(cmd=decoder.binary)
-    return arguments
 
 
 def ffmpeg_binary(which: str) -> str:
@@ -146,17 +125,18 @@ def read_flac(data: bytes) -> Block:
 
 
 class Meter:
-    """Level and peak of int16 samples by running sums of whole numbers, so that the cut into blocks does not matter."""
+    """Levels and peak of int16 samples by running sums of whole numbers, so that the cut into blocks does not matter."""
 
     def __init__(self) -> None:
         self.n_samples = 0
-        self._sum_of_squares = 0
+        self._sum = self._sum_of_squares = 0
         self._peak = 0
 
     def add(self, block: Block) -> None:
         """Measure some more."""
         if block.size:
             self.n_samples += block.size
+            self._sum += int(block.sum(dtype=np.int64))
             self._sum_of_squares += int(np.square(block, dtype=np.int32).sum(dtype=np.int64))
             self._peak = max(self._peak, int(block.max()), -int(block.min()))
 
@@ -166,87 +146,73 @@ class Meter:
         return 10 * math.log10(self._sum_of_squares / self.n_samples / FULL_SCALE**2) if self._sum_of_squares else None
 
     @property
+    def level_dbfs(self) -> float | None:
+        """As `rms_dbfs` of what is left without the mean, since a constant is no sound."""
+        squares = self.n_samples * self._sum_of_squares - self._sum**2  # of the differences from the mean, n times: a whole number
+        return 10 * math.log10(squares / self.n_samples**2 / FULL_SCALE**2) if squares else None
+
+    @property
     def peak_dbfs(self) -> float | None:
         """As `rms_dbfs`."""
         return 20 * math.log10(self._peak / FULL_SCALE) if self._peak else None
 
 
-@contextmanager
-def _running(decoder: Decoder, path: Path, stderr: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
-    """ffmpeg at work, ended and reaped when the block is left.
+class _Held:
+    """Blocks that wait: few in memory, many on the disk."""
 
-    A name with a line break could forge lines of the log, so such a file is given another name, in an empty folder.
-    """
-    with ExitStack() as stack:
-        folder, name = None, str(path)
-        if not name.isprintable():
-            folder, name = stack.enter_context(tempfile.TemporaryDirectory()), "clip" + (path.suffix if path.suffix[1:].isalnum() else "")
-            Path(folder, name).symlink_to(path.resolve())
-        command = arguments(decoder, name)
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, cwd=folder)
-        try:
-            yield process
-        finally:
-            process.kill()  # nothing where it has ended
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+    def __init__(self, file: "tempfile.SpooledTemporaryFile[bytes]", sample_rate: int) -> None:
+        """Keep them in `file`."""
+        self._file, self._n_bytes = file, 2 * round(BLOCK_S * sample_rate)
+
+    def add(self, block: Block) -> None:
+        """Let it wait; all but the last have BLOCK_S."""
+        self._file.write(block.astype("<i2", copy=False).tobytes())
+
+    def release(self) -> Iterator[Block]:
+        """Yield all that waited, in order."""
+        self._file.seek(0)
+        while data := self._file.read(self._n_bytes):
+            yield np.frombuffer(data, "<i2")
+        self._file.seek(0)
+        self._file.truncate()
 
 
-def _chunks(process: "subprocess.Popen[bytes]", n_samples: int) -> Iterator[Block]:
-    """What ffmpeg decodes, as it comes."""
-    if process.stdout is None:
-        raise DecodeError("ffmpeg was started without a pipe")
-    while data := process.stdout.read(2 * n_samples):
-        yield np.frombuffer(data, "<i2", len(data) // 2)
+def _metered(blocks: Iterator[Block], meter: Meter) -> Iterator[Block]:
+    for block in blocks:
+        meter.add(block)
+        yield block
 
 
-def _in_time(chunks: Iterator[Block], log: Log, clock: Clock, n_most: int) -> Iterator[Block]:
-    """Fill in silence, at most `n_most` samples at once, where the log tells of a jump.  It does so before the sample after it comes."""
-    n_decoded = 0
-    due: tuple[int, int] | None = None
-    for chunk in chunks:
-        log.read()
-        while due or log.jumps:
-            due = due or clock.place(log.jumps.popleft())
-            if due[0] >= n_decoded + chunk.size:
-                break
-            head = chunk[: max(0, due[0] - n_decoded)]
-            yield head
-            for done in range(0, due[1], n_most):
-                yield np.zeros(min(n_most, due[1] - done), np.int16)
-            n_decoded, chunk, due = n_decoded + head.size, chunk[head.size :], None
-        yield chunk
-        n_decoded += chunk.size
+def _blocks(decoder: Decoder, path: Path, endings: list[Ending]) -> Generator[Block, None, None]:
+    """The sound as it is to be heard, mixed or one channel; then `endings` holds how that went."""
+    with opened(decoder, path) as run, tempfile.SpooledTemporaryFile(HELD_BYTES) as file:
+        held = _Held(file, decoder.sample_rate)
+        for block in run.blocks():
+            held.add(block)
+            if run.n_channels == 1:  # there is nothing to choose
+                yield from held.release()
+        ending = run.end()
+        if ending.choice.channel is None:
+            endings.append(ending)
+            yield from held.release()
+            return
+    with running(decoder, path, ending.track, ending.choice.channel) as run:
+        yield from run.blocks()
+        endings.append(replace(run.end(), n_channels=ending.n_channels, choice=ending.choice))
 
 
-def _recut(chunks: Iterator[Block], n_samples: int) -> Iterator[Block]:
-    """Blocks of `n_samples`, the last one shorter, none empty."""
-    held: list[Block] = []
-    n_held = 0
-    for chunk in chunks:
-        while n_held + chunk.size >= n_samples:
-            head, chunk = chunk[: n_samples - n_held], chunk[n_samples - n_held :]
-            yield np.concatenate([*held, head]) if held else head
-            held, n_held = [], 0
-        if chunk.size:
-            held.append(chunk)
-            n_held += chunk.size
-    if held:
-        yield np.concatenate(held)
-
-
-def _verdict(decoder: Decoder, meter: Meter, promise: Promise, code: int, error: str | None) -> Heard:
-    duration_s = meter.n_samples / decoder.sample_rate
-    expected_s = promise.expected_s
-    if not meter.n_samples:
-        if promise.opened and promise.n_tracks <= decoder.track:
-            error = f"no sound track {decoder.track}, counted from 0: the file has {promise.n_tracks}" if promise.n_tracks else None
+def _verdict(decoder: Decoder, source: Meter, given: Meter, ending: Ending) -> Heard:
+    promise, code, error = ending.promise, ending.code, ending.error
+    duration_s, expected_s = given.n_samples / decoder.sample_rate, promise.expected_s
+    level_dbfs, left_dbfs = (None if level is None else level + ending.choice.lost_db for level in (source.level_dbfs, given.level_dbfs))
+    if not given.n_samples:
+        if promise.opened and promise.n_tracks <= ending.track:
+            error = f"no sound track {ending.track}, counted from 0: the file has {promise.n_tracks}" if promise.n_tracks else None
             status = "no_track" if promise.has_picture or promise.n_tracks else "failed"
             error = "neither a sound track nor a picture" if status == "failed" else error
         else:
             status, error = "failed", error or f"ffmpeg ended with {code} and no samples"
-    elif meter.rms_dbfs is None or meter.rms_dbfs < decoder.silent_below_dbfs:
+    elif left_dbfs is None or left_dbfs < decoder.silent_below_dbfs:
         status = "silent"
     elif code != 0:
         status, error = "truncated", error or f"ffmpeg ended with {code}"
@@ -254,7 +220,8 @@ def _verdict(decoder: Decoder, meter: Meter, promise: Promise, code: int, error:
         status = "truncated"
     else:
         status = "ok"
+    track = ending.track if given.n_samples or ending.track < promise.n_tracks else None
     return Heard(
-        status, decoder.sample_rate, promise.n_channels, duration_s if meter.n_samples else None, expected_s,
-        meter.n_samples, meter.rms_dbfs, meter.peak_dbfs, error,
+        status, decoder.sample_rate, track, ending.n_channels, ending.choice.mix, duration_s if given.n_samples else None, expected_s,
+        given.n_samples, level_dbfs, given.rms_dbfs, given.peak_dbfs, error,
     )  # fmt: skip

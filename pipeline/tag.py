@@ -30,6 +30,7 @@ class Options:
     tagger: str  # pipeline/taggers/<tagger>.py
     variant: str = ""  # one of the tagger's published models; empty: its first
     checkpoint: str = ""  # path of its weights, where they are not packaged
+    implementation: taggers.Implementation = "ours"  # whose network runs; package: panns by panns-inference, to compare
     window_s: float = 10.0  # seconds that the tagger hears at once; a shorter clip is one window
     hop_s: float = 5.0  # seconds from one window's start to the next one's, at most window_s
     batch_size: int = 8  # windows at a time; changes speed and memory only
@@ -61,7 +62,7 @@ def run(options: Options) -> dict[str, int]:
     Raises TaggerError where an option or the tagger cannot be used, CacheError where `decode` has not run for this tagger.
     """
     check_windows(options.window_s, options.hop_s, options.batch_size)
-    tagger = taggers.build(options.tagger, options.checkpoint, options.device, options.variant, options.precision)
+    tagger = taggers.build(options.tagger, options.checkpoint, options.device, options.variant, options.precision, options.implementation)
     folder = cache.folder(options.dataset)
     n_clips, heard = _clips_with_sound(folder / "audio", tagger)
     provenance = tagger.provenance()

@@ -3,21 +3,14 @@
 They make checkpoints of the published form (names and shapes of every tensor) with random weights, and say what a tagger must answer
 with them: nothing is folded, fused or joined here.  Cnn14 is the published class itself, from the package panns_inference.
 """
-import importlib
-import importlib.util
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchlibrosa.stft import LogmelFilterBank, Spectrogram
 
+from pipeline.taggers import _panns_package
+
 N_CLASSES = 527
-PACKAGE = "panns_inference"
 SETTINGS_32K = {"sample_rate": 32000, "window_size": 1024, "hop_size": 320, "mel_bins": 64, "fmin": 50, "fmax": 14000}
 SETTINGS_16K = {"sample_rate": 16000, "window_size": 512, "hop_size": 160, "mel_bins": 64, "fmin": 50, "fmax": 8000}
 
@@ -185,7 +178,7 @@ class EfficientAt(nn.Module):
 
 def cnn14() -> nn.Module:
     """The published class, with random weights."""
-    network: nn.Module = package_models().Cnn14(**SETTINGS_32K, classes_num=N_CLASSES)
+    network: nn.Module = _panns_package.models().Cnn14(**SETTINGS_32K, classes_num=N_CLASSES)
     return network
 
 
@@ -207,29 +200,3 @@ def settle(network: nn.Module, example: Tensor) -> nn.Module:
         module.training = isinstance(module, nn.BatchNorm2d)  # no dropout, no augmentation
     network(example)
     return network.eval().requires_grad_(False)
-
-
-def package_models() -> ModuleType:
-    """Import panns_inference.models without running that package's `__init__`, which downloads; sys.modules is left as it was."""
-    spec = importlib.util.find_spec(PACKAGE)
-    assert spec is not None and spec.submodule_search_locations
-    package, plots, pyplot = ModuleType(PACKAGE), ModuleType("matplotlib"), ModuleType("matplotlib.pyplot")
-    package.__path__ = [str(Path(place)) for place in spec.submodule_search_locations]
-    with _standing_in(package, plots, pyplot):  # the models import pyplot, slow and unused
-        return importlib.import_module(f"{PACKAGE}.models")
-
-
-@contextmanager
-def _standing_in(*stubs: ModuleType) -> Iterator[None]:
-    """Put `stubs` in sys.modules, with nothing of the real ones in sight; afterwards as before."""
-    roots = {stub.__name__.partition(".")[0] for stub in stubs}
-    before = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in roots}
-    for name in before:
-        del sys.modules[name]
-    sys.modules.update({stub.__name__: stub for stub in stubs})
-    try:
-        yield
-    finally:
-        for name in [name for name in sys.modules if name.partition(".")[0] in roots]:
-            del sys.modules[name]
-        sys.modules.update(before)

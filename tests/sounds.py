@@ -43,7 +43,7 @@ def write_wav(path: Path, samples: "np.ndarray", sample_rate: int) -> Path:
     return path
 
 
-def hear(path: Path, sample_rate: int = 16000, track: int = 0) -> tuple["np.ndarray", sound.Heard]:
+def hear(path: Path, sample_rate: int = 16000, track: sound.Track = "default") -> tuple["np.ndarray", sound.Heard]:
     """All samples of a file as sound.stream gives them, and what it says of them."""
     *blocks, heard = sound.stream(sound.Decoder(sound.ffmpeg_binary("packaged"), sample_rate, -60.0, track), path)
     assert isinstance(heard, sound.Heard)

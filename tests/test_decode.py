@@ -81,6 +81,25 @@ def test_each_kind_of_file_has_its_status_and_its_sound(rows: dict[str, dict[str
     assert row["error"] or status != "failed"
 
 
+def test_sound_in_opposite_phase_is_a_channel_kept_or_not_and_after_a_second_run(project: Path) -> None:
+    tone = sine(65, 16000)  # three blocks
+    write_wav(project / "data/videos/tiny/opposite.wav", np.stack([0.9 * tone, -tone], axis=1), 16000)
+    write_clips("tiny", ["opposite.wav", "stereo.wav", "tone.mp4"])
+    decode.run(OPTIONS)
+    facts = {row["clip_id"]: (row["status"], row["mix"], row["track"]) for row in audio()}
+    assert facts == {"opposite": ("ok", "channel 2", 0), "stereo": ("ok", "mean", 0), "tone": ("ok", None, 0)}
+    kept, before = stored_sound("tiny"), bytes_of(project / "cache")
+    assert np.abs(kept["opposite"] / 32768 + tone).max() <= 1 / 32768
+    assert decode.run(OPTIONS)["n_made"] == 0
+    assert bytes_of(project / "cache") == before
+    decode.run(replace(OPTIONS, keep_audio=False))
+    assert {row["clip_id"]: (row["status"], row["mix"], row["track"]) for row in audio()} == facts
+    blocks = decode.reopen("tiny")
+    assert all(np.array_equal(np.concatenate(list(blocks(clip_id))), samples) for clip_id, samples in kept.items())
+    decode.run(replace(OPTIONS, perturb="mute"))
+    assert {row["status"] for row in audio()} == {"silent"}
+
+
 def test_an_odd_file_name_changes_nothing_of_the_sound(rows: dict[str, dict[str, object]]) -> None:
     assert np.array_equal(rows[Path(ODD_NAME).stem]["samples"], rows["tone"]["samples"])  # type: ignore[arg-type]
 
@@ -239,7 +258,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_bytes_of_an_undisturbed
 
 
 def test_the_command_prints_its_counts_as_one_line_of_json(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = "--dataset tiny --tagger yamnet --variant  --ffmpeg packaged --track 0 --silent_below_dbfs -20.0 --no-keep_audio --jobs 2"
+    flags = "--dataset tiny --tagger yamnet --variant  --ffmpeg packaged --track default --silent_below_dbfs -20.0 --no-keep_audio --jobs 2"
     flags += " --max_failed_share 1 --perturb none --snr_db 10.0 --shift_s 1.0 --music_file  --seed 0"  # as DVC writes them
     write_clips("tiny", ["tone.mp4", "zero.mp4"])
     stage.main(decode.Options, decode.run, prog="pipeline.decode", args=flags.split(" "))
@@ -254,7 +273,7 @@ def test_help_tells_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> No
         stage.main(decode.Options, decode.run, prog="pipeline.decode", args=["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "{none,noise,shift,swap,mute,music}" in text
-    for words in ("dB, -40 to 60", "seconds, -60 to 60", "(default: -60.0)", "(default: 10.0)", "counted from 0"):
+    for words in ("dB, -40 to 60", "seconds, -60 to 60", "(default: -60.0)", "(default: 10.0)", "counted from 0", "(default: default)"):
         assert words in text
 
 

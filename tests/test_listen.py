@@ -68,7 +68,7 @@ def test_a_file_name_that_is_no_utf8_is_heard_and_printed(noise: Path, tmp_path:
 
 
 def test_a_file_name_cannot_steer_the_terminal() -> None:
-    report = listen.Report("a\x1b[31m\nb.mp4", "failed", None, None, None, "torn\r", [])
+    report = listen.Report("a\x1b[31m\nb.mp4", "failed", None, None, None, None, None, "torn\r", [])
     assert listen.table(report) == "a\\x1b[31m\\nb.mp4: failed, torn\\r"
 
 

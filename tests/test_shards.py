@@ -27,7 +27,7 @@ def sounds_in(folder: Path) -> shards.Group:
 
 
 def audio_row(clip: str, n_blocks: int, key: str) -> cache.Row:
-    empty = dict.fromkeys(("n_channels", "duration_s", "expected_s", "rms_dbfs", "peak_dbfs", "error"))
+    empty = dict.fromkeys(("track", "mix", "n_channels", "duration_s", "expected_s", "level_dbfs", "rms_dbfs", "peak_dbfs", "error"))
     return empty | {"clip_id": clip, "status": "ok", "sample_rate": 8000, "n_samples": 1, "n_blocks": n_blocks, "cache_key": key}
 
 

@@ -253,7 +253,7 @@ def fake_ffmpeg(path: Path, script: str) -> sound.Decoder:
 
 def test_megabytes_of_complaints_neither_block_nor_fill_memory(tmp_path: Path) -> None:
     complaints = "yes '[mp3 @ 0x55aa] [error] Header missing' | head -c 4000000 >&2"
-    decoder = fake_ffmpeg(tmp_path / "chatty", f"{complaints}; yes | head -c 32000; exit 1")  # "y\n" is a loud sample
+    decoder = fake_ffmpeg(tmp_path / "chatty", f"{complaints}; yes no | head -c 32000; exit 1")  # "no\nno\n" is three loud samples
     tracemalloc.start()
     try:
         block, heard = sound.stream(decoder, tmp_path / "chatty")
@@ -269,10 +269,10 @@ def test_megabytes_of_complaints_neither_block_nor_fill_memory(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("script", "status", "error"),
     [
-        ("yes | head -c 3200; exit 3", "truncated", "ffmpeg ended with 3"),
+        ("yes no | head -c 3200; exit 3", "truncated", "ffmpeg ended with 3"),
         ("exit 3", "failed", "ffmpeg ended with 3 and no samples"),
         ("kill -9 $$", "failed", "ffmpeg ended with -9 and no samples"),
-        ("yes | head -c 3201", "ok", None),  # half a sample is none
+        ("yes no | head -c 3201", "ok", None),  # half a sample is none
     ],
 )
 def test_the_way_ffmpeg_ended_is_told(tmp_path: Path, script: str, status: str, error: str | None) -> None:

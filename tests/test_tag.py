@@ -61,7 +61,7 @@ def write_audio(clips: dict[str, np.ndarray], sample_rate: int = RATE, statuses:
     for clip_id, samples in sorted(clips.items()):
         key = cache.sha256_text(samples.tobytes().hex())
         blocks = [samples[i : i + BLOCK] for i in range(0, samples.size, BLOCK)]
-        levels = dict.fromkeys(("expected_s", "rms_dbfs", "peak_dbfs", "error"))
+        levels = dict.fromkeys(("track", "mix", "expected_s", "level_dbfs", "rms_dbfs", "peak_dbfs", "error"))
         audio.append(
             levels | {"clip_id": clip_id, "status": (statuses or {}).get(clip_id, "ok"), "sample_rate": sample_rate, "n_channels": 1,
                       "duration_s": samples.size / sample_rate, "n_samples": samples.size, "n_blocks": len(blocks), "cache_key": key}

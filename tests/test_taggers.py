@@ -40,6 +40,12 @@ def test_an_unknown_variant_or_precision_is_told_the_choice_in_one_line(name: st
         taggers.build(name, precision="int4")
 
 
+@pytest.mark.parametrize("name", sorted(set(taggers.names()) - {"panns"}))
+def test_a_tagger_without_a_package_of_its_own_says_so_in_one_line(name: str) -> None:
+    with pytest.raises(TaggerError, match=rf"^{name} has no implementation 'package': set tag.args.implementation to one of \['ours'\]$"):
+        taggers.build(name, implementation="package")
+
+
 def test_every_tagger_states_the_sample_rate_of_its_published_models() -> None:
     found = {name: taggers.sample_rate(name) for name in taggers.names()}
     assert found == {"ast": 16000, "efficientat": 32000, "panns": 32000, "yamnet": 16000}

@@ -1,8 +1,10 @@
 """The tagger `panns`: our networks answer as the published ones, from checkpoints of the published form."""
+import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import cache, taggers
+from pipeline import cache, decode, tag, taggers
 from pipeline.errors import TaggerError
-from pipeline.taggers import _panns_networks, panns
+from pipeline.taggers import _panns_networks, _panns_package, panns
 from pipeline.taggers._panns_networks import VARIANTS
 from tests import networks
 from tests.golden import sound
-from tests.sounds import PROJECT
+from tests.sounds import PROJECT, make_project, write_clips, write_wav
 from tests.tagging import Floats, differences_by_batch_and_padding, golden, hear, imagined_gpu, in_project_on_one_thread, noise
 
 NARROW = (4, 4, 8, 8, 16, 16)
@@ -112,6 +114,7 @@ def test_a_sound_of_one_sample_is_heard_as_the_start_of_a_second(cnn6: panns.Pan
 def test_panns_states_what_decides_its_logits(cnn6: panns.Panns, published: Published) -> None:
     assert cnn6.provenance() == {
         "tagger": "panns",
+        "implementation": "ours",
         "variant": "Cnn6",
         "precision": "fp32",
         "checkpoint_sha256": cache.sha256_file(published("Cnn6")[0]),
@@ -170,6 +173,76 @@ def test_another_variants_checkpoint_is_refused(published: Published) -> None:
         taggers.build("panns", str(published("Cnn6")[0]), variant="Cnn10")
 
 
+@pytest.mark.slow
+def test_the_package_answers_as_its_class_does_and_as_ours_within_1e_4(published: Published) -> None:
+    """The published class on whole unpadded sounds, as PANNs' own inference calls it."""
+    path, plain = published("Cnn14")
+    theirs, ours = (taggers.build("panns", str(path), implementation=which) for which in ("package", "ours"))
+    sounds = noise(2, 40000)
+    lengths = np.array([40000, 33000])
+    with torch.inference_mode():
+        expected = np.concatenate([plain(torch.from_numpy(sounds[i : i + 1, :n])).numpy() for i, n in enumerate(lengths)])
+    found = theirs.logits(sounds, lengths)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, ours.logits(sounds, lengths), atol=1e-4)
+    assert (theirs.sample_rate, theirs.labels) == (ours.sample_rate, ours.labels)
+    stated = theirs.provenance()
+    assert stated["implementation"] == "package"
+    assert stated["code_version"].endswith(f".{metadata.version('panns_inference')}")
+    differ = {"implementation": "", "code_version": ""}
+    assert stated | differ == ours.provenance() | differ
+
+
+def test_the_package_is_imported_without_what_its_import_downloads_and_leaves_no_stub(published: Published) -> None:
+    before = set(sys.modules)
+    assert _panns_package.models().Cnn14.__module__ == "panns_inference.models"
+    assert not [name for name in set(sys.modules) - before if name.partition(".")[0] in ("panns_inference", "matplotlib")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"variant": "Cnn6"}, r"^panns by the package has no variant 'Cnn6': set tag.args.variant to one of \['Cnn14', 'Cnn14_16k'\]$"),
+        ({"precision": "bf16"}, r"^panns by the package has no precision 'bf16': set tag.args.precision to one of \['fp32'\]$"),
+        ({"checkpoint": "no/such.pth"}, r"panns has no checkpoint at 'no/such.pth': `Cnn14_mAP=0.431.pth`.*panns fetch Cnn14"),
+    ],
+)
+def test_what_the_package_cannot_is_one_clear_error(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(TaggerError, match=message):
+        taggers.build("panns", **{"implementation": "package"} | settings)  # type: ignore[arg-type]
+
+
+def test_another_networks_checkpoint_is_refused_by_the_package_too(published: Published) -> None:
+    with pytest.raises(TaggerError, match="^[^\n]*Cnn6.pth is not a checkpoint of Cnn14 [^\n]*$"):
+        taggers.build("panns", str(published("Cnn6")[0]), implementation="package")
+
+
+def test_a_package_that_is_not_installed_is_one_clear_error(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(TaggerError, match="panns-inference is not installed: install earshot.pipeline., or set ours"):
+        taggers.build("panns", str(published("Cnn6")[0]), implementation="package")
+
+
+@pytest.mark.slow
+def test_the_tag_stage_tags_again_with_the_other_implementation_and_says_which(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, _ = published("Cnn14")
+    monkeypatch.chdir(make_project(tmp_path))
+    write_wav(tmp_path / "data/videos/tiny/noise.wav", noise(40000), 32000)
+    write_clips("tiny", ["noise.wav"])
+    decode.run(decode.Options("tiny", "panns"))
+    logits = {}
+    for implementation in ("ours", "package", "package"):
+        options = tag.Options("tiny", "panns", checkpoint=str(path), implementation=implementation)  # type: ignore[arg-type]
+        assert tag.run(options)["n_made"] == (0 if implementation in logits else 1)
+        (file,) = Path("cache/tiny/tags").glob("part-*")
+        assert cache.provenance(file)["implementation"] == implementation
+        (row,) = cache.read_table(Path("cache/tiny/tags"), "tags").to_pylist()
+        logits[implementation] = np.array(row["logits"])
+    np.testing.assert_allclose(logits["ours"], logits["package"], atol=1e-4)
+
+
 def test_panns_imports_nothing_of_the_package_whose_import_downloads(cnn6: panns.Panns) -> None:
     assert not [name for name in sys.modules if name.partition(".")[0] == "panns_inference"]
 
@@ -185,8 +258,9 @@ def test_digital_silence_and_full_scale_give_finite_logits(cnn6: panns.Panns) ->
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_on_a_gpu_every_tensor_is_on_the_gpu_and_logits_are_float32(precision: str, published: Published) -> None:
     """Without values, so that it needs no GPU: an operation between two devices or formats would raise."""
+    path, _ = published("MobileNetV2")  # before, since what is imagined cannot be saved
     with imagined_gpu():
-        tagger = panns.build(str(published("MobileNetV2")[0]), "cuda", "MobileNetV2", precision)
+        tagger = panns.build(str(path), "cuda", "MobileNetV2", precision)
         assert isinstance(tagger, panns.Panns)
         logits = tagger._hear(torch.zeros(3, 64000, device="cuda"))
     assert (logits.device.type, logits.dtype, logits.shape) == ("cuda", torch.float32, (3, 527))

@@ -147,6 +147,7 @@ def test_yamnet_tells_recorded_animals_apart(hearing: taggers.Tagger) -> None:
 def test_yamnet_states_what_decides_its_logits(hearing: taggers.Tagger) -> None:
     assert hearing.provenance() == {
         "tagger": "yamnet",
+        "implementation": "ours",
         "variant": "w8a8",
         "precision": "fp32",
         "checkpoint_sha256": cache.sha256_file(yamnet.packaged_zip()),

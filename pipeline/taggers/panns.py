@@ -1,7 +1,7 @@
 """The tagger `panns`: PANNs (Kong et al. 2020, arXiv 1912.10211), AudioSet's 527 classes, from a published checkpoint on disk.
 
-The networks are ours, built for inference out of the checkpoint's tensors, whose names and shapes must all fit.  `python -m
-pipeline.taggers.panns fetch Cnn14` downloads a checkpoint.
+The networks are ours, built for inference out of the checkpoint's tensors, whose names and shapes must all fit; or, for comparison, the package
+panns-inference runs its own (`build_package`).  `python -m pipeline.taggers.panns fetch Cnn14` downloads a checkpoint.
 """
 import math
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from tyro.conf import Positional
 
 from pipeline import cache, stage
 from pipeline.errors import TaggerError
-from pipeline.taggers import Tagger, _fetch, _torch, provenance, read_labels
+from pipeline.taggers import Tagger, _fetch, _torch, choose, provenance, read_labels
 from pipeline.taggers._convolution import Builder, channels_last, run
 from pipeline.taggers._panns_networks import RECORD, VARIANTS
 
@@ -132,9 +132,26 @@ def build(checkpoint: str, device: str, variant: str, precision: str) -> Tagger:
 
     Raises TaggerError where the checkpoint is missing or another, or the device is not there: neither is replaced by a default.
     """
+    return Panns(_existing(checkpoint, variant), _torch.open_device(device, precision), variant, precision)
+
+
+def build_package(checkpoint: str, device: str, variant: str, precision: str) -> Tagger:
+    """As `build`, with the network of the package panns-inference.
+
+    Raises TaggerError as well where the package is not there, or lacks `variant` or `precision`.
+    """
+    from pipeline.taggers import _panns_package  # here, since its front end imports librosa, which ours does without
+
+    choose("panns by the package", "variant", variant, _panns_package.VARIANTS)
+    choose("panns by the package", "precision", precision, ("fp32",))
+    path = _existing(checkpoint, variant)
+    return _panns_package.PannsPackage(path, _torch.open_device(device, precision), variant, published(variant), MIN_S, LABELS)
+
+
+def _existing(checkpoint: str, variant: str) -> Path:
     if not Path(checkpoint).is_file():
         raise TaggerError(f"panns has no checkpoint at {checkpoint!r}: {published(variant)}")
-    return Panns(Path(checkpoint), _torch.open_device(device, precision), variant, precision)
+    return Path(checkpoint)
 
 
 if __name__ == "__main__":

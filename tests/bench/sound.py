@@ -35,6 +35,7 @@ def rows() -> Iterator[Row]:
             yield from _storage(rate, Path(folder))
         with chdir(_project(Path(folder) / "project")):
             yield from _decode_rows()
+            yield from _channel_rows()
             yield from _tag_rows()
 
 
@@ -90,6 +91,21 @@ def _decode_rows() -> Iterator[Row]:
     yield Row("decode, mp4 to shards", statistics.median(stage[1] for _, stage in taken) / N_CLIPS, "CPU s/clip")
     yield Row(f"decode: speed of {JOBS} bare ffmpeg at a time, wall", wall, "x", ">= 0.8", wall >= 0.8)
     yield Row(f"decode: speed of {JOBS} bare ffmpeg at a time, CPU", cpu, "x", ">= 0.8", cpu >= 0.8)
+
+
+def _channel_rows() -> Iterator[Row]:
+    """What it costs to hear a track of two channels, against one of one, and one whose mix cancels, which is decoded twice."""
+    source = ("-f", "lavfi", "-i", f"anoisesrc=duration={SECONDS}:sample_rate=44100:amplitude=0.3:seed=1", "-filter_complex")
+    graphs = {"mono": "[0]anull", "stereo": "[0]pan=stereo|c0=c0|c1=.9*c0", "stereo that cancels": "[0]pan=stereo|c0=c0|c1=-.9*c0"}
+    paths = {name: encode(Path(f"{name}.m4a"), *source, graph, "-c:a", "aac") for name, graph in graphs.items()}
+    decoder = sound.Decoder(sound.ffmpeg_binary("packaged"), 16000, -60.0)
+    taken: dict[str, list[float]] = {name: [] for name in paths}
+    for _ in range(4 * RUNS):
+        for name, path in paths.items():
+            taken[name].append(_seconds(lambda path=path: list(sound.stream(decoder, path)))[1])  # type: ignore[misc]
+    for name in ("stereo", "stereo that cancels"):
+        ratios = [a / b for a, b in zip(taken[name], taken["mono"], strict=True)]
+        yield Row(f"one file, {SECONDS} s: {name} / mono", statistics.median(ratios), "x CPU")
 
 
 def _tag() -> None:
