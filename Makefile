@@ -9,9 +9,9 @@ export OMP_WAIT_POLICY := PASSIVE
 export DVC_NO_ANALYTICS := 1
 PHOTOSOUND ?= ../shared/photosound
 SIDE_BY_SIDE := pytest --numprocesses auto --dist loadfile
-# What `make check` leaves to `make test`: files of more than five seconds of one core.
-LONG := adapt_stages backbones backbones_methods decode demo labels_hidden lanes own_videos perturb query query_readme readme resume shards \
-	sound streams taggers_panns tag tanet train
+# What `make check` leaves to `make test`: files of more than five seconds of one core.  A new file is checked until it stands here.
+LONG := adapt_stages backbones backbones_methods decode demo dvc labels_hidden lanes own_videos perturb query query_readme \
+	quiet readme resume settings shards sound streams taggers_panns tag tanet train
 # ruff, then pytest with these flags and mypy beside it; what mypy finds wrong follows pytest's summary, else that is the last line.
 define checked
 	ruff check .
@@ -42,15 +42,14 @@ demo: $(READY)  ## run the whole pipeline on the generated demo set and print th
 	@echo "  dvc exp run -S adapt.args.max_iterations=3     # reruns adapt and report only"
 	@echo "  dvc metrics show"
 
-test: $(READY)  ## ruff, mypy and all but the slow tests, side by side on all cores
+test: $(READY)  ## ruff, mypy and all tests but the slow ones, a process a core
 	$(call checked,)
 
-test-slow: $(READY)  ## the slow tests: servers, kills, whole pipelines from a folder of videos to the table
+test-slow: $(READY)  ## the slow tests: whole pipelines, killed runs, servers
 	$(SIDE_BY_SIDE) -m 'slow and not llm'
 
-check: $(READY)  ## ruff, mypy and the tests that take under a minute in all: without the files that train, adapt or decode a lot
+check: $(READY)  ## ruff, mypy and the files of tests that take under a minute together
 	$(call checked,$(LONG:%=--ignore=tests/test_%.py))
-
 
 bench: $(READY)  ## run the benchmarks of tests/bench (make bench ROOM=adapt for one room)
 	python -m tests.bench $(ROOM)

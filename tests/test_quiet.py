@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 # Writes, reads and asks tables with both packages, an error among the answers, with torch in the same process, and keeps what it made.
 LIBRARY = """
@@ -41,6 +43,7 @@ def test_the_summary_of_the_tests_is_their_last_line() -> None:
     assert done.stdout.splitlines()[-1].startswith("1 passed, ")
 
 
+@pytest.mark.slow
 def test_so_it_is_where_tests_run_side_by_side() -> None:
     done = ended(ROOT, "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", "1", "tests/test_query_views.py", "-k", "every_table")
     assert (done.returncode, done.stderr) == (0, "")

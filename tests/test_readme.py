@@ -68,6 +68,12 @@ def test_make_alone_lists_the_verbs() -> None:
     assert all(f"make {verb}" in listed for verb in ("demo", "test ", "test-slow", "check", "bench", "photosound"))
 
 
+def test_what_check_leaves_out_are_files_of_tests() -> None:
+    left_out = re.findall(r"--ignore=(\S+?\.py)", run("make -n check").stdout)
+    assert len(left_out) > 10
+    assert [name for name in left_out if not (ROOT / name).is_file()] == []
+
+
 def heard(printed: str) -> tuple[str, dict[str, float]]:
     """(the line about the file, sound -> probability)."""
     first, *bars = printed.splitlines()
