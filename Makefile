@@ -8,10 +8,20 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
 export DVC_NO_ANALYTICS := 1
 PHOTOSOUND ?= ../shared/photosound
+SIDE_BY_SIDE := pytest --numprocesses auto --dist loadfile
+# What `make check` leaves to `make test`: files of more than five seconds of one core.  A new file is checked until it stands here.
+LONG := adapt_stages backbones backbones_methods backbones_weights channels corruptions_files decode demo dvc labels_hidden lanes own_videos \
+	perturb query query_readme quiet readme resume settings shards sound streams taggers_panns tag tanet tracks train
+# ruff, then pytest with these flags and mypy beside it; what mypy finds wrong follows pytest's summary, else that is the last line.
+define checked
+	ruff check .
+	@said=$$(mktemp); mypy >$$said 2>&1 & types=$$!; $(SIDE_BY_SIDE) $(1); status=$$?; \
+	wait $$types || { status=1; cat $$said; }; rm -f $$said; exit $$status
+endef
 
-.PHONY: help install demo test bench photosound ablation orders clean
+.PHONY: help install demo test test-slow check bench photosound ablation orders clean
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and f"Earshot needs Python 3.11, this is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11")'
@@ -32,10 +42,14 @@ demo: $(READY)  ## run the whole pipeline on the generated demo set and print th
 	@echo "  dvc exp run -S adapt.args.max_iterations=3     # reruns adapt and report only"
 	@echo "  dvc metrics show"
 
-test: $(READY)  ## ruff, mypy, pytest
-	ruff check .
-	mypy
-	pytest
+test: $(READY)  ## ruff, mypy and all tests but the slow ones, a process a core
+	$(call checked,)
+
+test-slow: $(READY)  ## the slow tests: whole pipelines, killed runs, servers
+	$(SIDE_BY_SIDE) -m 'slow and not llm'
+
+check: $(READY)  ## ruff, mypy and the files of tests that take under a minute together
+	$(call checked,$(LONG:%=--ignore=tests/test_%.py))
 
 bench: $(READY)  ## run the benchmarks of tests/bench (make bench ROOM=adapt for one room)
 	python -m tests.bench $(ROOM)

@@ -159,6 +159,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_without_asking_twice_what_was_answered(project: Path, chat: Chat) -> None:
     for_ever = threading.Event()
     chat.answer = only("Meow", Answer(wait_for=for_ever))
@@ -181,6 +182,7 @@ def interrupt(process: "subprocess.Popen[str]") -> None:
     assert any("waiting for what is in flight" in line for line in told)
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_the_request_in_flight_finish_and_ends_in_one_line(project: Path, chat: Chat) -> None:
     answer_now = threading.Event()
     chat.answer = lambda request: Answer(right(request).content, wait_for=answer_now if sounds_of(request) == ["Bark"] else None)
@@ -197,6 +199,7 @@ def test_ctrl_c_lets_the_request_in_flight_finish_and_ends_in_one_line(project: 
     assert chat.asked() == ["Dog", "Bark", "Meow", "Speech"]
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait(project: Path, chat: Chat) -> None:
     for_ever = threading.Event()
     chat.answer = only("Bark", Answer(wait_for=for_ever))

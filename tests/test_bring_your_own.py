@@ -15,6 +15,7 @@ import yaml
 
 from tests.sounds import encode
 
+pytestmark = pytest.mark.slow  # minutes
 ROOT = Path(__file__).parent.parent
 DATA = (ROOT / "pipeline/datasets/README.md").read_text(encoding="utf-8")
 BACKBONES = (ROOT / "adapt/backbones/README.md").read_text(encoding="utf-8")

@@ -272,7 +272,8 @@ def test_shot_leaves_the_head_alone_even_where_all_weights_adapt(model: TinyVide
     before = weights(model)
     Shot(model, K, dataclasses.replace(PAPER, scope="all")).adapt(batch())
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"conv.weight", "conv.bias", "norm.weight", "norm.bias"}
+    # A norm by the clip's own statistics takes the convolution's bias away again: its gradient is 0, or what rounding leaves of that.
+    assert changed - {"conv.bias"} == {"conv.weight", "norm.weight", "norm.bias"}
 
 
 # t3a and the head

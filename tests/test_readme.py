@@ -2,9 +2,9 @@
 import csv
 import io
 import json
+import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,11 +39,11 @@ RUN_ELSEWHERE = {
 needs_the_demo = pytest.mark.skipif(not (ROOT / "cache/demo/pseudo_labels.parquet").exists(), reason="make demo has not run")
 
 
-def run(command: str) -> subprocess.CompletedProcess[str]:
+def run(command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     words = shlex.split(command)
     if words[0] == "python":
         words[0] = sys.executable
-    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(words, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
 
 
 def rows_of(command: str) -> list[dict[str, str]]:
@@ -65,14 +65,32 @@ def test_make_knows_every_verb_of_the_readme(command: str) -> None:
 
 def test_make_alone_lists_the_verbs() -> None:
     listed = run("make").stdout
-    assert all(f"make {verb}" in listed for verb in ("demo", "test", "bench", "photosound"))
+    assert all(f"make {verb}" in listed for verb in ("demo", "test ", "test-slow", "check", "bench", "photosound"))
+
+
+def test_what_check_leaves_out_are_files_of_tests() -> None:
+    left_out = re.findall(r"--ignore=(\S+?\.py)", run("make -n check").stdout)
+    assert len(left_out) > 10
+    assert [name for name in left_out if not (ROOT / name).is_file()] == []
+
+
+def heard(printed: str) -> tuple[str, dict[str, float]]:
+    """(the line about the file, sound -> probability)."""
+    first, *bars = printed.splitlines()
+    found = [re.fullmatch(r" +#* +(\d\.\d\d)  (.+)  \(from \d+ s\)", bar) for bar in bars]
+    return first, {match[2]: float(match[1]) for match in found if match}
 
 
 @needs_the_demo
 def test_listening_prints_what_the_readme_shows() -> None:
     done = run(LISTEN)
     assert done.returncode == 0, done.stderr
-    assert f"```\n{done.stdout}```" in README
+    shown = re.search(rf"```\n({re.escape(LISTEN.split()[3])}: .*?)```", README, re.DOTALL)
+    assert shown
+    (said, sounds), (expected, expected_sounds) = heard(done.stdout), heard(shown[1])
+    assert said == expected
+    assert sounds == pytest.approx(expected_sounds, abs=0.02)  # processors differ in the last digit
+    assert len(sounds) == len(done.stdout.splitlines()) - 1 == int(LISTEN.split()[-1])
 
 
 @needs_the_demo
@@ -82,13 +100,21 @@ def test_every_query_of_the_readme_runs(command: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture
+def demo_beside(tmp_path: Path) -> Path:
+    """A folder in which a run may adapt on the demo while other tests read the results of the demo itself."""
+    (tmp_path / "cache/demo").mkdir(parents=True)
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    for path in [ROOT / "cache/schema.sql", *(ROOT / "cache/demo").iterdir()]:
+        if path.name != "adapt":
+            (tmp_path / path.relative_to(ROOT)).symlink_to(path)
+    return tmp_path
+
+
 @needs_the_demo
-def test_the_trial_with_a_profile_adapts_on_twenty_clips_and_prints_where_their_time_went() -> None:
-    try:
-        done = run(TRIAL)
-    finally:
-        shutil.rmtree(ROOT / "cache/demo/adapt/trial", ignore_errors=True)
-        (ROOT / "cache/metrics/demo/trial.json").unlink(missing_ok=True)
+@pytest.mark.slow
+def test_the_trial_with_a_profile_adapts_on_twenty_clips_and_prints_where_their_time_went(demo_beside: Path) -> None:
+    done = run(TRIAL, demo_beside)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n_predictions"] == 20
     assert "forward" in done.stderr and "backward" in done.stderr
@@ -114,10 +140,9 @@ def test_the_third_query_finds_the_two_classes_of_the_demo_that_make_no_telling_
 @needs_the_demo
 @pytest.mark.skipif(not (ROOT / "cache/metrics/demo/report.json").exists(), reason="make demo has not run")
 def test_the_demo_meets_its_promises() -> None:
-    """The demo's own targets: learned but not trivial, hurt by corruption, and sound helps where there is sound."""
-    import json
-
+    """The demo's own targets: learned but not trivial, hurt by corruption, and sound helps where there is sound and costs nothing where not."""
     scores = json.loads((ROOT / "cache/metrics/demo/report.json").read_text(encoding="utf-8"))
     assert 35 <= scores["source/alone"]["all"] <= 65
-    assert scores["audio/alone"]["sounding"] >= scores["vitta/alone"]["sounding"] + 10
-    assert scores["audio/alone"]["silent"] >= scores["vitta/alone"]["silent"] - 1
+    difference = scores["audio/alone"]["against"]["vitta"]
+    assert difference["sounding"] >= 10 and difference["sounding_low"] > 0
+    assert difference["silent_high"] >= 0  # no loss beyond what another draw of clips may show

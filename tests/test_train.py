@@ -104,6 +104,7 @@ def test_two_runs_of_a_seed_give_the_same_bytes_and_another_seed_others(here: Pa
     assert trained_bytes(epochs=1, seed=1) != once
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_twice_ends_with_the_bytes_of_one_that_was_not(here: Path) -> None:
     undisturbed = trained_bytes()
     PATH.unlink()

@@ -11,6 +11,7 @@ from adapt import cache as adapter_cache
 from pipeline import cache
 from tests.sounds import encode, make_project
 
+pytestmark = pytest.mark.slow  # minutes
 ROOT = Path(__file__).parent.parent
 BAD = {f"test/snow/{name}" for name in ("zero bytes", "text", "no picture", r"caf\xe9", "broken disk")}
 SIZE = "96x64"
