@@ -29,7 +29,7 @@ from pipeline.demo.sounds import DURATION_S, SAMPLE_RATE, STYLES, load_soundfont
 from pipeline.errors import DatasetError
 
 LABELS = tuple(SCENES)
-CLIPS_PER_CLASS = {"train": 12, "val": 6, "test": 12}
+CLIPS_PER_CLASS = {"train": 12, "val": 3, "test": 12}
 QUIET_TRACKS = ("none", "silence", "seashore")  # of the classes that make no telling sound, clip by clip in turn
 
 VARIANTS = folder.VARIANTS
