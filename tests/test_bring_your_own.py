@@ -188,7 +188,7 @@ def test_params_alone_take_any_backbone_through_to_the_table(project: Path, back
     change_params(project, f"""```yaml
 model: {{backbone: {backbone}, variant: {variant}}}
 video: {{frames: 4, views: 2, resize: 32, size: 32}}
-train: {{weights: '', epochs: 1}}
+train: {{weights: '', scope: all, epochs: 1}}
 streams: {{corruptions: [gauss, clean], severity: 5}}
 report: {{methods: [vitta, audio], against: [vitta]}}
 ```""")  # fmt: skip
