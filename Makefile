@@ -10,8 +10,8 @@ export DVC_NO_ANALYTICS := 1
 PHOTOSOUND ?= ../shared/photosound
 SIDE_BY_SIDE := pytest --numprocesses auto --dist loadfile
 # What `make check` leaves to `make test`: files of more than five seconds of one core.  A new file is checked until it stands here.
-LONG := adapt_stages backbones backbones_methods backbones_weights channels corruptions_files decode demo dvc labels_hidden lanes own_videos \
-	perturb query query_readme quiet readme resume settings shards sound streams taggers_panns tag tanet tracks train
+LONG := adapt_stages backbones backbones_methods backbones_weights channels corruptions_files decode decoding decoding_workers demo dvc labels_hidden \
+	lanes mappers methods_state own_videos perturb query query_readme quiet readme report resume settings shards sound streams taggers_panns tag tanet tracks train
 # ruff, then pytest with these flags and mypy beside it; what mypy finds wrong follows pytest's summary, else that is the last line.
 define checked
 	ruff check .
