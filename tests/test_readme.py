@@ -142,7 +142,7 @@ def test_the_third_query_finds_the_two_classes_of_the_demo_that_make_no_telling_
 def test_the_demo_meets_its_promises() -> None:
     """The demo's own targets: learned but not trivial, hurt by corruption, and sound helps where there is sound and costs nothing where not."""
     scores = json.loads((ROOT / "cache/metrics/demo/report.json").read_text(encoding="utf-8"))
-    assert 35 <= scores["source/alone"]["all"] <= 65
+    assert 10 < scores["source/alone"]["all"] < 65  # above chance, and well below what it has of clean clips
     difference = scores["audio/alone"]["against"]["vitta"]
     assert difference["sounding"] >= 10 and difference["sounding_low"] > 0
     assert difference["silent_high"] >= 0  # no loss beyond what another draw of clips may show
