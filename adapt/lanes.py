@@ -6,6 +6,7 @@ of two, which threads inside small operations do not.  Fork, as torch's own Data
 loaded.  On a GPU, and where one lane is left, the work is done in this process.
 """
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -77,13 +78,19 @@ def _start(work: Work[Item, News], item: Item, others: Sequence[Connection]) -> 
     context = get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(work, item, theirs, [ours, *others], os.getpid()), daemon=True)
-    process.start()
+    gc.disable()  # until the child has set aside what it inherits
+    try:
+        process.start()
+    finally:
+        gc.enable()
     theirs.close()
     return ours, process
 
 
 def _child(work: Work[Item, News], item: Item, news: Connection, of_parent: Sequence[Connection], parent: int) -> None:
     """What a process of its own does; Ctrl-C is the parent's to handle, which then ends this one."""
+    gc.freeze()  # what the parent made is never collected here: a destructor that waits for threads, as DuckDB's does, would wait for ever
+    gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for connection in of_parent:
         connection.close()
