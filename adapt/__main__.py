@@ -1,14 +1,11 @@
-"""The adapter's stage as a command (`python -m adapt`); what it does is in adapt/streaming.py."""
-from adapt.threads import be_passive
+"""The adapter's stage as a command (`python -m adapt`); what it does is in adapt/stream/streaming.py."""
+from adapt import command
 
 if __name__ == "__main__":
-    be_passive()  # before torch is imported
+    command.be_passive()  # before torch is imported
 
-from adapt import allocator, stage
-from adapt.streaming import Options, adapt_stream, run
-
-__all__ = ["Options", "adapt_stream", "run"]
+from adapt.stream.streaming import main
 
 if __name__ == "__main__":
-    allocator.keep_freed_memory()
-    stage.main(Options, run, prog="adapt")
+    command.keep_freed_memory()
+    main()

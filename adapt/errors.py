@@ -1,12 +1,16 @@
-"""The errors that a user can cause on the adapter's side.  Each message is one line: what, which value, where, what to do."""
+"""The errors that a user can cause, of both packages.  Each message is one line: what, which value, where, what to do."""
 
 
-class AdaptError(Exception):
-    """Base of every expected failure: a stage prints it as one line and exits with 1."""
+class EarshotError(Exception):
+    """Base of every expected failure: a command prints it as one line and exits with 1."""
 
 
-class CacheError(AdaptError):
+class CacheError(EarshotError):
     """A file of the cache is missing, broken, or of another schema or label order."""
+
+
+class AdaptError(EarshotError):
+    """Base of what goes wrong in the adapter."""
 
 
 class VideoError(AdaptError):

@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 
 from adapt import __main__ as adapt_stage
-from adapt import report, statistics, train
 from adapt.errors import MethodError
 from adapt.methods import Settings
-from adapt.video import VideoOptions
+from adapt.report import table
+from adapt.source import statistics, train
+from adapt.video.clips import VideoOptions
 
-COMMANDS = {"adapt": adapt_stage.Options, "adapt.train": train.Options, "adapt.statistics": statistics.Options, "adapt.report": report.Options}
+COMMANDS = {"adapt": adapt_stage.Options, "adapt.train": train.Options, "adapt.statistics": statistics.Options, "adapt.report": table.Options}
 OURS = "ours"
 
 

@@ -4,7 +4,7 @@
     logits = model(frames, sound={"dog barking": 0.9})
 
 Frames go in as (B, C, T, H, W) float in [0, 1]: that tensor is what the clip is predicted from.  The views to adapt on are sub-samples of it,
-as adapt/video.py takes them of a file: with `view_frames` below T a view is one frame from each of `view_frames` equal segments, at
+as adapt/video/clips.py takes them of a file: with `view_frames` below T a view is one frame from each of `view_frames` equal segments, at
 equidistant offsets for the views and in the middle for the prediction; without, view v holds every V-th frame from the v-th on, each shown V
 times, so that a network built for T frames gets T.  Or bring your own views, (B, V, C, T, H, W): the middle one is predicted from.
 """
@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapt import alignment, methods
-from adapt.alignment import Moments
-from adapt.backbones import Stage, stages_of
+from adapt import methods
+from adapt.contract import Answer, Batch, Block, Moments, Step, blocks_of
+from adapt.core import moments
 from adapt.errors import MethodError
-from adapt.methods import Answer, Batch, Settings, Step
+from adapt.methods import Settings
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class _Network(nn.Module):
             raise MethodError(f"{self._get_name()} answers {tuple(logits.shape)} to {n} clips, ({n}, {k}) is wanted: classes= has {k} names")
         return logits
 
-    def stages(self) -> list[Stage]:
+    def blocks(self) -> list[Block]:
         """The network's own, from `prepare` to `read`; [] where it has none."""
-        found = [replace(stage, modules=tuple(f"model.{name}" for name in stage.modules)) for stage in stages_of(self.model)]
+        found = [replace(stage, modules=tuple(f"model.{name}" for name in stage.modules)) for stage in blocks_of(self.model)]
         if found and self.prepare is not None:
             first, prepare = found[0].run, self.prepare
             found[0] = replace(found[0], run=lambda frames: first(prepare(frames)))
@@ -77,7 +77,7 @@ class _Network(nn.Module):
         prefix = "model."
         if self.layers:
             return [prefix + name for name in self.layers]
-        return [prefix + name for name in alignment.norm_layers(self.model)]
+        return [prefix + name for name in moments.norm_layers(self.model)]
 
 
 def wrap(
@@ -262,8 +262,8 @@ def source_statistics(
     Needed for networks without batch norm, better than its buffers for those with.  Raises MethodError without clips or norm layers.
     """
     network = _Source(model.eval(), prepare)
-    names = list(layers) or alignment.norm_layers(model)
-    statistics = alignment.collect(network, [f"model.{name}" for name in names], clips)
+    names = list(layers) or moments.norm_layers(model)
+    statistics = moments.collect(network, [f"model.{name}" for name in names], clips)
     if not statistics:
         raise MethodError("source statistics need at least one clip")
     return {name.removeprefix("model."): moments for name, moments in statistics.items()}

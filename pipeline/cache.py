@@ -14,8 +14,8 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adapt import classes
-from adapt.classes import ClassesError
+from adapt.tables import classes
+from adapt.tables.classes import ClassesError
 from pipeline.errors import CacheError
 
 ROOT = Path("cache")

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from adapt import classes
-from adapt.classes import ClassesError
-from adapt.decoding import TIMEOUT_S, DecodeError, Decoders
 from adapt.errors import AdaptError
+from adapt.tables import classes
+from adapt.tables.classes import ClassesError
+from adapt.video.decoding import TIMEOUT_S, DecodeError, Decoders
 from pipeline import cache, datasets, engine, stage
 from pipeline.datasets import NAMED, SOUND, SPLITS, LeftOut, Listed
 from pipeline.errors import DatasetError, EarshotError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from adapt import classes
+from adapt.tables import classes
 from pipeline import cache
 from pipeline.errors import CacheError
 

@@ -2,7 +2,7 @@
 import shutil
 from pathlib import Path
 
-from adapt.video import VideoOptions
+from adapt.video.clips import VideoOptions
 from pipeline import cache
 from tests.clips import write_video
 

@@ -8,9 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from adapt import alignment, cache, checkpoints, metrics, streaming
+from adapt.core import moments
+from adapt.core.oracle import Oracle
 from adapt.errors import AdaptError, CheckpointError
-from adapt.oracle import Oracle
+from adapt.report import metrics
+from adapt.source import checkpoints
+from adapt.stream import streaming
+from adapt.tables import cache
 from tests.tiny_project import LABELS, VIDEO, options
 
 
@@ -88,7 +92,7 @@ def test_a_clip_without_pseudo_label_is_one_clear_error(here: Path, monkeypatch:
 
 def test_running_statistics_equal_those_of_all_clips_at_once() -> None:
     data = np.random.default_rng(0).normal(1000, 0.1, (5, 4, 300))  # a large mean: naive sums of squares would cancel
-    running = alignment.Running()
+    running = moments.Running()
     for clip in data:
         running.add({"n": (torch.from_numpy(clip.mean(1)), torch.from_numpy(clip.var(1)))})
     together = data.transpose(1, 0, 2).reshape(4, -1)

@@ -6,7 +6,7 @@ from pathlib import Path
 CODE = """
 import resource
 import torch
-from adapt.allocator import keep_freed_memory
+from adapt.command import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from adapt import methods
-from adapt.methods import Answer, Batch
+from adapt.contract import Answer, Batch
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("pipeline", "adapt")

@@ -13,7 +13,8 @@ from torchvision.models.video.mvit import MSBlockConfig, MViT
 
 from adapt import backbones
 from adapt.backbones import __main__ as listing
-from adapt.backbones import mvit, stages_of
+from adapt.backbones import mvit
+from adapt.contract import blocks_of
 from adapt.errors import MethodError
 
 K, T, SIDE = 5, 4, 32
@@ -105,7 +106,7 @@ def test_stage_after_stage_is_the_librarys_own_forward(name: str) -> None:
 def test_a_stage_gives_one_tensor_of_n_clips_and_leaves_its_input_alone(name: str) -> None:
     """What runs once a clip is kept and used again: nothing may write into it."""
     x = clips()
-    for stage in stages_of(network(name)):
+    for stage in blocks_of(network(name)):
         before = x.clone()
         y = stage.run(x)
         assert torch.equal(x, before)
@@ -117,7 +118,7 @@ def test_a_stage_gives_one_tensor_of_n_clips_and_leaves_its_input_alone(name: st
 def test_stages_share_the_weights_among_them_and_add_none(name: str) -> None:
     model = network(name)
     before = list(model.state_dict())
-    stages = stages_of(model)
+    stages = blocks_of(model)
     owners = [{id(p) for module in stage.modules for p in model.get_submodule(module).parameters()} for stage in stages]
     assert sum(map(len, owners)) == len(set().union(*owners))
     elsewhere = {key for key, p in model.named_parameters() if not any(id(p) in owner for owner in owners)}

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapt import alignment, backbones, methods
-from adapt.alignment import Moments
+from adapt import backbones, methods
+from adapt.contract import Batch, Moments
+from adapt.core import moments
+from adapt.core.oracle import Oracle
 from adapt.errors import MethodError
-from adapt.methods import Batch, Settings
-from adapt.oracle import Oracle
+from adapt.methods import Settings
 from tests.tiny import same_weights, weights
 
 K, T = 5, 4
@@ -50,7 +51,7 @@ def source(network: str) -> tuple[nn.Module, Moments]:
         torch.manual_seed(0)
         model = backbones.build(name, K, T, "", variant).eval()
         clips = [torch.rand(1, 3, T, side, side) for _ in range(2)]
-    return model, alignment.collect(model, alignment.norm_layers(model), clips)
+    return model, moments.collect(model, moments.norm_layers(model), clips)
 
 
 def clip(seed: int, side: int, device: torch.device) -> Batch:
@@ -129,7 +130,7 @@ def test_a_layers_moments_are_one_a_channel_wherever_its_channels_are(network: s
     handle = model.get_submodule(layer).register_forward_hook(lambda module, inputs, output: seen.append(output.clone()))
     frames = clip(0, 32, torch.device("cpu")).frames[0]
     try:
-        with torch.no_grad(), alignment.recorded(model, [layer]) as moments:
+        with torch.no_grad(), moments.recorded(model, [layer]) as moments:
             model(frames)
     finally:
         handle.remove()

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapt import backbones, pretrained
+from adapt import backbones
+from adapt.backbones import _pretrained as pretrained
 from adapt.backbones import clip, frames, mvit, r2plus1d, swin3d
 from adapt.errors import CheckpointError, MethodError
 from tests.test_backbones import SIDE, K, T, clips, network, normal, of_transformers

@@ -4,9 +4,11 @@ import dataclasses
 import pytest
 import torch
 
-from adapt import backbones, budget, methods
-from adapt.budget import STEP_OVER_PREDICTION, Budget
-from adapt.methods import Batch, Settings
+from adapt import backbones, methods
+from adapt.contract import Batch
+from adapt.core import budget
+from adapt.core.budget import STEP_OVER_PREDICTION, Budget
+from adapt.methods import Settings
 from adapt.methods.audio import Audio
 from tests.tiny import K, batch, trained
 

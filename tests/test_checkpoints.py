@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapt import backbones, checkpoints, classes
+from adapt import backbones
 from adapt.errors import CheckpointError
+from adapt.source import checkpoints
+from adapt.tables import classes
 
 LABELS = ["dark", "bright"]
 PATH = checkpoints.model_path("greys", "tanet")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from adapt import cache as reader
-from adapt import classes
-from adapt.classes import ClassesError
 from adapt.errors import CacheError as ReaderError
+from adapt.tables import cache as reader
+from adapt.tables import classes
+from adapt.tables.classes import ClassesError
 from pipeline import cache as writer
 from pipeline import datasets, mappers, tables
 from pipeline.errors import CacheError, DatasetError, MapperError

@@ -5,9 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adapt import cache as reader
-from adapt import classes
 from adapt.errors import CacheError as ReaderError
+from adapt.tables import cache as reader
+from adapt.tables import classes
 from pipeline import cache as writer
 from pipeline.errors import CacheError as WriterError
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from adapt import corruptions
 from adapt.errors import AdaptError
+from adapt.video import corruptions
 
 NAMES = list(corruptions.CORRUPTIONS)
 RANDOM = ("gauss", "pepper", "salt", "shot", "impulse", "motion", "rain")

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adapt import corruptions
-from adapt.cache import Clip
-from adapt.corruptions import codec, ready_made
-from adapt.corruptions.__main__ import Options, run
 from adapt.errors import AdaptError, VideoError
-from adapt.video import ClipFrames, VideoOptions, count_frames, read_clip, read_frames, stream
+from adapt.tables.cache import Clip
+from adapt.video import corruptions
+from adapt.video.clips import ClipFrames, VideoOptions, count_frames, read_clip, read_frames, stream
+from adapt.video.corruptions import codec, ready_made
+from adapt.video.corruptions.__main__ import Options, run
 from tests.clips import write_video
 
 OPTIONS = VideoOptions(frames=4, views=2, resize=64, size=64)

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from adapt import __main__ as stage
-from adapt import cache, metrics
-from adapt.cache import Clip, Sound
-from adapt.methods import Answer, Batch
-from adapt.state import Stateful
-from adapt.video import VideoOptions
+from adapt.contract import Answer, Batch
+from adapt.core.state import Stateful
+from adapt.report import metrics
+from adapt.tables import cache
+from adapt.tables.cache import Clip, Sound
+from adapt.video.clips import VideoOptions
 from tests.clips import write_video
 from tests.sounds import make_project
 

@@ -8,7 +8,7 @@ import decord
 import numpy as np
 import pytest
 
-from adapt.decoding import FRAMES_AT_ONCE, DecodeError, Decoders, FactsChangedError
+from adapt.video.decoding import FRAMES_AT_ONCE, DecodeError, Decoders, FactsChangedError
 from pipeline.datasets import ENDINGS
 from tests import numbered
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from adapt import decoding, fingerprint
-from adapt.cache import Clip
-from adapt.decoding import ClosedError, DecodeError, Decoders
 from adapt.errors import AdaptError, VideoError
-from adapt.video import VideoOptions, stream
+from adapt.stream import fingerprint
+from adapt.tables.cache import Clip
+from adapt.video import decoding
+from adapt.video.clips import VideoOptions, stream
+from adapt.video.decoding import ClosedError, DecodeError, Decoders
 from tests import numbered, tiny_project
 from tests.test_architecture import closure
 
@@ -319,7 +320,7 @@ def test_the_code_of_the_worker_counts_in_a_runs_fingerprint_and_in_a_stages_dep
     fingerprint.code_sha256(["adapt.streaming"])
     files = {path.name for path in Path(decoding.__file__).parent.glob("*.py")}
     assert hashed >= files
-    assert {Path(name).name for name in closure(ROOT / "adapt/video.py")} >= files
+    assert {Path(name).name for name in closure(ROOT / "adapt/video/clips.py")} >= files
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 import adapt
 from adapt import methods
-from adapt.backbones import Stage
+from adapt.contract import Block
+from adapt.core.learner import Learner, adapted_parameters
+from adapt.core.prefix import Forward
 from adapt.errors import MethodError
-from adapt.forward import Forward
-from adapt.learner import Learner, adapted_parameters
+from adapt.losses.predictions import consistency
 from adapt.methods import Settings
-from adapt.methods.vitta import consistency
 from tests.tiny import K, TinyVideoModel, batch, trained
 
 LAST = Settings(scope="last", lr=0.05)
@@ -49,11 +49,11 @@ class StagedModel(nn.Module):
         logits: Tensor = self.head(self.dropout(x.mean((2, 3, 4))))
         return logits
 
-    def stages(self) -> list[Stage]:
+    def blocks(self) -> list[Block]:
         return [
-            Stage(("stem", "stem_norm"), self.start),
-            Stage(("middle", "middle_norm"), self.go_on),
-            Stage(("dropout", "head"), self.end),
+            Block(("stem", "stem_norm"), self.start),
+            Block(("middle", "middle_norm"), self.go_on),
+            Block(("dropout", "head"), self.end),
         ]
 
     def forward(self, frames: Tensor) -> Tensor:

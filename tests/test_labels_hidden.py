@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adapt import methods, streaming
+from adapt import methods
 from adapt.methods import Settings
+from adapt.stream import streaming
 from tests import tiny_project
 from tests.tiny_project import LABELS, options
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from adapt import lanes, streaming
 from adapt.errors import AdaptError
-from adapt.streams import adapt_batches
+from adapt.stream import lanes, streaming
+from adapt.stream.streams import adapt_batches
 from tests.tiny_project import ROOT, options
 
 OUT = Path("cache/tiny/adapt/side")

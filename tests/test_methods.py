@@ -5,16 +5,19 @@ from typing import Any
 
 import pytest
 import torch
+from adapt.targets import candidate_target, hard_target, soft_target
 from torch import Tensor, nn
 
-from adapt import alignment, methods
+from adapt import methods
+from adapt.contract import Batch
+from adapt.core import moments
 from adapt.errors import MethodError
-from adapt.fusion import ClassPrior, fuse
-from adapt.methods import Batch, Settings
+from adapt.fusion._old import ClassPrior, fuse
+from adapt.losses.predictions import consistency
+from adapt.methods import Settings
 from adapt.methods.audio import Audio
 from adapt.methods.norm import Norm
-from adapt.methods.vitta import Vitta, consistency
-from adapt.targets import candidate_target, hard_target, soft_target
+from adapt.methods.vitta import Vitta
 from tests.tiny import K, TinyVideoModel, batch, same_weights, trained, weights
 
 SETTINGS = Settings(lr=0.01, audio_lr=0.05)
@@ -59,7 +62,7 @@ def test_norm_refuses_a_model_without_batch_norm() -> None:
 
 def test_the_alignment_loss_is_the_hand_computed_l1_distance_of_the_online_statistics() -> None:
     source = {"n": (torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]))}
-    aligned = alignment.Alignment(source, ema=0.1, start="zero")
+    aligned = Alignment(source, ema=0.1, start="zero")
     seen = {"n": (torch.tensor([2.0, 4.0]), torch.tensor([3.0, 5.0]))}
     # online = 0.1 x clip + 0.9 x 0: means .2 .4, variances .3 .5; |.2-0|, |.4-1| -> mean .4; |.3-1|, |.5-1| -> mean .6
     assert aligned.loss(seen).item() == pytest.approx(1.0)
@@ -67,7 +70,7 @@ def test_the_alignment_loss_is_the_hand_computed_l1_distance_of_the_online_stati
 
 def test_after_n_equal_clips_the_zero_started_average_holds_1_minus_0_9_to_the_n_of_them() -> None:
     source = {"n": (torch.zeros(1), torch.ones(1))}
-    aligned = alignment.Alignment(source, ema=0.1, start="zero")
+    aligned = Alignment(source, ema=0.1, start="zero")
     for _ in range(7):
         aligned.commit({"n": (torch.tensor([2.0]), torch.tensor([3.0]))})
     assert aligned.online["n"][0].item() == pytest.approx(2 * (1 - 0.9**7))
@@ -76,7 +79,7 @@ def test_after_n_equal_clips_the_zero_started_average_holds_1_minus_0_9_to_the_n
 
 def test_moments_are_those_of_all_axes_but_the_channels() -> None:
     x = torch.randn(3, 5, 2, 4, 4)
-    mean, variance = alignment.moments(x, channel_last=False)
+    mean, variance = moments.moments(x, channel_last=False)
     flat = x.transpose(0, 1).reshape(5, -1)
     assert torch.allclose(mean, flat.mean(1), atol=1e-6)
     assert torch.allclose(variance, flat.var(1, correction=0), atol=1e-6)
@@ -218,7 +221,7 @@ def test_the_class_prior_divides_by_the_running_mean_of_the_answers() -> None:
 
 def test_statistics_from_buffers_need_batch_norm() -> None:
     with pytest.raises(MethodError, match="run the statistics stage"):
-        alignment.from_buffers(nn.Sequential(nn.LayerNorm(3)), ["0"])
+        moments.from_buffers(nn.Sequential(nn.LayerNorm(3)), ["0"])
 
 
 def test_a_model_without_norm_layers_is_one_clear_error() -> None:

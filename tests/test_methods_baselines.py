@@ -5,21 +5,23 @@ from itertools import pairwise
 
 import pytest
 import torch
+from adapt.methods.late_fusion_prior import LateFusionPrior
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapt import methods
+from adapt.contract import Batch
+from adapt.core.batch_norm import own_statistics
+from adapt.core.head import find_head, forward_with_features
 from adapt.errors import MethodError
-from adapt.head import find_head, forward_with_features
-from adapt.methods import Batch, Settings
+from adapt.losses.predictions import entropy
+from adapt.methods import Settings
 from adapt.methods.eata import Eata, importance
-from adapt.methods.late_fusion_prior import LateFusionPrior
 from adapt.methods.norm import Norm
 from adapt.methods.sar import Sar
 from adapt.methods.shot import Centroids, Shot, diversity
 from adapt.methods.t3a import T3A
-from adapt.methods.tent import Tent, entropy
-from adapt.normalisation import own_statistics
+from adapt.methods.tent import Tent
 from tests.tiny import K, TinyVideoModel, batch, same_weights, trained, weights
 
 PAPER = Settings(entropy_lr=0.01, bn_prior=1.0, sar_frozen=0.0)  # batch norm as the papers have it

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from adapt import methods
+from adapt.contract import Answer, Batch, Method
+from adapt.core.guards import Guards
+from adapt.core.learner import Views
+from adapt.core.oracle import Oracle
+from adapt.core.state import Sgd, Weights
 from adapt.errors import MethodError
-from adapt.guards import Guards
-from adapt.learner import Views
-from adapt.methods import Answer, Batch, Method, Settings
+from adapt.methods import Settings
 from adapt.methods.audio import Audio
 from adapt.methods.vitta import Vitta
-from adapt.oracle import Oracle
-from adapt.state import Sgd, Weights
 from tests.tiny import K, TinyVideoModel, batch, same_weights, trained, weights
 
 SETTINGS = Settings(lr=0.01, entropy_lr=0.01, entropy_margin=1.1, commit=0.3)

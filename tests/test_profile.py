@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapt import streaming
-from adapt.methods import Answer, Batch, Method
+from adapt.contract import Answer, Batch, Method
+from adapt.core.state import Stateful
 from adapt.methods.vitta import Vitta
-from adapt.profile import N_CLIPS, N_WARM_UP, Profile, kind_of
-from adapt.state import Stateful
+from adapt.stream import streaming
+from adapt.stream.profile import N_CLIPS, N_WARM_UP, Profile, kind_of
 from tests import tiny, tiny_project
 from tests.tiny_project import options
 

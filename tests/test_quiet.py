@@ -12,7 +12,7 @@ LIBRARY = """
 import pathlib
 import duckdb
 import torch
-import adapt.cache, adapt.streaming, pipeline.cache, pipeline.query
+import adapt.tables.cache, adapt.streaming, pipeline.cache, pipeline.query
 from tests import pets
 
 pets.make(pathlib.Path.cwd())

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from adapt import cache, classes, metrics, report, stage
 from adapt.errors import AdaptError, CacheError
-from adapt.report import Options
+from adapt.report import metrics, table
+from adapt.report.table import Options
+from adapt.tables import cache, classes
 
 ROOT = Path(__file__).parent.parent
 LABELS = ["bell", "chess"]  # bells sound, chess is silent
@@ -84,7 +85,7 @@ def numbers(name: str = "report") -> dict[str, dict[str, object]]:
 def test_a_table_has_a_row_an_answer_with_its_corruptions_mean_interval_groups_and_cost(here: Path) -> None:
     write_run("source", {(0, "gauss"): [0, 1, 1, 1], (0, "jpeg"): [0, 1, 0, 0]})
     write_run("audio", {(0, "gauss"): [0, 0, 1, 1], (0, "jpeg"): [0, 0, 0, 0]}, fused={(0, "gauss"): [0, 0, 1, 1], (0, "jpeg"): [0, 0, 1, 1]})
-    done = report.run(Options("tiny", ("source", "audio"), ("gauss", "jpeg")))
+    done = table.run(Options("tiny", ("source", "audio"), ("gauss", "jpeg")))
     assert done == {"n_rows": 3, "report": "cache/metrics/tiny/report.md", "top1": {"source": 50.0, "audio": 75.0, "audio, fused": 100.0}}
     # intervals: clips of source have 2, 0, 1 and 1 of two right, so four drawn have Binomial(8, 1/2), whose quantiles are 1 and 7; of audio 2, 2, 1
     # and 1, so 4 + Binomial(4, 1/2), with 0 and 4
@@ -102,7 +103,7 @@ def test_a_table_has_a_row_an_answer_with_its_corruptions_mean_interval_groups_a
 
 def test_an_upper_bound_is_marked_in_every_file(here: Path) -> None:
     write_run("oracle_gate", {(0, "gauss"): [0, 0, 1, 1]}, sees_labels=True)
-    done = report.run(Options("tiny", ("oracle_gate",), ("gauss",)))
+    done = table.run(Options("tiny", ("oracle_gate",), ("gauss",)))
     assert done["top1"] == {"oracle_gate (sees labels)": 100.0}
     assert tables()[0][1][0] == "oracle_gate (sees labels)"
     assert "oracle_gate (alone) (sees labels),all" in Path("cache/metrics/tiny/accuracy.csv").read_text()
@@ -110,7 +111,7 @@ def test_an_upper_bound_is_marked_in_every_file(here: Path) -> None:
 
 def test_clips_of_several_classes_have_a_mean_average_precision(here: Path) -> None:
     write_run("source", {(0, "gauss"): [0, 1, 1, 1]}, several=True)  # clips of equal scores rank in order
-    report.run(Options("tiny", ("source",), ("gauss",)))
+    table.run(Options("tiny", ("source",), ("gauss",)))
     assert tables()[0][0][-3:] == ["mAP", "steps", "ms/clip"]
     assert tables()[0][1][-3] == "79.2"  # class 0: 1; class 1, whose clips come second and third: (1/2 + 2/3) / 2
     assert numbers()["source/alone"]["map"] == 79.17
@@ -121,22 +122,22 @@ def test_clean_is_a_column_of_its_own_and_no_part_of_the_mean(here: Path) -> Non
     streams: Streams = {(0, "clean"): [0, 0, 1, 1], (0, "gauss"): [1, 1, 0, 1]}  # 100 and 25
     write_run("source", streams)
     write_run("audio", {(0, "clean"): [0, 0, 1, 0], (0, "gauss"): [0, 0, 1, 1]})  # 75 and 100
-    report.run(Options("tiny", ("source", "audio"), ("clean", "gauss"), against=("source",)))
+    table.run(Options("tiny", ("source", "audio"), ("clean", "gauss"), against=("source",)))
     assert [row[1:4] for row in tables()[0]] == [["clean", "gauss", "mean"], ["100.0", "25.0", "25.0"], ["75.0", "100.0", "100.0"]]
     assert tables()[1][0] == ["method", "mean", "ratio", "sounding", "silent", "clean", "p"]
     assert tables()[1][1][1].startswith("+75.0") and tables()[1][1][5].startswith("-25.0")
     assert json.loads(Path("cache/metrics/tiny/source.json").read_text())["alone"]["all"] == 25.0  # metrics agree with the report
-    report.run(Options("tiny", ("source",), ("clean",)))
+    table.run(Options("tiny", ("source",), ("clean",)))
     assert tables()[0][1][1:3] == ["100.0", "100.0"]  # but alone it is all there is
 
 
 def test_several_orders_give_a_mean_and_its_standard_deviation(here: Path) -> None:
     write_run("vitta", {(0, "gauss"): [0, 0, 0, 0], (1, "gauss"): [0, 0, 1, 1]})  # 50 and 100: mean 75, sd 50 / sqrt 2
-    report.run(Options("tiny", ("vitta",), ("gauss",)))
+    table.run(Options("tiny", ("vitta",), ("gauss",)))
     assert tables()[0][1][1:3] == ["75.0", "75.0 ± 35.4"]
     assert numbers()["vitta/alone"]["all_sd"] == 35.36
     assert "2 orders of the stream" in Path("cache/metrics/tiny/report.md").read_text()
-    report.run(Options("tiny", ("vitta",), ("gauss",), order_seeds=(1,)))
+    table.run(Options("tiny", ("vitta",), ("gauss",), order_seeds=(1,)))
     assert tables()[0][1][1:3] == ["100.0", "100.0"]
 
 
@@ -146,7 +147,7 @@ def test_a_difference_is_given_with_interval_ratio_and_mcnemars_p(here: Path) ->
     write_clips(truth)
     write_run("vitta", {(0, "gauss"): [*right[:2], *wrong[2:]]}, truth=truth)
     write_run("audio", {(0, "gauss"): [*right[:7], wrong[7]]}, truth=truth)
-    report.run(Options("tiny", ("vitta", "audio"), ("gauss",), against=("vitta",)))
+    table.run(Options("tiny", ("vitta", "audio"), ("gauss",), against=("vitta",)))
     assert [row[0] for row in tables()[1]] == ["method", "audio"]  # nothing is compared with itself
     found = numbers()["audio/alone"]["against"]["vitta"]  # type: ignore[index]
     # 5 of 8 clips gained, none lost: the resampled gain is Binomial(8, 5/8) / 8, whose 2.5 and 97.5 % quantiles are 2 and 7; p = 2 / 2^5
@@ -159,7 +160,7 @@ def test_a_difference_is_given_with_interval_ratio_and_mcnemars_p(here: Path) ->
 def test_p_is_of_the_first_order_and_the_ratio_is_of_means(here: Path) -> None:
     write_run("vitta", {(0, "gauss"): [0, 0, 1, 1], (1, "gauss"): [0, 0, 1, 1]})
     write_run("audio", {(0, "gauss"): [0, 0, 1, 1], (1, "gauss"): [1, 1, 0, 0]})
-    report.run(Options("tiny", ("audio",), ("gauss",), against=("vitta",)))
+    table.run(Options("tiny", ("audio",), ("gauss",), against=("vitta",)))
     assert tables()[1][1] == ["audio", "-50.0 (-50.0 to -50.0)", "0.50 (0.50 to 0.50)", *["-50.0 (-50.0 to -50.0)"] * 2, "1.000"]
 
 
@@ -168,7 +169,7 @@ def test_fused_is_compared_with_fused_where_there_is_one_and_else_with_the_runs_
     write_run("full", {(0, "gauss"): one}, fused={(0, "gauss"): all_})
     write_run("no_gate", {(0, "gauss"): none}, fused={(0, "gauss"): none})
     write_run("vitta", {(0, "gauss"): one})
-    report.run(Options("tiny", ("no_gate",), ("gauss",), against=("full", "vitta")))
+    table.run(Options("tiny", ("no_gate",), ("gauss",), against=("full", "vitta")))
     by_answer = {answer: numbers()[f"no_gate/{answer}"]["against"] for answer in ("alone", "fused")}
     assert [by_answer["alone"][r]["all"] for r in ("full", "vitta")] == [-25.0, -25.0]  # type: ignore[index]
     assert [by_answer["fused"][r]["all"] for r in ("full", "vitta")] == [-100.0, -25.0]  # type: ignore[index]
@@ -176,7 +177,7 @@ def test_fused_is_compared_with_fused_where_there_is_one_and_else_with_the_runs_
 
 def test_a_clip_that_cannot_be_read_is_wrong_and_counted(here: Path) -> None:
     write_run("audio", {(0, "gauss"): [0, None, 1, 1], (0, "jpeg"): [0, None, 1, 1]}, fused={(0, c): [0, 0, 1, 1] for c in ("gauss", "jpeg")})
-    report.run(Options("tiny", ("audio",), ("gauss", "jpeg")))
+    table.run(Options("tiny", ("audio",), ("gauss", "jpeg")))
     assert [row[3] for row in tables()[0][1:]] == ["75.0", "75.0"]
     assert [row[-2:] for row in tables()[0][1:]] == [["2.00", "10"]] * 2  # costs are of the clips that were read
     assert "4 clips, 1 of them unreadable" in Path("cache/metrics/tiny/report.md").read_text()
@@ -185,16 +186,16 @@ def test_a_clip_that_cannot_be_read_is_wrong_and_counted(here: Path) -> None:
 def test_a_group_of_classes_without_clips_has_a_dash(here: Path) -> None:
     write_clips(TRUTH, sounding=())
     write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
-    report.run(Options("tiny", ("source",), ("gauss",)))
+    table.run(Options("tiny", ("source",), ("gauss",)))
     assert tables()[0][1][4:6] == ["-", "100.0"]
 
 
 def test_runs_of_a_folder_have_a_report_of_their_own(here: Path) -> None:
     write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
     write_run("ablation/full", {(0, "gauss"): [0, 0, 1, 0]})
-    report.run(Options("tiny", ("source",), ("gauss",)))
+    table.run(Options("tiny", ("source",), ("gauss",)))
     before = Path("cache/metrics/tiny/accuracy.csv").read_bytes()
-    done = report.run(Options("tiny", ("full",), ("gauss",), folder="ablation", out="ablation"))
+    done = table.run(Options("tiny", ("full",), ("gauss",), folder="ablation", out="ablation"))
     assert done == {"n_rows": 1, "report": "cache/metrics/tiny/ablation.md", "top1": {"full": 75.0}}
     assert {p.name for p in Path("cache/metrics/tiny").glob("ablation.*")} == {"ablation.md", "ablation.json", "ablation.csv"}
     assert Path("cache/metrics/tiny/accuracy.csv").read_bytes() == before
@@ -205,7 +206,7 @@ def test_the_same_runs_give_the_same_bytes(here: Path) -> None:
     write_run("audio", {(0, "gauss"): [0, 0, 0, 1]})
 
     def files() -> list[bytes]:
-        report.run(Options("tiny", ("source", "audio"), ("gauss",), against=("source",)))
+        table.run(Options("tiny", ("source", "audio"), ("gauss",), against=("source",)))
         return [Path(f"cache/metrics/tiny/{name}").read_bytes() for name in ("report.md", "report.json", "accuracy.csv")]
 
     assert files() == files()
@@ -236,7 +237,7 @@ def test_runs_that_do_not_fit_one_table_are_one_line(options: dict[str, tuple[st
     rows = [row for row in cache.read_predictions(path) if (row["corruption"], row["clip_id"]) != ("jpeg", "test/bell/0")]
     cache.write_table(path, "predictions", rows, {})
     with pytest.raises(CacheError, match=message) as error:
-        report.run(Options("tiny", **({"corruptions": ("gauss",)} | options)))  # type: ignore[arg-type]
+        table.run(Options("tiny", **({"corruptions": ("gauss",)} | options)))  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
     assert isinstance(error.value, AdaptError)
 
@@ -246,7 +247,7 @@ def test_runs_that_do_not_fit_one_table_are_one_line(options: dict[str, tuple[st
 )
 def test_a_table_without_rows_or_columns_or_with_one_twice_is_an_error(methods: tuple[str, ...], corruptions: tuple[str, ...], here: Path) -> None:
     with pytest.raises(AdaptError, match="give at least one, each once"):
-        report.run(Options("tiny", methods, corruptions))
+        table.run(Options("tiny", methods, corruptions))
 
 
 def test_the_command_prints_one_json_line_or_one_line_of_what_is_wrong(
@@ -256,7 +257,7 @@ def test_the_command_prints_one_json_line_or_one_line_of_what_is_wrong(
 
     def command(*flags: str) -> None:
         monkeypatch.setattr(sys, "argv", ["report", "--dataset", "tiny", "--corruptions", "gauss", *flags])
-        stage.main(Options, report.run, prog="adapt.report")
+        command.main(Options, report.run, prog="adapt.report")
 
     command("--methods", "source")
     assert json.loads(capsys.readouterr().out)["top1"] == {"source": 100.0}

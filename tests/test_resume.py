@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from adapt import progress, streaming
 from adapt.errors import AdaptError
 from adapt.methods import Settings
-from adapt.progress import Lane, Progress
-from adapt.streams import Rows, adapt_batches
+from adapt.stream import progress, streaming
+from adapt.stream.progress import Lane, Progress
+from adapt.stream.streams import Rows, adapt_batches
 from tests import tiny_project
 from tests.tiny_project import options
 

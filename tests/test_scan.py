@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from adapt.cache import Clip
 from adapt.errors import VideoError
-from adapt.video import VideoOptions, count_frames, read_clip
+from adapt.tables.cache import Clip
+from adapt.video.clips import VideoOptions, count_frames, read_clip
 from pipeline import cache, datasets, scan, stage
 from pipeline.datasets import demo, folder
 from pipeline.errors import DatasetError, EarshotError

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from adapt import cache as adapt_cache
 from adapt.errors import VideoError
-from adapt.video import VideoOptions, stream
+from adapt.tables import cache as adapt_cache
+from adapt.video.clips import VideoOptions, stream
 from pipeline import cache, datasets, decode, query, scan, stage
 from pipeline.datasets import LOOP, NO_FILE, NO_VIDEO, NOWHERE, LeftOut
 from pipeline.errors import DatasetError

@@ -12,11 +12,11 @@ import pytest
 import tyro
 
 from adapt import methods, settings
+from adapt.core.oracle import Oracle
 from adapt.errors import MethodError
 from adapt.methods import Settings
-from adapt.oracle import Oracle
 from adapt.settings import COMMANDS, FACTS, MEANINGS, settings_of
-from adapt.video import VideoOptions
+from adapt.video.clips import VideoOptions
 from tests import tiny
 
 ROOT = Path(__file__).parent.parent

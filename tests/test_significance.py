@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from adapt import significance
+from adapt.report import significance
 
 
 def stream(*right: int) -> np.ndarray:

@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt import alignment, backbones, cache, checkpoints, methods, statistics
-from adapt.alignment import Running
+from adapt import backbones, methods
+from adapt.core import moments
+from adapt.core.batch_norm import own_statistics
+from adapt.core.moments import Running
 from adapt.errors import AdaptError, CheckpointError, MethodError
 from adapt.methods import Settings
-from adapt.normalisation import own_statistics
+from adapt.source import checkpoints, statistics
+from adapt.tables import cache
 from tests import greys
 from tests.greys import LABELS, VIDEO
 from tests.tiny import trained
@@ -98,7 +101,7 @@ def test_a_layer_that_fuses_its_activation_has_the_statistics_that_alignment_com
 
     model = nn.Sequential(Fused(3)).eval()
     found = statistics.collect(model, ["0"], clips(1))["0"]
-    with alignment.recorded(model, ["0"]) as seen:
+    with moments.recorded(model, ["0"]) as seen:
         model(clips(1)[0])
     torch.testing.assert_close(found, tuple(value.detach() for value in seen["0"]))
 
@@ -111,12 +114,12 @@ def test_statistics_that_are_not_finite_are_one_error() -> None:
 
 
 def test_the_stage_says_of_which_checkpoint_and_layers_its_file_is(here: Path) -> None:
-    n_layers = len(alignment.norm_layers(backbones.build("tanet", 2, 4)))
+    n_layers = len(moments.norm_layers(backbones.build("tanet", 2, 4)))
     assert statistics.run(OPTIONS) == {"n_clips": 8, "n_failed": 0, "n_layers": n_layers, "n_fisher": 0}
     content = checkpoints.load(FILE, "statistics")
     source = checkpoints.load_model(MODEL, "tanet", LABELS, 4)
     assert (content["model_sha256"], content["backbone"], content["variant"], content["n_clips"]) == (source.sha256, "tanet", "", 8)
-    assert content["layers"] == alignment.norm_layers(source.model)
+    assert content["layers"] == moments.norm_layers(source.model)
     assert checkpoints.load_statistics(FILE, source.sha256, content["layers"]).keys() == set(content["layers"])
     first = FILE.read_bytes()
     statistics.run(OPTIONS)
@@ -174,7 +177,7 @@ def test_statistics_of_another_checkpoint_or_without_a_layer_are_one_error(here:
     statistics.run(dataclasses.replace(OPTIONS, max_clips=1))
     source = checkpoints.load_model(MODEL, "tanet", LABELS, 4)
     with pytest.raises(CheckpointError, match=r"lacks layer 'no layer' \(1 such layers\): run `dvc repro statistics`"):
-        checkpoints.load_statistics(FILE, source.sha256, [*alignment.norm_layers(source.model), "no layer"])
+        checkpoints.load_statistics(FILE, source.sha256, [*moments.norm_layers(source.model), "no layer"])
     checkpoints.save_model(MODEL, backbones.build("tanet", 2, 4), "tanet", LABELS, 4, "", 32)
     other = checkpoints.load_model(MODEL, "tanet", LABELS, 4)
     with pytest.raises(CheckpointError, match="was taken of another checkpoint than .*: run `dvc repro statistics`"):

@@ -13,14 +13,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from adapt import cache, methods, stage, streaming, video
-from adapt.cache import Clip
+from adapt import methods
+from adapt.contract import Answer, Batch, Step
+from adapt.core.device import device_of
+from adapt.core.state import Stateful
 from adapt.errors import AdaptError, MethodError
-from adapt.methods import Answer, Batch, Settings, Step
-from adapt.progress import Lane
-from adapt.state import Stateful
-from adapt.streams import order
-from adapt.video import LOOKAHEAD, ClipFrames
+from adapt.methods import Settings
+from adapt.stream import streaming
+from adapt.stream.progress import Lane
+from adapt.stream.streams import order
+from adapt.tables import cache
+from adapt.tables.cache import Clip
+from adapt.video import clips
+from adapt.video.clips import LOOKAHEAD, ClipFrames
 from tests import tiny_project
 from tests.tiny_project import N_TEST, ROOT, options
 
@@ -148,7 +153,7 @@ def test_a_reader_never_holds_more_than_its_few_clips(monkeypatch: pytest.Monkey
         return frames
 
     monkeypatch.setattr(video, "read_clip", read)
-    reader = video.stream(CLIPS * 5, tiny_project.VIDEO, "clean", 0, workers=3)
+    reader = clips.stream(CLIPS * 5, tiny_project.VIDEO, "clean", 0, workers=3)
     while in_hand := next(reader, None):
         del in_hand
     assert most == LOOKAHEAD
@@ -203,12 +208,12 @@ def test_what_cannot_be_is_one_clear_error_before_anything_runs(wrong: dict[str,
 def test_a_gpu_that_is_not_there_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MethodError, match="torch finds no CUDA: set device to cpu"):
-        stage.device_of("cuda")
+        device_of("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert stage.device_of("cuda:1") == torch.device("cuda:1")
+    assert device_of("cuda:1") == torch.device("cuda:1")
     with pytest.raises(MethodError, match="'cuda:2' was asked for but there are 2, counted from 0"):
-        stage.device_of("cuda:2")
+        device_of("cuda:2")
 
 
 def test_as_a_command_an_error_is_one_line_and_exit_1(here: Path) -> None:

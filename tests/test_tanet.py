@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapt import alignment, backbones, methods
-from adapt.alignment import moments
+from adapt import backbones, methods
 from adapt.backbones import tanet
+from adapt.backbones._folding import Norm2d, conv_norm
+from adapt.backbones._temporal import TemporalAdaptiveModule
+from adapt.contract import Batch
+from adapt.core import moments
+from adapt.core.moments import moments
 from adapt.errors import AdaptError, CheckpointError, MethodError
-from adapt.folding import Norm2d, conv_norm
-from adapt.methods import Batch, Settings
+from adapt.methods import Settings
 from adapt.methods.vitta import Vitta
-from adapt.temporal import TemporalAdaptiveModule
 from tests.published_tanet import PublishedTANet, PublishedVitta, Tam, layers, settle
 
 K, T, SIZE = 5, 3, 32
@@ -43,7 +45,7 @@ def clip(seed: int, dtype: torch.dtype = torch.float64, n: int = 1) -> Batch:
     return Batch(views[:, :2], views[:, 2:], uniform, torch.zeros_like(uniform), uniform.new_zeros(n), ("silent",) * n, ("clip",) * n)
 
 
-def source_statistics(model: PublishedTANet) -> alignment.Moments:
+def source_statistics(model: PublishedTANet) -> moments.Moments:
     """Some."""
     sizes = {name: len(model.get_submodule(name).get_buffer("running_mean")) for name in layers(model)}
     return {name: (torch.linspace(-0.3, 0.3, c).double(), torch.linspace(0.3, 1, c).double()) for name, c in sizes.items()}

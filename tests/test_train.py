@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt import backbones, cache, checkpoints, loader, train
-from adapt.cache import Clip
+from adapt import backbones
 from adapt.errors import AdaptError, CheckpointError, MethodError
-from adapt.resume import Progress
+from adapt.source import _loader, checkpoints, train
+from adapt.source._resume import Progress
+from adapt.tables import cache
+from adapt.tables.cache import Clip
 from tests import greys
 from tests.greys import LABELS, VIDEO
 
@@ -26,7 +28,7 @@ OPTIONS = train.Options("greys", "tanet", video=VIDEO, epochs=3, batch_size=4, l
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from adapt import train
+from adapt.source import train
 from tests.test_train import OPTIONS
 left, within = int(sys.argv[1]), sys.argv[2] == "within"
 rename = Path.replace
@@ -228,7 +230,7 @@ def test_a_batch_leaves_out_what_cannot_be_read_and_counts_it_as_behind(here: Pa
     clips = cache.read_clips("greys", "train")
     clips[1:1] = [Clip("gone", Path("gone.mp4"), "train", 0, "ok")] * 2
     clips.insert(1, dataclasses.replace(clips[0], clip_id="another's file", unread="scan could not read it"))
-    found = list(loader.batches(clips, [0.5] * 11, VIDEO, batch_size=2, workers=2, device=torch.device("cpu")))
+    found = list(_loader.batches(clips, [0.5] * 11, VIDEO, batch_size=2, workers=2, device=torch.device("cpu")))
     assert [(len(batch.frames), batch.n_behind) for batch in found] == [(1, 2), (2, 6), (2, 8), (2, 10), (1, 11)]  # none of the second two
     assert [clip for batch in found for clip in batch.clips] == cache.read_clips("greys", "train")
     assert all(abs(int(batch.frames[0].float().median()) - (40, 200)[batch.clips[0].label_id]) < 16 for batch in found)

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 
-from adapt.augment import augmented
 from adapt.errors import MethodError
-from adapt.trainer import Trainer
+from adapt.source._augment import augmented
+from adapt.source._trainer import Trainer
 from tests.tiny import K, trained, weights
 
 

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from adapt.contract import Batch
 from adapt.errors import MethodError
-from adapt.fusion import trusted
-from adapt.methods import Batch, Settings
+from adapt.fusion._old import trusted
+from adapt.fusion._trust import GRID, Information, Recall, Trust
+from adapt.methods import Settings
 from adapt.methods.audio import Audio
-from adapt.trust import GRID, Information, Recall, Trust
 from tests.tiny import K, batch, trained
 
 UNIFORM = torch.full((K,), 1 / K, dtype=torch.float64)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from adapt.cache import Clip
 from adapt.errors import AdaptError, VideoError
-from adapt.video import VideoOptions, multi_scale_crop, read_clip, stream, view_indices
+from adapt.tables.cache import Clip
+from adapt.video.clips import VideoOptions, multi_scale_crop, read_clip, stream, view_indices
 from tests.clips import write_video
 
 OPTIONS = VideoOptions(frames=4, views=2, resize=32, size=24)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapt import cache as adapter_cache
+from adapt.tables import cache as adapter_cache
 from pipeline import cache
 from tests.sounds import encode, make_project
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 import adapt
 from adapt import methods
+from adapt.contract import Batch
 from adapt.errors import AdaptError, MethodError
-from adapt.methods import Batch, Settings
+from adapt.methods import Settings
 from adapt.wrapper import Heard, Wrapped, from_evidence, views_of
 from tests.tiny import K, TinyVideoModel, same_weights, trained, weights
 
@@ -153,7 +154,7 @@ PLACES = [(10, 4, 0.25, 0), (10, 4, 0.75, 1), (10, 4, 0.5, 2), (7, 7, 0.5, 2), (
 
 @pytest.mark.parametrize(("n_frames", "frames", "offset", "place"), PLACES)
 def test_views_of_a_tensor_are_the_frames_that_the_decoder_would_sample(n_frames: int, frames: int, offset: float, place: int) -> None:
-    from adapt.video import view_indices
+    from adapt.video.clips import view_indices
 
     numbered = torch.arange(n_frames).view(1, 1, -1, 1, 1)
     views, centre = views_of(numbered, 2, frames)

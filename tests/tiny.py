@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor, nn
 
-from adapt.methods import Batch
+from adapt.contract import Batch
 
 K = 4
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from adapt import classes, statistics, streaming, train
 from adapt.methods import Settings
-from adapt.video import VideoOptions
+from adapt.source import statistics, train
+from adapt.stream import streaming
+from adapt.tables import classes
+from adapt.video.clips import VideoOptions
 from pipeline import cache as writer
 from tests.clips import write_video
 

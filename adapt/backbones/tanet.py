@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
-from adapt.backbones import Stage
+from adapt.backbones._folding import Norm2d, conv_norm, max_pool_relu
+from adapt.backbones._temporal import TemporalAdaptiveModule
+from adapt.contract import Block
 from adapt.errors import CheckpointError, MethodError
-from adapt.folding import Norm2d, conv_norm, max_pool_relu
-from adapt.temporal import TemporalAdaptiveModule
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 WIDTHS = (16, 32, 64, 128)  # of the narrow variant
@@ -80,14 +80,14 @@ class TANet(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """(N, 3, T, H, W) -> (N, K)."""
         x = frames
-        for stage in self.stages():
+        for stage in self.blocks():
             x = stage.run(x)
         return x
 
-    def stages(self) -> list[Stage]:
+    def blocks(self) -> list[Block]:
         """Stem, four residual stages, head."""
-        blocks = [Stage((f"base_model.{layer}",), self.base_model.get_submodule(layer)) for layer in LAYERS]
-        return [Stage(("base_model.conv1", "base_model.bn1"), self._stem), *blocks, Stage(("base_model.fc", "new_fc"), self._head)]
+        blocks = [Block((f"base_model.{layer}",), self.base_model.get_submodule(layer)) for layer in LAYERS]
+        return [Block(("base_model.conv1", "base_model.bn1"), self._stem), *blocks, Block(("base_model.fc", "new_fc"), self._head)]
 
     def _stem(self, frames: Tensor) -> Tensor:
         """(N, 3, T, H, W) -> (N*T, C, H / 4, W / 4), channels last in memory.  Raises MethodError for another T than it was built for."""

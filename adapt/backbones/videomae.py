@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from adapt.backbones import Stage
+from adapt.backbones._pretrained import check_config, folder_of, load_folder, missing_package
+from adapt.backbones._staged import Staged, chosen_variant
+from adapt.contract import Block
 from adapt.errors import MethodError
-from adapt.pretrained import check_config, folder_of, load_folder, missing_package
-from adapt.staged import Staged, chosen_variant
 
 VARIANTS: dict[str, dict[str, Any]] = {  # transformers' names
     "base": {},
@@ -50,11 +50,11 @@ class VideoMae(Staged):
         logits: Tensor = self.network.classifier(self.network.fc_norm(tokens.mean(1)))
         return logits
 
-    def stages(self) -> list[Stage]:
+    def blocks(self) -> list[Block]:
         """The tubelet embedding, each block, and the head."""
         layers = self.network.videomae.encoder.layer
-        blocks = [Stage((f"network.videomae.encoder.layer.{i}",), layer) for i, layer in enumerate(layers)]
-        return [Stage(("network.videomae.embeddings",), self._embed), *blocks, Stage(("network.fc_norm", "network.classifier"), self._head)]
+        blocks = [Block((f"network.videomae.encoder.layer.{i}",), layer) for i, layer in enumerate(layers)]
+        return [Block(("network.videomae.embeddings",), self._embed), *blocks, Block(("network.fc_norm", "network.classifier"), self._head)]
 
     def alignment_layers(self) -> list[str]:
         """The two norms of every block."""

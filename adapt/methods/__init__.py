@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from adapt.alignment import Moments
+from adapt.contract import Moments
+from adapt.core.oracle import Oracle
 from adapt.errors import MethodError
-from adapt.oracle import Oracle
 
 
 @dataclass(frozen=True)

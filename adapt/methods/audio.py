@@ -4,7 +4,7 @@ loss = alignment + consistency + w g KL(t || p_v).  A clip's first step is the s
 term, and it stays.  Further steps are the clip's own: on the whole loss, they go on while the picture does not yet answer what picture and sound
 say together, serve this clip's prediction, and all but the share `commit` of them is undone afterwards.  So a clip whose sound says something is
 learned hard without dragging later clips towards the classes that sound: with both shares at 0, clips that make no sound are adapted exactly as
-by vision alone.  How far sound and picture are believed, and how much of the picture is the source model's, is learned on the way (adapt/trust.py).
+by vision alone.  How far sound and picture are believed, and how much of the picture is the source model's, is learned on the way (adapt/fusion/_trust.py).
 """
 import dataclasses
 import math
@@ -16,15 +16,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from adapt.alignment import Moments
+from adapt.contract import Answer, Batch, Moments, Step
+from adapt.core.learner import Views, adapted_parameters, milliseconds_since
+from adapt.core.state import Sgd, Weights
 from adapt.errors import MethodError
-from adapt.fusion import ClassPrior, trusted
-from adapt.learner import Views, adapted_parameters, milliseconds_since
-from adapt.methods import Answer, Batch, Settings, Step
-from adapt.methods.vitta import Vitta, consistency
-from adapt.state import Sgd, Weights
+from adapt.fusion._old import ClassPrior, trusted
+from adapt.fusion._trust import Information, Recall, Trust
+from adapt.losses.predictions import consistency
+from adapt.methods import Settings
+from adapt.methods.vitta import Vitta
 from adapt.targets import TARGETS, candidate_target, hard_target, soft_target
-from adapt.trust import Information, Recall, Trust
 
 UNHEARD = 0.01  # a gate below this is no sound: the clip is adapted by the visual losses alone
 GATES = ("mass", "sharpness", "agreement", "trust", "none")
@@ -219,7 +220,7 @@ class Audio(Vitta):
 
     @contextmanager
     def _only_own(self) -> Iterator[None]:
-        """Within the block only the own steps' parameters need gradients: what lies before them runs once a clip (adapt/forward.py)."""
+        """Within the block only the own steps' parameters need gradients: what lies before them runs once a clip (adapt/core/prefix.py)."""
         own = {id(parameter) for parameter in self.own}
         resting = [parameter for parameter in self.parameters if id(parameter) not in own]
         for parameter in resting:

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt.alignment import Moments
+from adapt.contract import Answer, Batch, Moments
+from adapt.core.batch_norm import own_share, own_statistics
+from adapt.core.learner import adapted_parameters
+from adapt.core.state import MovingAverage
 from adapt.errors import MethodError
-from adapt.learner import adapted_parameters
-from adapt.methods import Answer, Batch, Settings
-from adapt.methods.tent import Tent, entropy
-from adapt.normalisation import own_share, own_statistics
-from adapt.state import MovingAverage
+from adapt.losses.predictions import entropy
+from adapt.methods import Settings
+from adapt.methods.tent import Tent
 
 NEWEST = 0.1  # weight of the newest clips in m (equation 4)
 

@@ -6,11 +6,11 @@ a batch where `bn_samples` gives N, the clips that the source's statistics count
 import torch
 from torch import nn
 
-from adapt.alignment import Moments
+from adapt.contract import Answer, Batch, Moments
+from adapt.core.batch_norm import batch_norms, own_share, own_statistics
+from adapt.core.state import Stateful
 from adapt.errors import MethodError
-from adapt.methods import Answer, Batch, Settings
-from adapt.normalisation import batch_norms, own_share, own_statistics
-from adapt.state import Stateful
+from adapt.methods import Settings
 
 
 class Norm(Stateful):

@@ -6,10 +6,10 @@ could give, not every clip: a sound whose top class is wrong may still help, by 
 import torch
 from torch import Tensor, nn
 
-from adapt.alignment import Moments
-from adapt.methods import Batch, Settings
+from adapt.contract import Batch, Moments
+from adapt.core.oracle import Oracle
+from adapt.methods import Settings
 from adapt.methods.audio import Audio
-from adapt.oracle import Oracle
 
 NEEDS_LABELS = True
 

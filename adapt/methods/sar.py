@@ -13,11 +13,13 @@ import time
 import torch
 from torch import Tensor, nn
 
-from adapt.alignment import NORMS, Moments
-from adapt.learner import adapted_parameters
-from adapt.methods import Answer, Batch, Settings
-from adapt.methods.tent import Tent, entropy
-from adapt.state import MovingAverage
+from adapt.contract import Answer, Batch, Moments
+from adapt.core.learner import adapted_parameters
+from adapt.core.moments import NORMS
+from adapt.core.state import MovingAverage
+from adapt.losses.predictions import entropy
+from adapt.methods import Settings
+from adapt.methods.tent import Tent
 
 NEWEST = 0.1  # weight of the newest loss in its running mean
 

@@ -15,14 +15,15 @@ import time
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt.alignment import Moments
-from adapt.fusion import ClassPrior
-from adapt.head import find_head, forward_with_features
-from adapt.learner import Views, adapted_parameters
-from adapt.methods import Answer, Batch, Settings
-from adapt.methods.tent import Tent, entropy
-from adapt.normalisation import own_share, own_statistics
-from adapt.state import Stateful
+from adapt.contract import Answer, Batch, Moments
+from adapt.core.batch_norm import own_share, own_statistics
+from adapt.core.head import find_head, forward_with_features
+from adapt.core.learner import Views, adapted_parameters
+from adapt.core.state import Stateful
+from adapt.fusion._old import ClassPrior
+from adapt.losses.predictions import entropy
+from adapt.methods import Settings
+from adapt.methods.tent import Tent
 
 
 class Centroids(Stateful):

@@ -2,9 +2,9 @@
 import torch
 from torch import nn
 
-from adapt.alignment import Moments
-from adapt.methods import Answer, Batch, Settings
-from adapt.state import Stateful
+from adapt.contract import Answer, Batch, Moments
+from adapt.core.state import Stateful
+from adapt.methods import Settings
 
 
 class Source(Stateful):

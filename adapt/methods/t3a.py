@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt.alignment import Moments
-from adapt.head import find_head, forward_with_features
-from adapt.methods import Answer, Batch, Settings
-from adapt.methods.tent import entropy
-from adapt.state import Stateful
+from adapt.contract import Answer, Batch, Moments
+from adapt.core.head import find_head, forward_with_features
+from adapt.core.state import Stateful
+from adapt.losses.predictions import entropy
+from adapt.methods import Settings
 
 
 class Supports(Stateful):

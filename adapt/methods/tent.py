@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from adapt.alignment import Moments
-from adapt.learner import Learner, Views, adapted_parameters, milliseconds_since
-from adapt.methods import Answer, Batch, Settings, Step
-from adapt.normalisation import own_share, own_statistics
+from adapt.contract import Answer, Batch, Moments, Step
+from adapt.core.batch_norm import own_share, own_statistics
+from adapt.core.learner import Learner, Views, adapted_parameters, milliseconds_since
+from adapt.methods import Settings
 
 
 def entropy(log_p: Tensor) -> Tensor:

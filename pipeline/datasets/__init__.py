@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol, cast
 
-from adapt import classes
-from adapt.classes import ClassesError
+from adapt.tables import classes
+from adapt.tables.classes import ClassesError
 from pipeline.errors import DatasetError
 
 SPLITS = ("train", "val", "test")

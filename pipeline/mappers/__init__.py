@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from adapt import classes
-from adapt.classes import ClassesError
+from adapt.tables import classes
+from adapt.tables.classes import ClassesError
 from pipeline import cache
 from pipeline.errors import MapperError
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 import torch
 
 from adapt import backbones, methods
-from adapt.methods import Batch, Settings
-from adapt.oracle import Oracle
+from adapt.contract import Batch
+from adapt.core.oracle import Oracle
+from adapt.methods import Settings
 from tests.bench import Row, median_ms
 
 N_CLASSES, N_FRAMES, SIZE = 10, 8, 96

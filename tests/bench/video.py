@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from adapt import corruptions
-from adapt.cache import Clip
-from adapt.corruptions import codec
-from adapt.decoding import Decoders
-from adapt.video import VideoOptions, read_clip, view_indices
+from adapt.tables.cache import Clip
+from adapt.video import corruptions
+from adapt.video.clips import VideoOptions, read_clip, view_indices
+from adapt.video.corruptions import codec
+from adapt.video.decoding import Decoders
 from tests.bench import Row, median_ms
 from tests.clips import write_video
 from tests.sounds import encode

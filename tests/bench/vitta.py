@@ -2,7 +2,7 @@
 
 `python -m tests.bench vitta`; two minutes on two idle cores.  Each way is a process of its own (tests/bench/vitta_ways.py) that takes its turn
 in every run; values are medians over runs, ratios medians of each run's ratio.  ViTTA's way runs under the C library's own allocator, as its
-code does; ours keeps freed memory (adapt/allocator.py), and once more without that.
+code does; ours keeps freed memory (adapt/command.py), and once more without that.
 """
 import json
 import os

@@ -19,13 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import CenterCrop, Resize
 
-from adapt import alignment, backbones, methods
-from adapt.allocator import keep_freed_memory
-from adapt.cache import Clip
-from adapt.learner import Learner
-from adapt.methods import Batch, Settings
-from adapt.methods.vitta import Vitta, consistency
-from adapt.video import ClipFrames, VideoOptions, read_clip
+from adapt import backbones, methods
+from adapt.command import keep_freed_memory
+from adapt.contract import Batch
+from adapt.core import moments
+from adapt.core.learner import Learner
+from adapt.losses.predictions import consistency
+from adapt.methods import Settings
+from adapt.methods.vitta import Vitta
+from adapt.tables.cache import Clip
+from adapt.video.clips import ClipFrames, VideoOptions, read_clip
 from tests.published_tanet import PublishedTANet, PublishedVitta, layers, settle
 
 K, T, SIZE, SHORT, VIEWS = 101, 16, 224, 256, 2
@@ -84,7 +87,7 @@ class Theirs:
     def __init__(self, path: Path) -> None:
         self.path = path
         model = published_network()
-        source = alignment.from_buffers(model, layers(model))
+        source = moments.from_buffers(model, layers(model))
         self.vitta = PublishedVitta(model, source, LR, DECAY)
 
     def parity(self) -> Seconds:

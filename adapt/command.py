@@ -1,0 +1,59 @@
+"""How every stage of both packages is a command: flags into a frozen dataclass, one JSON line out, exit 0, 1, 2 or 130.
+
+DVC unpacks a section of params.yaml into flags (`--window_s 10.0 --no-keep_audio`); the stage's dataclass names, types and documents
+them, and no code reads params.yaml.  Loads no torch: what must be set before torch is loaded is set here.
+"""
+import ctypes
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import tyro
+
+from adapt.errors import EarshotError
+
+Options = TypeVar("Options")
+INTERRUPTED = 130  # what a shell says of a program ended by Ctrl-C
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+NEVER_BYTES, PAD_BYTES = 2**31 - 1, 2**26  # the most that mallopt takes; what the heap grows by at a time
+
+
+def main(options: type[Options], run: Callable[[Options], Mapping[str, object]], *, prog: str, args: Sequence[str] | None = None) -> None:
+    """Parse `args` (default: the command line) into `options`, call `run`, and print its counts as one JSON line on stdout.
+
+    Exits with 0 when `run` returns, 1 with a one-line reason for an `EarshotError`, 2 for wrong flags (tyro), 130 after Ctrl-C.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    parsed = tyro.cli(options, prog=f"python -m {prog}", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    try:
+        counts = run(parsed)
+    except EarshotError as error:
+        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
+    print(json.dumps(dict(counts), sort_keys=True))
+
+
+def be_passive() -> None:
+    """Let idle threads sleep instead of spin, unless the user has set OMP_WAIT_POLICY: for a program's first lines, before torch is imported.
+
+    On two cores shared with other work that was worth about 2 x.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep what it frees, for good; for programs, not for libraries.  False, and nothing changed, without glibc.
+
+    A step on a clip makes and frees hundreds of tensors of tens of megabytes.  glibc maps each from the system and unmaps it again, and the
+    system clears every page on the way: measured on two cores, a fifth of a clip's CPU time.  Kept, the memory is that of the largest clip.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return all([mallopt(M_MMAP_MAX, 0), mallopt(M_TRIM_THRESHOLD, NEVER_BYTES), mallopt(M_TOP_PAD, PAD_BYTES)])

@@ -1,0 +1,144 @@
+"""A method that takes gradients: the model, the weights that adapt, their optimiser, and the guards between two clips.
+
+A method proper (adapt/methods) says in `learn` what it does with a batch; everything else that such methods share lives here.
+"""
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from adapt.contract import Answer, Batch, Moments, blocks_of
+from adapt.core.budget import Budget
+from adapt.core.guards import Guards
+from adapt.core.moments import NORMS, norm_layers
+from adapt.core.prefix import Forward
+from adapt.core.state import Sgd, Stateful, Weights
+from adapt.errors import MethodError
+from adapt.methods import Settings
+
+
+@dataclass(frozen=True)
+class Views:
+    """What one forward of the views gives."""
+
+    log_p: Tensor  # (B, V, K)
+    seen: Moments = field(default_factory=dict)  # of the aligned layers, for methods that align
+
+    def mean(self) -> Tensor:
+        """p, the mean over views: (B, K)."""
+        return self.log_p.exp().mean(1)
+
+    def log_mean(self) -> Tensor:
+        """log p without underflow: (B, K)."""
+        return self.log_p.logsumexp(1) - math.log(self.log_p.shape[1])
+
+    def agree(self) -> bool:
+        """Whether all views of every clip have the same class on top."""
+        top = self.log_p.argmax(2)
+        return bool((top == top[:, :1]).all())
+
+
+SCOPES = ("norm", "last_norm", "last", "all")
+
+
+def adapted_parameters(model: nn.Module, scope: str) -> list[nn.Parameter]:
+    """The parameters that adapt, in order of registration.
+
+    `norm` is scale and shift of every norm layer, `all` is everything; `last_norm` and `last` are the same in the last stages only, from the
+    stage on that holds the first aligned layer (for a model without stages: from that layer on).  Raises MethodError for none.
+    """
+    if scope not in SCOPES:
+        raise MethodError(f"scope {scope!r}: choose one of {list(SCOPES)}")
+    modules = _last_modules(model) if scope.startswith("last") else list(model.modules())
+    if scope in ("last", "all"):
+        return _own_parameters(modules)
+    found = _own_parameters([module for module in modules if isinstance(module, NORMS)])
+    if not found:
+        raise MethodError(f"{model._get_name()} has no norm layer with weights: set scope to '{'last' if scope == 'last_norm' else 'all'}'")
+    return found
+
+
+def _own_parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """The modules' parameters without those of their submodules, shared ones once."""
+    return list({id(parameter): parameter for module in modules for parameter in module.parameters(recurse=False)}.values())
+
+
+def _last_modules(model: nn.Module) -> list[nn.Module]:
+    """Every module of the last stages, in order of registration."""
+    aligned = {model.get_submodule(name) for name in norm_layers(model)}
+    stages = [{module for name in stage.modules for module in model.get_submodule(name).modules()} for stage in blocks_of(model)]
+    if not stages:
+        modules = list(model.modules())
+        return modules[min(modules.index(module) for module in aligned) :]
+    first = next((i for i, stage in enumerate(stages) if stage & aligned), 0)
+    last: set[nn.Module] = set().union(*stages[first:])
+    return [module for module in model.modules() if module in last]
+
+
+def milliseconds_since(started: float) -> float:
+    """Since a value of time.perf_counter()."""
+    return 1000 * (time.perf_counter() - started)
+
+
+class Learner(Stateful, ABC):
+    """Adapts some weights of a model in place; all others stop needing gradients."""
+
+    def __init__(self, model: nn.Module, settings: Settings, parameters: Sequence[nn.Parameter], lr: float) -> None:
+        self.model, self.settings = model.eval(), settings
+        self.network = Forward(model)
+        model.requires_grad_(False)
+        self.parameters = list(parameters)
+        if not self.parameters:
+            raise MethodError(f"no weight of {model._get_name()} is left to adapt: set scope to 'all' or freeze less")
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.weights = Weights(model, self.parameters)
+        self.optimiser = Sgd(self.parameters, lr, settings.momentum, settings.weight_decay)
+        self.guards = Guards(settings)
+        self.budget = Budget(settings.budget_ms)
+
+    @abstractmethod
+    def learn(self, batch: Batch) -> Answer:
+        """Adapt on `batch`, then predict it."""
+
+    def adapt(self, batch: Batch) -> Answer:
+        """Adapt on `batch`, then predict it; the guards act between this batch and the next."""
+        self.budget.begin(lambda: self.predict(batch))
+        answer = self.learn(batch) if self.budget.allows_step() else self._predict_only(batch)
+        self.budget.end([step.ms for step in answer.trace])
+        return self.guards.after(answer, self.weights, self.optimiser, lambda: self.predict(batch))
+
+    def _predict_only(self, batch: Batch) -> Answer:
+        """The answer to a batch that there is no time to adapt on."""
+        log_p = self.predict(batch)
+        return Answer(before=log_p, after=log_p, stop_reason="budget")
+
+    @contextmanager
+    def _dropout(self) -> Iterator[None]:
+        """Within the block dropout is as set; everything else is in eval mode."""
+        if self.settings.dropout:
+            for module in self.model.modules():
+                if isinstance(module, nn.Dropout):
+                    module.train()
+        try:
+            yield
+        finally:
+            self.model.eval()
+
+    def forward_views(self, batch: Batch) -> Tensor:
+        """Log-probabilities of every view: (B, V, K)."""
+        b, v = batch.frames.shape[:2]
+        for parameter in self.parameters:
+            parameter.grad = None  # of the step before: no use any more, and in memory beside this forward's activations
+        with self._dropout():
+            return self.network.views(batch).log_softmax(1).view(b, v, -1)
+
+    @torch.inference_mode()
+    def predict(self, batch: Batch) -> Tensor:
+        """Log-probabilities of the centre view: (B, K)."""
+        return self.network.centre(batch).log_softmax(1)

@@ -1,0 +1,146 @@
+"""The moments of what norm layers put out: mean and biased variance of each channel over clips, views, time, height and width."""
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from adapt.contract import Moments
+from adapt.errors import MethodError
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
+
+
+def norm_layers(model: nn.Module) -> list[str]:
+    """Names of the norm layers aligned by default: the backbone's own choice, else all of them.  Raises MethodError for none."""
+    chosen = getattr(model, "alignment_layers", None)
+    names = chosen() if chosen is not None else [name for name, module in model.named_modules() if isinstance(module, NORMS)]
+    if not names:
+        raise MethodError(f"{model._get_name()} has no norm layer to align: name layers, or use a method that needs none")
+    return list(names)
+
+
+def moments(output: Tensor, channel_last: bool) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel of a layer's output: (C,), (C,)."""
+    flat = output.reshape(-1, output.shape[-1]) if channel_last else output
+    mean, variance = _Moments.apply(flat)  # type: ignore[no-untyped-call]
+    return mean, variance
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and biased variance of x (N, C, ...) per channel, by batch norm's own kernel: as safe as torch.var_mean, 20 x faster on the CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+        ctx.save_for_backward(x, mean)
+        return mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        of_mean, of_variance = gradients
+        per_value = x.shape[1] / x.numel()
+        slope = 2 * per_value * of_variance
+        offset = per_value * of_mean - slope * mean
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        return torch.addcmul(offset.view(shape), x, slope.view(shape))
+
+
+def has_channels_last(norm: nn.Module) -> bool:
+    """Whether a norm layer's channels are its output's last axis: so for a layer norm, but for those made for images (timm's LayerNorm2d)."""
+    return isinstance(norm, nn.LayerNorm) and not any(kind in type(norm).__name__ for kind in ("1d", "2d", "3d"))
+
+
+def output_moments(norm: nn.Module, given: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance per channel of a norm layer's output, given its input.
+
+    Batch norm in eval mode is one scale and shift a channel, so its output's moments follow from its input's: exact, and safe where the
+    network overwrites the output (in-place activations and residual sums).  A norm whose work is done passes its input on (adapt/backbones/_folding.py).
+    """
+    passed_on = output is given
+    if passed_on or not isinstance(norm, _BatchNorm) or norm.training or norm.running_mean is None or norm.running_var is None:
+        return moments(output, channel_last=has_channels_last(norm))
+    mean, variance = moments(given, channel_last=False)
+    scale = (norm.running_var + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight
+    shift = -norm.running_mean * scale
+    shift = shift if norm.bias is None else shift + norm.bias
+    return scale * mean + shift, scale.square() * variance
+
+
+@contextmanager
+def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[Moments]:
+    """Within the block, each forward leaves the moments of the named layers in the yielded dict."""
+    seen: Moments = {}
+    modules = dict(model.named_modules())
+    if unknown := [name for name in names if name not in modules]:
+        raise MethodError(f"{model._get_name()} has no layer {unknown[0]!r}: choose among its named modules")
+
+    def record(name: str) -> torch.utils.hooks.RemovableHandle:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[name] = output_moments(module, inputs[0], output)
+
+        return modules[name].register_forward_hook(hook)
+
+    handles = [record(name) for name in names]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def from_buffers(model: nn.Module, names: Sequence[str]) -> Moments:
+    """Source-free statistics: after batch norm a channel has mean beta and variance gamma^2 on the source, if it was trained well (ours)."""
+    modules = dict(model.named_modules())
+    norms = {name: modules[name] for name in names if isinstance(modules.get(name), _BatchNorm)}
+    if len(norms) != len(names):
+        raise MethodError("source statistics from buffers need batch norm layers: run the statistics stage, or pass adapt.source_statistics")
+    if bare := [name for name, norm in norms.items() if norm.weight is None]:
+        raise MethodError(f"batch norm {bare[0]!r} has no scale and shift: run the statistics stage, or pass adapt.source_statistics")
+    return {name: (norm.bias.detach().clone(), norm.weight.detach().square()) for name, norm in norms.items()}
+
+
+class Running:
+    """Mean and variance merged one clip at a time in float64 (Chan et al. 1983), so nothing cancels."""
+
+    def __init__(self) -> None:
+        self.n_clips = 0
+        self.weight: dict[str, float] = {}  # taken in, per layer
+        self.mean: dict[str, Tensor] = {}
+        self.variance: dict[str, Tensor] = {}
+
+    def add(self, seen: Moments, counts: Mapping[str, int] | None = None) -> None:
+        """Take in the moments (mean (C,), biased variance (C,)) of one clip per layer.
+
+        `counts` are the values a channel that each was taken over; without them all clips count alike, as clips of equal size do.
+        """
+        self.n_clips += 1
+        for name, (mean, variance) in seen.items():
+            count = 1 if counts is None else counts[name]
+            self.weight[name] = self.weight.get(name, 0) + count
+            share = count / self.weight[name]
+            mean, variance = mean.double().cpu(), variance.double().cpu()
+            old_mean = self.mean.get(name, torch.zeros_like(mean))
+            old_variance = self.variance.get(name, torch.zeros_like(variance))
+            delta = mean - old_mean
+            self.mean[name] = old_mean + share * delta
+            self.variance[name] = (1 - share) * old_variance + share * variance + share * (1 - share) * delta.square()
+
+    def result(self) -> Moments:
+        """The moments over all clips taken in, as float32."""
+        return {name: (self.mean[name].float(), self.variance[name].float()) for name in self.mean}
+
+
+@torch.no_grad()
+def collect(model: nn.Module, names: list[str], clips: Iterable[Tensor]) -> Moments:
+    """Moments of the named layers' outputs over `clips` of frames (1, C, T, H, W) in [0, 1], the model in eval mode."""
+    running = Running()
+    with recorded(model, names) as seen:
+        for frames in clips:
+            model(frames)
+            running.add(dict(seen))
+    return running.result()

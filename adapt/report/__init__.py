@@ -1,0 +1,1 @@
+"""What runs say about each other: scores, intervals, tables."""

@@ -1,0 +1,6 @@
+"""The result table as a command (`python -m adapt.report`)."""
+from adapt import command
+from adapt.report.table import Options, run
+
+if __name__ == "__main__":
+    command.main(Options, run, prog="adapt.report")

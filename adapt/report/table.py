@@ -1,0 +1,209 @@
+"""The result table (`python -m adapt.report`): one row a run and kind of answer, and how far each is from runs of reference.
+
+In: what each run answered (adapt/report/runs.py).  Out, in cache/metrics/<dataset>/: report.md for people, report.json for programs, accuracy.csv for
+`dvc plots show`.  `fused` rows are the same run with the sound fused in when predicting; they are never passed off as the adapted model's
+own answer.  Upper bounds are marked as such.  Every mean has an interval, every difference an interval and a p (adapt/report/significance.py).
+"""
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from adapt import command
+from adapt.errors import MethodError
+from adapt.report import metrics, runs, significance
+from adapt.report.runs import GROUPS, METRICS, Run
+from adapt.report.significance import Estimate
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to tabulate."""
+
+    dataset: str
+    methods: tuple[str, ...]  # rows, in this order: a method, or the name that its run was given
+    corruptions: tuple[str, ...]  # columns, in this order; clean is not in the mean
+    severity: int = 5  # 1 to 5
+    against: tuple[str, ...] = ()  # runs that the rows are compared with
+    order_seeds: tuple[int, ...] = ()  # which orders of the stream count; none for all that the runs have
+    split: str = "test"  # that the runs were made on: train, val or test
+    folder: str = ""  # for runs named FOLDER/NAME: below cache/<dataset>/adapt and cache/metrics/<dataset>
+    out: str = "report"  # files are called OUT.md, OUT.json and, unless it is report, OUT.csv
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far a row is from a run of reference; shares, not per cent."""
+
+    differences: dict[str, Estimate]  # of each group of classes, and of clean
+    ratio: Estimate | None  # of the two means
+    p: float  # McNemar's
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table; shares, not per cent.  A group of classes without clips has no score."""
+
+    run: Run
+    answer: str  # alone or fused
+    scores: dict[str, float]  # of each group of classes and each corruption
+    interval: Estimate
+    spread: float | None  # standard deviation from order to order
+    against: dict[str, Comparison]  # by the name of the reference
+
+    @property
+    def name(self) -> str:
+        """What the row is called; an upper bound says so."""
+        fused = ", fused" if self.answer == "fused" else ""
+        return f"{self.run.name}{fused}{' (sees labels)' if self.run.sees_labels else ''}"
+
+    @property
+    def mean_ap(self) -> float | None:
+        """Mean average precision, where clips have several classes."""
+        return self.run.mean_ap[self.answer]
+
+
+def compare(right: np.ndarray, other: np.ndarray, corruptions: Sequence[str], groups: dict[str, np.ndarray]) -> Comparison:
+    """Compare two runs' answers, bool (orders, corruptions, clips); p is of the first order."""
+    counted = [corruptions.index(c) for c in metrics.averaged(corruptions)]
+    parts = {group: (counted, mask) for group, mask in groups.items()}
+    if "clean" in corruptions and len(corruptions) > 1:
+        parts["clean"] = ([corruptions.index("clean")], groups["all"])
+    differences = {p: significance.difference(right[:, columns][..., mask], other[:, columns][..., mask]) for p, (columns, mask) in parts.items()}
+    ours, theirs = right[:, counted], other[:, counted]
+    return Comparison(differences, significance.ratio(ours, theirs), significance.mcnemar(ours[0], theirs[0]))
+
+
+def make_row(run: Run, answer: str, references: Sequence[Run], groups: dict[str, np.ndarray], corruptions: Sequence[str]) -> Row:
+    """Score one kind of answer; it is compared with the same kind of each other run's, or with the other's own where that has no such kind."""
+    right = run.right[answer]
+    counted = right[:, [corruptions.index(c) for c in metrics.averaged(corruptions)]]
+    means = {group: float(counted[..., mask].mean()) for group, mask in groups.items()}
+    singles = {corruption: float(right[:, i].mean()) for i, corruption in enumerate(corruptions)}
+    others = [other for other in references if other.name != run.name]
+    against = {other.name: compare(right, other.right.get(answer, other.right["alone"]), corruptions, groups) for other in others}
+    return Row(run, answer, means | singles, significance.mean(counted), significance.spread(counted), against)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _points(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{100 * estimate.value:+.1f} ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
+
+
+def _times(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(head) + " |", "|" + "|".join(["---"] + ["---:"] * (len(head) - 1)) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _protocol(rows: Sequence[Row], options: Options, *, has_map: bool) -> str:
+    first, n_failed = rows[0].run, len(frozenset().union(*(row.run.failed for row in rows)))
+    n_orders, n_corruptions = len(first.order_seeds), len(metrics.averaged(options.corruptions))
+    orders = f"and {n_orders} orders of the stream, ± the standard deviation between these" if n_orders > 1 else "in one order of the stream"
+    return (
+        f"{len(first.clip_ids)} clips, {n_failed} of them unreadable (counted as wrong). *mean* is over {n_corruptions} corruptions {orders}; "
+        f"*95 %* is its bootstrap interval over clips ({significance.N_RESAMPLES:,} resamples). "
+        "Online, one pass, batch 1; reset between corruptions. "
+        "*sounding* and *silent* are means over the classes with and without a usable sound track."
+        + (" A clip of several classes is right where the answer is any of them; *mAP* is the mean average precision." if has_map else "")
+    )
+
+
+def _scores(row: Row, corruptions: Sequence[str], *, has_map: bool) -> list[str]:
+    mean = _percent(row.scores["all"]) + ("" if row.spread is None else f" ± {_percent(row.spread)}")
+    interval = f"{_percent(row.interval.low)} to {_percent(row.interval.high)}"
+    groups = [_percent(row.scores.get(group)) for group in GROUPS[1:]] + ([_percent(row.mean_ap)] if has_map else [])
+    cost = [f"{row.run.mean_steps:.2f}", f"{row.run.ms_per_clip:.0f}"]
+    return [row.name, *(_percent(row.scores[c]) for c in corruptions), mean, interval, *groups, *cost]
+
+
+def _differences(rows: Sequence[Row], reference: str) -> list[str]:
+    compared = [(row.name, row.against[reference]) for row in rows if reference in row.against]
+    parts = list(dict.fromkeys(part for _, comparison in compared for part in comparison.differences if part != "all"))
+    lines = []
+    for name, comparison in compared:
+        points = {part: _points(estimate) for part, estimate in comparison.differences.items()}
+        p = "<0.001" if comparison.p < 0.001 else f"{comparison.p:.3f}"
+        lines.append([name, points["all"], _times(comparison.ratio), *(points[part] for part in parts), p])
+    return ["", f"## Against {reference}", "", *_table(["method", "mean", "ratio", *parts, "p"], lines)] if lines else []
+
+
+def markdown(rows: Sequence[Row], options: Options) -> str:
+    """The tables, top-1 in per cent."""
+    has_map = any(row.mean_ap is not None for row in rows)
+    lines = [f"# {options.dataset}: top-1 under corruption, severity {options.severity}", "", _protocol(rows, options, has_map=has_map), ""]
+    head = ["method", *options.corruptions, "mean", "95 %", *GROUPS[1:], *(["mAP"] if has_map else []), "steps", "ms/clip"]
+    lines += _table(head, [_scores(row, options.corruptions, has_map=has_map) for row in rows])
+    if differences := [line for reference in options.against for line in _differences(rows, reference)]:
+        lines += [
+            "",
+            "Differences in points, paired, and ratios of means, with 95 % bootstrap intervals over clips; *fused* is compared with *fused* where "
+            "the other run has it. *p* is McNemar's, exact, over all corruptions of the first order: a clip counts once a corruption there, so "
+            "trust the interval more.",
+            *differences,
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _ends(estimate: Estimate, name: str, scale: float = 100.0) -> dict[str, float]:
+    values = {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return {key: round(scale * value, 2) for key, value in values.items()}
+
+
+def _numbers(row: Row) -> dict[str, object]:
+    """A row as report.json has it, in per cent and points."""
+    content: dict[str, object] = {name: round(100 * value, 2) for name, value in row.scores.items()}
+    content |= _ends(row.interval, "all")
+    if row.mean_ap is not None:
+        content["map"] = round(100 * row.mean_ap, 2)
+    if row.spread is not None:
+        content["all_sd"] = round(100 * row.spread, 2)
+    against: dict[str, dict[str, float]] = {}
+    for reference, comparison in row.against.items():
+        against[reference] = {key: value for part, estimate in comparison.differences.items() for key, value in _ends(estimate, part).items()}
+        against[reference] |= {} if comparison.ratio is None else _ends(comparison.ratio, "ratio", scale=1.0)
+        against[reference]["p"] = float(f"{comparison.p:.3g}")
+    return content | ({"against": against} if against else {})
+
+
+def _write_csv(path: Path, rows: Sequence[Row], corruptions: Sequence[str]) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "corruption", "top1"])
+        for row in rows:
+            name = f"{row.run.name} ({row.answer}){' (sees labels)' if row.run.sees_labels else ''}"
+            writer.writerows((name, column, round(100 * row.scores[column], 2)) for column in ("all", *corruptions))
+    temporary.replace(path)
+
+
+def run(options: Options) -> dict[str, object]:
+    """Write the three files; return the means in per cent by row.  Raises CacheError for runs that are missing or cannot be compared."""
+    for name, values in {"methods": options.methods, "corruptions": options.corruptions}.items():
+        if not 0 < len(set(values)) == len(values):
+            raise MethodError(f"--{name} is {' '.join(values) or 'empty'}: give at least one, each once")
+    wanted = runs.Wanted(options.dataset, options.corruptions, options.severity, options.order_seeds, options.folder)
+    found = {name: runs.read(name, wanted) for name in dict.fromkeys((*options.methods, *options.against))}
+    runs.check_paired(list(found.values()))
+    groups = runs.class_groups(found[options.methods[0]], options.dataset, options.split)
+    references = [found[name] for name in options.against]
+    rows = [make_row(found[name], answer, references, groups, options.corruptions) for name in options.methods for answer in found[name].right]
+    folder = METRICS / options.dataset
+    metrics.write_json(folder / f"{options.out}.json", {f"{row.run.name}/{row.answer}": _numbers(row) for row in rows})
+    _write_csv(folder / ("accuracy.csv" if options.out == "report" else f"{options.out}.csv"), rows, options.corruptions)
+    path = folder / f"{options.out}.md"
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(markdown(rows, options), encoding="utf-8")
+    temporary.replace(path)
+    return {"n_rows": len(rows), "report": str(path), "top1": {row.name: round(100 * row.scores["all"], 2) for row in rows}}
+
+
+if __name__ == "__main__":
+    command.main(Options, run, prog="adapt.report")

@@ -1,0 +1,1 @@
+"""The source model: training, statistics, and the files that hold them."""

@@ -1,0 +1,125 @@
+"""Per-layer source statistics of a trained model (`python -m adapt.statistics`), as ViTTA's alignment needs them.
+
+In: the checkpoint and the clean train split.  Out: cache/<dataset>/model/<backbone>.statistics.pt: mean and variance of each aligned
+norm layer's output over clips, time, height and width, with the checkpoint's hash.
+
+One pass, nothing cancels: a clip's moments are taken in float64, and merged with those before by their number of values (Chan et al. 1983).
+With `fisher` there are also EATA's weights of the regulariser, by parameter name (adapt/methods/eata.py); they cost a backward a clip.
+"""
+from adapt.command import be_passive
+
+if __name__ == "__main__":
+    be_passive()  # before torch is imported
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from adapt import command
+from adapt.contract import Moments
+from adapt.core import moments
+from adapt.core.device import device_of
+from adapt.core.moments import Running
+from adapt.errors import AdaptError, CheckpointError, VideoError
+from adapt.methods import Settings, eata
+from adapt.source import checkpoints
+from adapt.source._loader import to_device
+from adapt.tables import cache
+from adapt.tables.cache import Clip
+from adapt.video.clips import VideoOptions, stream
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where the statistics come from."""
+
+    dataset: str
+    backbone: str
+    variant: str = ""  # one of the backbone's sizes; "" for its first
+    video: VideoOptions = field(default_factory=VideoOptions)
+    max_clips: int = 0  # take so many clips, evenly spread over the train split; 0 for all
+    fisher: bool = False  # EATA's weights as well
+    scope: str = "norm"  # which weights EATA will adapt: adapt's setting of that name
+    device: str = "cpu"
+    workers: int = 2  # decoding threads
+
+
+@torch.no_grad()
+def collect(model: nn.Module, names: Sequence[str], clips: Iterable[Tensor]) -> Moments:
+    """Mean and biased variance of the named layers' outputs over all values of all `clips` of frames (N, C, T, H, W) in [0, 1].
+
+    Clips may differ in size.  What a layer's output is, is adapt/core/moments.py's to say.  Raises CheckpointError where one is not finite.
+    """
+    running, modules = Running(), dict(model.named_modules())
+    seen: Moments = {}
+    counts: dict[str, int] = {}
+
+    def look(name: str) -> torch.utils.hooks.RemovableHandle:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            given = inputs[0].double()
+            seen[name] = moments.output_moments(module, given, given if output is inputs[0] else output.double())
+            counts[name] = output.numel() // seen[name][0].numel()
+
+        return modules[name].register_forward_hook(hook)
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.callback(look(name).remove)
+        for frames in clips:
+            model(frames)
+            running.add(seen, counts)
+    statistics = running.result()
+    if wrong := [name for name, (mean, variance) in statistics.items() if not bool((mean + variance).isfinite().all())]:
+        raise CheckpointError(f"the statistics of layer {wrong[0]!r} are not finite: train the model again at a lower rate")
+    return statistics
+
+
+def spread(clips: Sequence[Clip], n: int) -> list[Clip]:
+    """`n` of `clips` evenly spread, since they come sorted by class; all for n = 0 or more than there are."""
+    n = min(n, len(clips)) or len(clips)
+    return [clips[i * len(clips) // n] for i in range(n)]
+
+
+class Frames:
+    """The centre views of clips, on the device; may be gone through more than once."""
+
+    def __init__(self, clips: Sequence[Clip], options: Options, device: torch.device) -> None:
+        self.clips, self.options, self.device = clips, options, device
+        self.n_failed = 0  # clips of the last time that could not be read
+
+    def __iter__(self) -> Iterator[Tensor]:
+        self.n_failed = 0
+        for _, frames in stream(self.clips, self.options.video, "clean", 0, self.options.workers):
+            if isinstance(frames, VideoError):
+                self.n_failed += 1
+            else:
+                yield to_device(frames.centre, self.device).float() / 255
+
+
+def run(options: Options) -> dict[str, object]:
+    """Stream the clean train split through the source model."""
+    device = device_of(options.device)
+    if options.max_clips < 0:
+        raise AdaptError(f"max_clips {options.max_clips}: give 1 or more, or 0 for all clips")
+    labels, path = cache.read_labels(options.dataset), checkpoints.model_path(options.dataset, options.backbone)
+    source = checkpoints.load_model(path, options.backbone, labels, options.video.frames, options.variant, options.video.size)
+    clips = spread(cache.read_clips(options.dataset, "train"), options.max_clips)
+    names, frames = moments.norm_layers(source.model), Frames(clips, options, device)
+    model = source.model.to(device)
+    statistics = collect(model, names, frames)
+    if not statistics:
+        raise CheckpointError(f"no clip of {options.dataset}'s train split could be read: statistics need at least one")
+    about = {"backbone": options.backbone, "variant": options.variant, "layers": list(names), "n_clips": len(clips) - frames.n_failed}
+    if options.fisher:
+        importance = eata.importance(model, frames, Settings(scope=options.scope))
+        statistics |= {name: (omega.cpu(), value.cpu()) for name, (omega, value) in importance.items()}
+    checkpoints.save_statistics(checkpoints.statistics_path(options.dataset, options.backbone), statistics, source.sha256, about)
+    n_fisher = len(statistics) - len(names)
+    return {"n_clips": len(clips), "n_failed": frames.n_failed, "n_layers": len(names), "n_fisher": n_fisher}
+
+
+if __name__ == "__main__":
+    command.main(Options, run, prog="adapt.statistics")

@@ -1,0 +1,1 @@
+"""Runs: streams of clips, adapted one after the other, and their rows on disk."""

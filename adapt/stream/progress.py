@@ -1,0 +1,247 @@
+"""A run's rows on disk while it goes on, so that one killed at any time is gone on with, and memory does not grow with the number of clips.
+
+Until the run is done its output folder holds `progress/` with a folder a lane (adapt/stream/lanes.py): the rows so far as Parquet parts, and state.pt with
+the run's fingerprint, the lane's position, everything that the method carries and torch's generators.  Parts are written first and state.pt, by a
+rename, last: what it does not know of is made again.  At the end the parts of all lanes become one file a table, ordered by key, whatever parts
+there were, and `progress/` goes.
+"""
+import fcntl
+import logging
+import os
+import pickle
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from adapt.contract import Method
+from adapt.errors import AdaptError
+from adapt.stream.batches import Row
+from adapt.stream.fingerprint import differences
+from adapt.stream.streams import Rows, Stream
+from adapt.tables import cache
+
+log = logging.getLogger("adapt")
+TABLES = ("predictions", "traces")
+SAVE_EVERY_S = 60.0  # a save is due after this time too, however few clips it was
+LOCK_WAIT_S = 3.0  # processes of a run that was just killed may hold its lock for a moment longer
+
+N_NAMED = 8  # changes, where a run starts anew
+
+
+def output(folder: Path, table: str) -> Path:
+    """The file of a table of a finished run."""
+    return folder / f"{table}.parquet"
+
+
+def metadata_of(path: Path) -> dict[str, str] | None:
+    """The `earshot.*` metadata of a Parquet file without the prefix; None where there is no such file, or a broken one."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return {k.decode().removeprefix("earshot."): v.decode() for k, v in metadata.items() if k.startswith(b"earshot.")}
+
+
+def is_finished(folder: Path, fingerprint: Mapping[str, str]) -> bool:
+    """Whether the folder holds what a run of this fingerprint would make; a run of another one is named in one line."""
+    found = [metadata_of(output(folder, table)) for table in TABLES]
+    known = [{name: value for name, value in (one or {}).items() if name not in ("table", "schema")} for one in found]
+    if all(one == fingerprint for one in known):
+        shutil.rmtree(folder / "progress", ignore_errors=True)  # of a run killed while it let go of them
+        return True
+    if all(known):
+        log.info("%s is of another run (%s): adapting anew", folder, _named(differences(known[0], fingerprint)))
+    return False
+
+
+def _named(changed: Sequence[str]) -> str:
+    return ", ".join([*changed[:N_NAMED], *(["..."] if len(changed) > N_NAMED else [])])
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` fill a temporary name, then rename: after a crash the file is there whole, or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    write(temporary)
+    _sync(temporary)
+    temporary.replace(path)
+    _sync(path.parent)
+
+
+class Progress:
+    """The progress of a whole run: its lock, its lanes, and how their rows become the run's tables."""
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, str], save_every: int) -> None:
+        """`save_every` clips of a lane a save is due."""
+        self.target, self.folder = folder, folder / "progress"
+        self.fingerprint, self.save_every = dict(fingerprint), save_every
+
+    def __enter__(self) -> "Progress":
+        """Take hold of the folder.  Raises AdaptError where another run has it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT)
+        until = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return self
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    os.close(self._lock)
+                    raise AdaptError(f"{self.target} is being written by another run: wait for it, or give this one another --name") from None
+                time.sleep(0.1)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    def lane(self, numbers: range) -> "Lane":
+        """The progress of the streams with these numbers, which follow one another."""
+        return Lane(self.folder / f"{numbers.start:05d}", self.fingerprint, self.save_every, numbers)
+
+    def finish(self, streams: Sequence[Stream]) -> None:
+        """Make one file a table of all lanes' parts, then let go of them."""
+        ordered = sorted(range(len(streams)), key=lambda n: (streams[n].corruption, streams[n].severity, streams[n].order_seed))
+        for table in TABLES:
+            if not self._parts(table):
+                cache.write_table(output(self.target, table), table, [], self.fingerprint)
+                continue
+            _write(output(self.target, table), lambda path, table=table: self._merge(table, ordered, path))  # type: ignore[misc]
+        self.drop()
+
+    def _merge(self, table: str, ordered: Sequence[int], path: Path) -> None:
+        """A row group a stream: the same bytes whatever parts its rows came in."""
+        parts: dict[int, list[Path]] = {}
+        for part in self._parts(table):
+            parts.setdefault(_place(part)[0], []).append(part)
+        with pq.ParquetWriter(path, pq.read_schema(self._parts(table)[0]), compression="zstd") as writer:
+            for number in ordered:
+                if number in parts:
+                    rows = pa.concat_tables([pq.read_table(part) for part in parts[number]]).combine_chunks()
+                    writer.write_table(rows, row_group_size=len(rows))
+
+    def _parts(self, table: str) -> list[Path]:
+        """Of all lanes, in the order of stream and position."""
+        return sorted(self.folder.glob(f"*/{table}-*.parquet"), key=_place)
+
+    def drop(self) -> None:
+        """Forget all that is on disk of a run that is done, or not worth going on with."""
+        shutil.rmtree(self.folder)
+
+
+class Lane:
+    """Where a lane stands: `position` clips of stream `number` are done, and all of those before it."""
+
+    def __init__(self, folder: Path, fingerprint: Mapping[str, str], save_every: int, numbers: range) -> None:
+        """`numbers` are those of its streams; `save_every` clips a save is due."""
+        self.folder, self.fingerprint, self.save_every, self.numbers = folder, dict(fingerprint), save_every, numbers
+        self.number, self.position = numbers.start, 0
+        self._rows: dict[str, list[Row]] = {table: [] for table in TABLES}
+        self._start, self._saved = (self.number, 0), time.monotonic()  # of the rows in memory; when they were last put on disk
+
+    def restore(self, method: Method, n_clips: int, device: torch.device) -> None:
+        """Go on where a killed run of the same fingerprint stood, else start with nothing and say why; parts of no use are removed.
+
+        `n_clips` is the length of every stream.
+        """
+        self.folder.mkdir(exist_ok=True)
+        saved, problem = self._read(device)
+        if saved is not None and (changed := differences(saved["fingerprint"], self.fingerprint)):
+            saved, problem = None, f"{_named(changed)} changed since"
+        if saved is not None:
+            self.number, self.position = self._start = saved["number"], saved["position"]
+            if self._n_rows() != [n_clips] * (self.number - self.numbers.start) + [self.position] * (self.number in self.numbers):
+                saved, problem = None, "its rows are not all there"
+        if saved is None:
+            self.number, self.position = self._start = self.numbers.start, 0
+        else:
+            method.load_state(saved["method"])
+            torch.set_rng_state(saved["generator"].cpu())
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(saved["cuda_generator"].cpu(), device)
+            if self.number in self.numbers:
+                log.info("going on at clip %d of stream %d", self.position + 1, self.number + 1)
+        for path in self._parts():
+            if _place(path) >= self._start:
+                path.unlink()
+        if problem:
+            log.info("%s cannot be gone on with (%s): adapting anew", self.folder, problem)
+
+    def _read(self, device: torch.device) -> tuple[dict[str, Any] | None, str]:
+        """(what state.pt holds or None, what is wrong with it); tensors on the device of the model."""
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return None, ""
+        try:
+            saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            return saved, ""
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            return None, f"state.pt is broken, {type(error).__name__}"
+
+    def n_done(self, n_clips: int) -> int:
+        """How many of the lane's clips are done, of `n_clips` a stream."""
+        return n_clips * (self.number - self.numbers.start) + self.position
+
+    def add(self, rows: Rows, n_clips: int) -> None:
+        """Take in the rows of the next `n_clips` clips."""
+        for table, more in zip(TABLES, rows, strict=True):
+            self._rows[table] += more
+        self.position += n_clips
+
+    def is_due(self) -> bool:
+        """Whether enough clips or time have gone by since rows were last put on disk."""
+        number, first = self._start
+        return self.position - (first if number == self.number else 0) >= self.save_every or time.monotonic() - self._saved >= SAVE_EVERY_S
+
+    def end_stream(self) -> None:
+        """The next clip is the first of the next stream."""
+        self.number, self.position = self.number + 1, 0
+
+    def save(self, method: Method, device: torch.device) -> None:
+        """Put all on disk."""
+        for table, rows in self._rows.items():
+            if rows:
+                path = self.folder / f"{table}-{self._start[0]:05d}-{self._start[1]:09d}.parquet"
+                cache.write_table(path, table, rows, self.fingerprint)
+                _sync(path)
+                rows.clear()
+        content = {"fingerprint": self.fingerprint, "number": self.number, "position": self.position, "method": method.state()}
+        content |= {"generator": torch.get_rng_state(), "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
+        _write(self.folder / "state.pt", lambda path: torch.save(content, path))
+        self._start, self._saved = (self.number, self.position), time.monotonic()
+
+    def predictions(self, number: int) -> list[Row]:
+        """The rows of a stream that is on disk."""
+        rows: list[Row] = pa.concat_tables([pq.read_table(part) for part in self._parts("predictions") if _place(part)[0] == number]).to_pylist()
+        return rows
+
+    def _parts(self, table: str = "*") -> list[Path]:
+        """In the order of stream and position."""
+        return sorted(self.folder.glob(f"{table}-*.parquet"), key=_place)
+
+    def _n_rows(self) -> list[int]:
+        """Predictions on disk of each stream of the lane up to the one in hand."""
+        counts = [0] * (min(self.number + 1, self.numbers.stop) - self.numbers.start)
+        for part in self._parts("predictions"):
+            if _place(part) < self._start and metadata_of(part) is not None:
+                counts[_place(part)[0] - self.numbers.start] += pq.read_metadata(part).num_rows
+        return counts
+
+
+def _place(part: Path) -> tuple[int, int]:
+    """(stream, position) of the first row of a part."""
+    _, number, position = part.stem.split("-")
+    return int(number), int(position)

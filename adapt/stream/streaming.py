@@ -1,0 +1,271 @@
+"""The adapter's stage: stream the test clips, adapt and predict each, and score the answers.
+
+In: videos, cache/<dataset>/pseudo_labels.parquet, the source model and its statistics.  Out, by the run's name: predictions and traces in
+Parquet, metrics as JSON.  A killed run is gone on with by the same command, a finished one is kept.  This is the room where ground truth
+enters, after the method has answered; a method that declares NEEDS_LABELS, an upper bound, is handed it through an Oracle.
+"""
+import dataclasses
+import json
+import logging
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from adapt import methods
+from adapt.contract import Method
+from adapt.core.device import device_of
+from adapt.core.oracle import Oracle
+from adapt.errors import AdaptError, TooManyFailedError
+from adapt.methods import Settings
+from adapt.report import metrics
+from adapt.source import checkpoints
+from adapt.stream import fingerprint, progress
+from adapt.stream.batches import Row
+from adapt.stream.lanes import cores, each
+from adapt.stream.pace import News, Pace
+from adapt.stream.profile import Profile
+from adapt.stream.progress import Progress
+from adapt.stream.streams import SETTINGS, Reading, Rows, Stream, adapt_batches, order, start, starts_anew
+from adapt.tables import cache
+from adapt.tables.cache import Clip, Sound
+from adapt.video import corruptions
+from adapt.video.clips import VideoOptions
+
+log = logging.getLogger("adapt")
+NAMED = 5  # clips that could not be read
+WORD = "[A-Za-z0-9][A-Za-z0-9_.+=-]*"  # of a run's name: a file's name anywhere
+SIGNED = ("eata_similarity",)  # settings that may be negative
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which model adapts how, on which streams."""
+
+    dataset: str
+    backbone: str
+    method: str
+    corruptions: tuple[str, ...]  # each its own stream; "clean" for none
+    video: VideoOptions = field(default_factory=VideoOptions)
+    settings: Settings = field(default_factory=Settings)
+    name: str = ""  # of this run: its folder, its metrics, its rows in tables; group/name puts several in one; "" for the method's
+    variant: str = ""  # one of the backbone's; "" for its first
+    severity: int = 5  # 1 to 5
+    order_seeds: tuple[int, ...] = (0,)  # a stream per corruption and seed
+    setting: str = "online"  # source weights return before each stream (online, sorted by class), batch (episodic) or order seed (continual)
+    batch_size: int = 1  # clips that are adapted on and predicted together
+    split: str = "test"
+    max_clips: int = 0  # of every order, the first so many, for trials; 0 for all
+    source_free: bool = False  # take the source statistics from batch norm buffers
+    device: str = "cpu"  # cpu, cuda, cuda:1
+    jobs: int = 0  # streams side by side, each in a process of one thread; 0 for as many as cores, 1 on a GPU
+    workers: int = 1  # decoding threads beside each stream's model
+    max_failed_share: float = 0.5  # 0 to 1; the stage fails when more than this share of a stream's clips cannot be read
+    save_every: int = 50  # clips after which all is saved, so that a killed run goes on from there; each minute too
+    force: bool = False  # run again even if a finished run of the same options, data and code is there
+    profile: bool = False  # print where the time of ten clips went
+
+
+WITHOUT_EFFECT = (  # options that change no row; the device is told apart
+    "device", "jobs", "workers", "max_failed_share", "save_every", "force", "profile",
+)  # fmt: skip
+
+
+def run_name(options: Options) -> str:
+    """What a run is called."""
+    return options.name or options.method
+
+
+def check(options: Options) -> None:
+    """Raise AdaptError for an option that cannot be."""
+    def ask(fine: bool, name: str, value: object, wanted: str) -> None:
+        if not fine:
+            raise AdaptError(f"{name} is {value!r}: give {wanted}")
+
+    methods.needs_labels(options.method)  # raises for an unknown one
+    ask(re.fullmatch(f"({WORD}/)*{WORD}", run_name(options)) is not None, "name", options.name, "letters, digits and _ . + = -, or such group/name")
+    ask(options.setting in SETTINGS, "setting", options.setting, f"one of {list(SETTINGS)}")
+    ask(options.severity in range(1, 6), "severity", options.severity, "1 to 5")
+    for corruption in options.corruptions:
+        corruptions.check(corruption, options.severity)
+    for name in ("corruptions", "order_seeds"):
+        values = getattr(options, name)
+        ask(0 < len(set(values)) == len(values), name, values, "at least one, each once")
+    ask(min(options.order_seeds) >= 0, "order_seeds", options.order_seeds, "0 or more")
+    ask(0 <= options.max_failed_share <= 1, "max_failed_share", options.max_failed_share, "0 to 1")
+    ask(options.max_clips >= 0, "max_clips", options.max_clips, "0 (all) or more")
+    ask(options.jobs >= 0, "jobs", options.jobs, "0 (the cores) or more")
+    for name, value in {name: getattr(options, name) for name in ("batch_size", "workers", "save_every")}.items():
+        ask(value >= 1, name, value, "1 or more")
+    for name, value in dataclasses.asdict(options.video).items():
+        ask(not isinstance(value, int) or value >= 1, name, value, "1 or more")
+    for name, value in dataclasses.asdict(options.settings).items():
+        ask(not isinstance(value, float | int) or value >= 0 or name in SIGNED, name, value, "0 or more")
+
+
+def plan(options: Options) -> list[Stream]:
+    """Every stream of a run, all corruptions of an order before the next order."""
+    def severity(corruption: str) -> int:
+        return 0 if corruption == "clean" else options.severity
+
+    name = run_name(options)
+    pairs = [(seed, corruption) for seed in options.order_seeds for corruption in options.corruptions]
+    return [Stream(options.dataset, options.backbone, name, corruption, severity(corruption), seed) for seed, corruption in pairs]
+
+
+def reading(options: Options) -> Reading:
+    """How the options say that clips become batches."""
+    return Reading(options.video, options.batch_size, options.workers, device_of(options.device), options.setting == "episodic")
+
+
+def adapt_stream(
+    method: Method, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, corruption: str, order_seed: int
+) -> Rows:
+    """One stream from the source weights, in memory: (rows of predictions, rows of traces)."""
+    which = plan(dataclasses.replace(options, corruptions=(corruption,), order_seeds=(order_seed,)))[0]
+    start(method, order_seed)
+    rows: Rows = ([], [])
+    for predictions, traces in adapt_batches(method, order(clips, order_seed, options.setting, options.max_clips), sounds, which, reading(options)):
+        rows = (rows[0] + predictions, rows[1] + traces)
+    return rows
+
+
+def lanes(streams: Sequence[Stream], setting: str) -> list[range]:
+    """The numbers of the streams that follow one another: each alone, but for those of an order of the continual setting."""
+    firsts = [number for number in range(len(streams)) if starts_anew(streams, number, setting)]
+    return [range(first, end) for first, end in zip(firsts, [*firsts[1:], len(streams)], strict=True)]
+
+
+def jobs(options: Options) -> int:
+    """How many processes: as many as cores where the options leave it open, one on a GPU or under the profiler.
+
+    Raises AdaptError where several are asked for and cannot be.
+    """
+    alone = "a GPU takes one stream at a time" if options.device != "cpu" else "--profile looks at one process" if options.profile else ""
+    if alone and options.jobs > 1:
+        raise AdaptError(f"jobs is {options.jobs}, but {alone}: give --jobs 1")
+    return 1 if alone else options.jobs or cores()
+
+
+def adapt_streams(
+    method: Method, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress, profile: Profile | None
+) -> None:
+    """Adapt on every stream that `kept` does not hold yet, lanes side by side, and write the run's tables."""
+    streams = plan(options)
+    n_clips = len(order(clips, options.order_seeds[0], options.setting, options.max_clips))
+    pace = Pace(n_clips * len(streams))
+    try:
+        each(partial(_adapt_lane, method, clips, sounds, options, kept, profile), lanes(streams, options.setting), jobs(options), pace.hear)
+    except TooManyFailedError:
+        kept.drop()
+        raise
+    kept.finish(streams)
+
+
+def _adapt_lane(
+    method: Method, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress, profile: Profile | None,
+    numbers: range, tell: Callable[[News], None],
+) -> None:  # fmt: skip
+    """Adapt on those streams of a lane that are not on disk yet, from the source weights on."""
+    streams, how, lane = plan(options), reading(options), kept.lane(numbers)
+    n_clips = len(order(clips, options.order_seeds[0], options.setting, options.max_clips))
+    lane.restore(method, n_clips, how.device)
+    tell(News(lane.n_done(n_clips), "", anew=False))
+    for number in range(lane.number, numbers.stop):
+        which = streams[number]
+        if lane.position == 0 and starts_anew(streams, number, options.setting):
+            start(method, which.order_seed)
+        ordered = order(clips, which.order_seed, options.setting, options.max_clips)
+        for rows in adapt_batches(method, ordered, sounds, which, how, lane.position, profile):
+            lane.add(rows, len(rows[0]))
+            tell(News(len(rows[0]), str(which)))
+            if lane.is_due():
+                lane.save(method, how.device)
+        lane.end_stream()
+        lane.save(method, how.device)
+        done = lane.predictions(number)
+        log.info("%s: top-1 %.3f", which, metrics.top1(done))
+        _check_failures(done, which, options.max_failed_share)
+
+
+def _check_failures(rows: Sequence[Row], which: Stream, share: float) -> None:
+    """Raise TooManyFailedError where more than that share of a stream's clips could not be read."""
+    failed = [str(row["clip_id"]) for row in rows if row["stop_reason"] == "failed"]
+    if len(failed) > share * len(rows):
+        named = ", ".join(failed[:NAMED])
+        raise TooManyFailedError(f"{which}: {len(failed)} of {len(rows)} clips cannot be read, more than max_failed_share={share}: {named}")
+
+
+def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
+    """The run's fingerprint."""
+    chosen = dataclasses.asdict(options) | {"name": run_name(options)}
+    del chosen["video"]["decode_timeout_s"]
+    modules = ["streaming", "methods." + options.method, "backbones." + options.backbone]
+    statistics = checkpoints.statistics_path(options.dataset, options.backbone)
+    return {
+        "options": json.dumps({name: value for name, value in chosen.items() if name not in WITHOUT_EFFECT}, sort_keys=True),
+        "code_sha256": fingerprint.code_sha256([f"adapt.{name}" for name in modules], without=("adapt.metrics", "adapt.pace", "adapt.profile")),
+        "data_sha256": fingerprint.data_sha256(options.dataset),
+        "checkpoint_sha256": source.sha256,
+        "statistics_sha256": "none: source_free" if options.source_free else fingerprint.file_sha256(statistics),
+        **fingerprint.environment(device_of(options.device)),
+    }
+
+
+@dataclass(frozen=True)
+class Given:
+    """All that a run reads before it looks at videos."""
+
+    labels: list[str]
+    clips: list[Clip]  # of the split, in clip_id order
+    sounds: dict[str, Sound]
+    source: checkpoints.Source
+    statistics: checkpoints.Statistics | None  # None: source-free
+
+
+def read(options: Options) -> Given:
+    """Read tables and model.  Raises AdaptError where they do not fit each other."""
+    labels = cache.read_labels(options.dataset)
+    clips = cache.read_clips(options.dataset, options.split)
+    sounds = cache.read_sounds(options.dataset, labels)
+    if missing := [clip.clip_id for clip in clips if clip.clip_id not in sounds]:
+        raise AdaptError(f"{len(missing)} clips have no pseudo-label ({missing[0]}...): run `dvc repro pseudo_label`")
+    path = checkpoints.model_path(options.dataset, options.backbone)
+    source = checkpoints.load_model(path, options.backbone, labels, options.video.frames, options.variant, options.video.size)
+    statistics = None
+    if not options.source_free:
+        statistics = checkpoints.load_statistics(checkpoints.statistics_path(options.dataset, options.backbone), source.sha256)
+    return Given(labels, clips, sounds, source, statistics)
+
+
+def build(options: Options, given: Given) -> Method:
+    """The method around the source model; an upper bound is handed an Oracle."""
+    seen = {clip.clip_id: clip.label_ids or (clip.label_id,) for clip in given.clips} if methods.needs_labels(options.method) else None
+    model = given.source.model.to(device_of(options.device))
+    return methods.build(options.method, model, given.statistics, len(given.labels), options.settings, None if seen is None else Oracle(seen))
+
+
+def run(options: Options) -> dict[str, object]:
+    """Bring the run's tables and metrics up to date; return its counts."""
+    check(options)
+    device = device_of(options.device)
+    jobs(options)  # raises
+    given = read(options)
+    known = identify(options, given.source)
+    folder = cache.ROOT / options.dataset / "adapt" / run_name(options)
+    if not options.force and progress.is_finished(folder, known):
+        log.info("%s is finished, of the same options, data and code: kept (--force runs it again)", folder)
+    else:
+        profile = Profile(device) if options.profile else None
+        with Progress(folder, known, options.save_every) as kept:
+            adapt_streams(build(options, given), given.clips, given.sounds, options, kept, profile)
+        if profile is not None:
+            print(profile.table(), file=sys.stderr)
+    rows = cache.read_predictions(progress.output(folder, "predictions"))
+    sounding = metrics.sounding_classes(given.clips, given.sounds)
+    path = Path("cache/metrics") / options.dataset / f"{run_name(options)}.json"
+    metrics.write_json(path, metrics.summary(rows, sounding, methods.needs_labels(options.method)))
+    n_failed = sum(row["stop_reason"] == "failed" for row in rows)
+    return {"n_predictions": len(rows), "n_failed": n_failed, "top1": round(metrics.top1(rows), 4)}

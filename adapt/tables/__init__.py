@@ -1,0 +1,1 @@
+"""The contract of the cache: tables, lists of classes.  Loads no torch."""

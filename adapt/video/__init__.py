@@ -1,0 +1,1 @@
+"""Videos to frames: reading files, views, corruptions.  Importing the room loads nothing."""
