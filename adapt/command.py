@@ -21,15 +21,20 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 NEVER_BYTES, PAD_BYTES = 2**31 - 1, 2**26  # the most that mallopt takes; what the heap grows by at a time
 
 
-def main(options: type[Options], run: Callable[[Options], Mapping[str, object]], *, prog: str, args: Sequence[str] | None = None) -> None:
+def main(
+    options: type[Options] | Callable[[Sequence[str]], type[Options]], run: Callable[[Options], Mapping[str, object]], *, prog: str,
+    args: Sequence[str] | None = None,
+) -> None:  # fmt: skip
     """Parse `args` (default: the command line) into `options`, call `run`, and print its counts as one JSON line on stdout.
 
-    Exits with 0 when `run` returns, 1 with a one-line reason for an `EarshotError`, 2 for wrong flags (tyro), 130 after Ctrl-C.
+    `options` is a dataclass, or a function that chooses one by the command line.  Exits with 0 when `run` returns, 1 with a one-line
+    reason for an `EarshotError`, 2 for wrong flags (tyro), 130 after Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
-    parsed = tyro.cli(options, prog=f"python -m {prog}", args=args, config=(tyro.conf.OmitArgPrefixes,))
+    words = sys.argv[1:] if args is None else args
     try:
-        counts = run(parsed)
+        kind = options if isinstance(options, type) else options(words)
+        counts = run(tyro.cli(kind, prog=f"python -m {prog}", args=words, config=(tyro.conf.OmitArgPrefixes,)))
     except EarshotError as error:
         print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -9,17 +9,17 @@ equidistant offsets for the views and in the middle for the prediction; without,
 times, so that a network built for T frames gets T.  Or bring your own views, (B, V, C, T, H, W): the middle one is predicted from.
 """
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from adapt import methods
-from adapt.contract import Answer, Batch, Block, Moments, Step, blocks_of
+from adapt.contract import Answer, Batch, Block, SourceStatistics, Step, blocks_of
 from adapt.core import moments
 from adapt.errors import MethodError
-from adapt.methods import Settings
+from adapt.fusion import Fused
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class _Network(nn.Module):
 
     def blocks(self) -> list[Block]:
         """The network's own, from `prepare` to `read`; [] where it has none."""
-        found = [replace(stage, modules=tuple(f"model.{name}" for name in stage.modules)) for stage in blocks_of(self.model)]
+        found = [replace(block, modules=tuple(f"model.{name}" for name in block.modules)) for block in blocks_of(self.model)]
         if found and self.prepare is not None:
             first, prepare = found[0].run, self.prepare
             found[0] = replace(found[0], run=lambda frames: first(prepare(frames)))
@@ -85,7 +85,8 @@ def wrap(
     method: str = "audio",
     *,
     classes: Sequence[str],
-    statistics: Moments | None = None,
+    fusion: str = "trusted",
+    statistics: SourceStatistics | None = None,
     layers: Sequence[str] = (),
     prepare: Callable[[Tensor], Any] | None = None,
     read: Callable[[Any], Tensor] | None = None,
@@ -102,9 +103,6 @@ def wrap(
     answer given where a method has two: fused with the sound, or the adapted model alone.  `settings` are fields of
     adapt.methods.Settings, such as lr=1e-4.  Raises MethodError for an unknown method or setting, and where the method cannot work with the model.
     """
-    known = {f.name for f in fields(Settings)}
-    if unknown := sorted(settings.keys() - known):
-        raise MethodError(f"unknown setting {unknown[0]!r}: choose among {sorted(known)}")
     if predict not in ("fused", "alone"):
         raise MethodError(f"predict {predict!r}: choose 'fused' or 'alone'")
     if views < 1 or (view_frames is not None and view_frames < 1):
@@ -113,8 +111,8 @@ def wrap(
         raise MethodError(f"{model._get_name()} has no layer {strangers[0]!r}: choose among its named_modules()")
     network = _Network(model, len(classes), prepare, read)
     network.layers = list(layers)
-    prefixed = None if statistics is None else {f"model.{name}": moments for name, moments in statistics.items()}
-    built = methods.build(method, network, prefixed, len(classes), Settings(**settings))
+    prefixed = None if statistics is None else SourceStatistics(*({f"model.{name}": pair for name, pair in part.items()} for part in statistics))
+    built = methods.build(method, fusion, network, prefixed, len(classes), settings)
     return Wrapped(network, built, list(classes), views, view_frames, alone=predict == "alone")
 
 
@@ -122,7 +120,7 @@ class Wrapped:
     """A network that adapts on each clip it is asked about."""
 
     def __init__(
-        self, network: nn.Module, method: methods.Method, classes: list[str], n_views: int, view_frames: int | None, alone: bool = False
+        self, network: nn.Module, method: Fused, classes: list[str], n_views: int, view_frames: int | None, alone: bool = False
     ) -> None:
         self.method, self.classes, self._alone = method, classes, alone
         self._network, self._n_views, self._view_frames = network, n_views, view_frames
@@ -231,7 +229,7 @@ def from_evidence(s: Tensor) -> Sound:
 
 
 def _segment_places(n_frames: int, frames: int, offset: float, device: torch.device) -> Tensor:
-    """adapt.video.view_indices, which needs a decoder to import: one frame from each of `frames` segments of `n_frames`."""
+    """adapt.video.clips.view_indices, which needs a decoder to import: one frame from each of `frames` segments of `n_frames`."""
     places = (torch.arange(frames, device=device, dtype=torch.float64) + offset) * n_frames / frames
     return places.long().clamp_max(n_frames - 1)
 
@@ -256,17 +254,15 @@ def views_of(frames: Tensor, n_views: int, view_frames: int | None) -> tuple[Ten
 
 def source_statistics(
     model: nn.Module, clips: Iterable[Tensor], layers: Sequence[str] = (), prepare: Callable[[Tensor], Any] | None = None
-) -> Moments:
+) -> SourceStatistics:
     """What alignment pulls towards: per norm layer, mean and variance of the output over clean source clips (1, C, T, H, W) in [0, 1].
 
     Needed for networks without batch norm, better than its buffers for those with.  Raises MethodError without clips or norm layers.
     """
     network = _Source(model.eval(), prepare)
     names = list(layers) or moments.norm_layers(model)
-    statistics = moments.collect(network, [f"model.{name}" for name in names], clips)
-    if not statistics:
-        raise MethodError("source statistics need at least one clip")
-    return {name.removeprefix("model."): moments for name, moments in statistics.items()}
+    found = moments.collect(network, [f"model.{name}" for name in names], clips)
+    return SourceStatistics({name.removeprefix("model."): pair for name, pair in found.items()})
 
 
 class _Source(nn.Module):

@@ -96,7 +96,9 @@ CREATE TABLE pseudo_labels (
 CREATE TABLE predictions (
     dataset        VARCHAR NOT NULL,
     backbone       VARCHAR NOT NULL,
-    method         VARCHAR NOT NULL,
+    run            VARCHAR NOT NULL,                        -- its name: method+fusion, unless it was given another
+    method         VARCHAR NOT NULL,                        -- a file of adapt/methods
+    fusion         VARCHAR NOT NULL,                        -- a file of adapt/fusion, or none
     corruption     VARCHAR NOT NULL,
     severity       INTEGER NOT NULL CHECK (severity BETWEEN 0 AND 5),
     order_seed     INTEGER NOT NULL,
@@ -107,21 +109,21 @@ CREATE TABLE predictions (
     probs          FLOAT[],                                 -- softmax of after, for clips of several classes (mean average precision)
     fused_probs    FLOAT[],                                 -- the same of fused
     before_id      INTEGER CHECK (before_id >= 0),          -- predicted before this clip's first step; NULL where failed
-    after_id       INTEGER CHECK (after_id >= 0),           -- the method's answer: the centre view after adapting
-    fused_id       INTEGER CHECK (fused_id >= 0),           -- the same fused with the sound; NULL for methods without
+    after_id       INTEGER CHECK (after_id >= 0),           -- what the method answers alone: the centre view after adapting
+    fused_id       INTEGER CHECK (fused_id >= 0),           -- picture and sound together; NULL where fusion is none
     steps          INTEGER NOT NULL CHECK (steps >= 0),
     stop_reason    VARCHAR NOT NULL,                        -- agreed, converged, diverged, max_iterations, unheard, unreliable,
                                                     -- redundant, recovered, collapsed, budget, none, failed
     gate           DOUBLE CHECK (gate BETWEEN 0 AND 1),     -- weight of the audio term; NULL for methods without
     ms             DOUBLE NOT NULL CHECK (ms >= 0),         -- adapting and predicting, decode excluded
-    PRIMARY KEY (dataset, backbone, method, corruption, severity, order_seed, position)
+    PRIMARY KEY (dataset, backbone, run, corruption, severity, order_seed, position)
 );
 
 -- One row a step of a clip, made by `adapt`.
 CREATE TABLE traces (
     dataset        VARCHAR NOT NULL,
     backbone       VARCHAR NOT NULL,
-    method         VARCHAR NOT NULL,
+    run            VARCHAR NOT NULL,
     corruption     VARCHAR NOT NULL,
     severity       INTEGER NOT NULL,
     order_seed     INTEGER NOT NULL,
@@ -133,5 +135,5 @@ CREATE TABLE traces (
     audio          DOUBLE,                          -- the audio term, gate included
     views_agree    BOOLEAN NOT NULL,
     ms             DOUBLE NOT NULL CHECK (ms >= 0),
-    PRIMARY KEY (dataset, backbone, method, corruption, severity, order_seed, position, step)
+    PRIMARY KEY (dataset, backbone, run, corruption, severity, order_seed, position, step)
 );

@@ -19,7 +19,7 @@ from adapt.core import moments
 from adapt.errors import AdaptError, MethodError
 
 INPUT = (16, 224, 224)  # frames, height, width for a backbone that states none
-COLUMNS = ("backbone", "variant", "input", "parameters/M", "GFLOPs", "aligned layers", "first .. last", "once a clip", "adapting stages")
+COLUMNS = ("backbone", "variant", "input", "parameters/M", "GFLOPs", "aligned layers", "first .. last", "once a clip", "adapting blocks")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 Frame embeddings of unit length are averaged over time and scaled to root mean square 1; a linear head answers.  A new head is random;
 `initialise_head` makes it CLIP's own zero-shot classifier: the unit text embeddings of the class names times exp(logit_scale), no bias.
 Takes any number of frames of any size from one patch on (positions are interpolated, as transformers does it); trained on 224 x 224.
-Aligned by default: the two norms of every block (adapt/METHOD.md).  Last stages: therefore all blocks and the head; only the patch embedding and
+Aligned by default: the two norms of every block (adapt/METHOD.md).  Last blocks: therefore all blocks and the head; only the patch embedding and
 its norm run once a clip.
 Weights: a folder of transformers or a name on the hub, such as openai/clip-vit-base-patch32; the text half and its tokenizer are needed for the
 zero-shot head only.
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adapt.backbones._blocks import BlockNetwork, chosen_variant, each_frame
 from adapt.backbones._pretrained import check_config, folder_of, load_folder, missing_package
-from adapt.backbones._staged import Staged, chosen_variant, each_frame
 from adapt.contract import Block
 from adapt.errors import CheckpointError, MethodError
 
@@ -43,8 +43,8 @@ TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # files of eit
 TEXT = ("text_model.", "text_projection.", "logit_scale", "vision_model.embeddings.position_ids")
 
 
-class Clip(Staged):
-    """The network with its pixels' normalisation and a linear head.  Between stages tokens are (N, T, L, C)."""
+class Clip(BlockNetwork):
+    """The network with its pixels' normalisation and a linear head.  Between blocks tokens are (N, T, L, C)."""
 
     def __init__(self, network: Any, n_classes: int) -> None:
         """`network` is a CLIPVisionModelWithProjection."""

@@ -4,7 +4,7 @@ The variant is timm's name of the network (`timm.list_models()`), convolutional 
 the weights that a tag names (`vit_small_patch16_224.dino`) or its default ones.
 Takes any number of frames; of any size, but for networks that timm builds for one.
 Aligned by default: of a CNN (EfficientNet, ResNet and ConvNeXt families) and of a pyramid transformer (PVT v2) the norms of the last two
-stages and what follows them, of a plain ViT the norms of all blocks, of any other network all norms.  Last stages: from the first of these on;
+stages and what follows them, of a plain ViT the norms of all blocks, of any other network all norms.  Last blocks: from the first of these on;
 what lies before runs once a clip, which for networks of other families is nothing.
 Weights: "packaged" (Lite0 only), or a state dict of timm's names, .pth or .safetensors, such as model.safetensors of timm's repositories on the hub.
 
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adapt.backbones._blocks import BlockNetwork, each_frame
 from adapt.backbones._pretrained import load_file_into, missing_package
-from adapt.backbones._staged import Staged, each_frame
 from adapt.contract import Block
 from adapt.errors import CheckpointError, MethodError
 
@@ -107,8 +107,8 @@ def _layout(net: Any) -> _Layout:
     return _Layout([(modules, net)], modules)
 
 
-class FrameNetwork(Staged):
-    """Frames (N, 3, T, H, W) in [0, 1] -> logits (N, K): an image network averaged over time.  Between stages features are (N, T, ...)."""
+class FrameNetwork(BlockNetwork):
+    """Frames (N, 3, T, H, W) in [0, 1] -> logits (N, K): an image network averaged over time.  Between blocks features are (N, T, ...)."""
 
     def __init__(self, image: Any, fixed_size: tuple[int, int] | None) -> None:
         """`image` is a network of timm, which says its pixels' mean and deviation; `fixed_size` is the height and width that it needs, if any."""

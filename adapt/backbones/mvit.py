@@ -3,7 +3,7 @@
 torchvision's mvit_v2_s and mvit_v1_b, trained on 16 frames of 224 x 224.  Takes any number of frames of any size: v2 interpolates its tables of
 relative positions itself; for v1 its tables of absolute positions are interpolated here (ours).
 Aligned by default: norm1 and norm2 of the blocks in the last two of four stages, and the final norm (ours, after ViTTA's choice for Swin); the
-norms inside attention are not.  Last stages: these and the head; patch embedding and the first two stages then run once a clip.
+norms inside attention are not.  Last blocks: these and the head; patch embedding and the first two stages then run once a clip.
 Weights: torchvision's published files mvit_v2_s-ae3be167.pth and mvit_v1_b-dbeb1030.pth (Kinetics-400), or any state dict of the same names.
 """
 from pathlib import Path
@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.models.video.mvit import MSBlockConfig, MViT, mvit_v1_b, mvit_v2_s
 
+from adapt.backbones._blocks import BlockNetwork, chosen_variant
 from adapt.backbones._pretrained import load_file_into
-from adapt.backbones._staged import Staged, chosen_variant
 from adapt.contract import Block
 
 MEAN, STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)  # torchvision's, of Kinetics-400
@@ -35,10 +35,10 @@ def _tiny(num_classes: int) -> MViT:
 NETWORKS = {"v2_s": mvit_v2_s, "v1_b": mvit_v1_b, "tiny": _tiny}
 
 
-class Mvit(Staged):
+class Mvit(BlockNetwork):
     """The network with its pixels' normalisation.
 
-    Between stages tokens are (N, T + 1, H, W, C): the class token, everywhere the same, rides as one more time step, so that the grid's size
+    Between blocks tokens are (N, T + 1, H, W, C): the class token, everywhere the same, rides as one more time step, so that the grid's size
     goes along.
     """
 
@@ -77,7 +77,7 @@ class Mvit(Staged):
 
     def blocks(self) -> list[Block]:
         """The patch embedding, the stages of blocks, and the head."""
-        def run(blocks: range) -> Stage:
+        def run(blocks: range) -> Block:
             def run_blocks(x: Tensor) -> Tensor:
                 tokens, size = _unpacked(x)
                 for i in blocks:

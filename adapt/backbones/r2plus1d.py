@@ -1,7 +1,7 @@
 """R(2+1)D: a 3D residual network, each convolution split into space and time (Tran et al., CVPR 2018), torchvision's r2plus1d_18.
 
 Takes any number of frames of any size; trained on 16 of 112 x 112 (short side 128).
-Aligned by default: the batch norms of the last two stages, layer3 and layer4.  Last stages: layer3, layer4 and the head; the stem, layer1 and
+Aligned by default: the batch norms of the last two stages, layer3 and layer4.  Last blocks: layer3, layer4 and the head; the stem, layer1 and
 layer2 then run once a clip.
 Weights: torchvision's published file r2plus1d_18-91a641e6.pth (Kinetics-400), or any state dict of the same names.
 """
@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dStem, VideoResNet, r2plus1d_18
 
+from adapt.backbones._blocks import BlockNetwork, chosen_variant
 from adapt.backbones._pretrained import load_file_into
-from adapt.backbones._staged import Staged, chosen_variant
 from adapt.contract import Block
 
 MEAN, STD = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)  # torchvision's, of Kinetics-400
@@ -37,7 +37,7 @@ def _tiny(num_classes: int) -> VideoResNet:
 NETWORKS = {"18": r2plus1d_18, "tiny": _tiny}
 
 
-class R2Plus1d(Staged):
+class R2Plus1d(BlockNetwork):
     """The network with its pixels' normalisation."""
 
     def __init__(self, network: VideoResNet) -> None:

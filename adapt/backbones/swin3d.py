@@ -2,7 +2,7 @@
 
 Takes any number of frames of any size; trained on 32 of 224 x 224, and compared in the literature on test-time adaptation at 16.
 Aligned by default, as in ViTTA: the layer norms of the last two stages, the patch merging between them included, and the final norm.  Last
-stages: these and the head; patch embedding and the first two stages then run once a clip.
+blocks: these and the head; patch embedding and the first two stages then run once a clip.
 Weights: torchvision's published files swin3d_t-7615ae03.pth, swin3d_s-da41c237.pth, swin3d_b_1k-24f7c7c6.pth, swin3d_b_22k-7c6ae6fa.pth
 (Kinetics-400), or any state dict of the same names.
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import Tensor
 from torchvision.models.video.swin_transformer import SwinTransformer3d, swin3d_b, swin3d_s, swin3d_t
 
+from adapt.backbones._blocks import BlockNetwork, chosen_variant
 from adapt.backbones._pretrained import load_file_into
-from adapt.backbones._staged import Staged, chosen_variant
 from adapt.contract import Block
 
 INPUTS = {"t": (16, 224, 224), "s": (16, 224, 224), "b": (16, 224, 224), "tiny": (4, 32, 32)}  # variant -> frames, height, width
@@ -26,7 +26,7 @@ def _tiny(num_classes: int) -> SwinTransformer3d:
 NETWORKS = {"t": swin3d_t, "s": swin3d_s, "b": swin3d_b, "tiny": _tiny}
 
 
-class Swin3d(Staged):
+class Swin3d(BlockNetwork):
     """The network with its pixels' normalisation.  A stage ends with the patch merging after it, as in the paper's code."""
 
     def __init__(self, network: SwinTransformer3d) -> None:

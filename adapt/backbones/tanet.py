@@ -80,8 +80,8 @@ class TANet(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """(N, 3, T, H, W) -> (N, K)."""
         x = frames
-        for stage in self.blocks():
-            x = stage.run(x)
+        for block in self.blocks():
+            x = block.run(x)
         return x
 
     def blocks(self) -> list[Block]:

@@ -1,7 +1,7 @@
 """VideoMAE: a plain vision transformer on tubelets, pre-trained by masking (Tong et al., NeurIPS 2022), with transformers' classification head.
 
 Takes as many frames as it is built for (a multiple of 2: its positions are a fixed sine table, in time order) of exactly 224 x 224; trained on 16.
-Aligned by default: the two norms of every block (adapt/METHOD.md).  Last stages: therefore all blocks and the head; only the tubelet embedding
+Aligned by default: the two norms of every block (adapt/METHOD.md).  Last blocks: therefore all blocks and the head; only the tubelet embedding
 runs once a clip.
 Weights: a folder of transformers or a name on the hub, such as MCG-NJU/videomae-base-finetuned-kinetics: its head is kept where it has as many
 classes, else new.  Pre-trained ones without a head (MCG-NJU/videomae-base) serve `train`.
@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from adapt.backbones._blocks import BlockNetwork, chosen_variant
 from adapt.backbones._pretrained import check_config, folder_of, load_folder, missing_package
-from adapt.backbones._staged import Staged, chosen_variant
 from adapt.contract import Block
 from adapt.errors import MethodError
 
@@ -28,7 +28,7 @@ ARCHITECTURE = (
 OF_PRETRAINING = ("decoder.", "encoder_to_decoder.", "mask_token", "position_embeddings", "videomae.layernorm.")
 
 
-class VideoMae(Staged):
+class VideoMae(BlockNetwork):
     """The network with its pixels' normalisation."""
 
     def __init__(self, network: Any) -> None:

@@ -5,17 +5,28 @@ training mode, as Tent, EATA and SAR have it.  Gradients reach the clip's own st
 """
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapt.core.moments import moments
+from adapt.core.settings import setting
 from adapt.errors import MethodError
-from adapt.methods import Settings
 
 
-def own_share(settings: Settings, n_clips: int) -> float:
+@dataclass(frozen=True)
+class MixingSettings:
+    """How much a clip's own statistics count."""
+
+    bn_prior: float = setting(0.3, high=1, source="Schneider et al.; default ours")
+    """weight of the clip's own batch norm statistics over the source's; 1 in Tent, EATA and SAR, which have large batches"""
+    bn_samples: float = setting(0.0, unit="clips", source="Schneider et al.: pseudo sample size")
+    """N: above 0 that weight is n / (N + n) for n clips a batch"""
+
+
+def own_share(settings: MixingSettings, n_clips: int) -> float:
     """r: `bn_prior`, or n / (N + n) for n clips where `bn_samples` gives the N clips that the source's statistics count as."""
     return n_clips / (settings.bn_samples + n_clips) if settings.bn_samples > 0 else settings.bn_prior
 

@@ -13,7 +13,7 @@ CLOCK = time.perf_counter
 
 
 class Budget:
-    """One clip's time, and what steps and predictions took before.  0 is no budget."""
+    """One clip's time, and what steps and predictions took before."""
 
     def __init__(self, budget_ms: float) -> None:
         self.budget_ms = budget_ms

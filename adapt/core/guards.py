@@ -6,13 +6,38 @@ Weight ensembling, after each clip w <- alpha w + (1 - alpha) w_source (ROID, Ma
 import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from adapt.contract import Answer
+from adapt.core.settings import setting
 from adapt.core.state import Sgd, Stateful, Weights
-from adapt.methods import Settings
+
+SURE = 0.8  # probability from which the source is sure of a class
+
+
+@dataclass(frozen=True)
+class GuardSettings:
+    """What is watched beside a method's own work; all off by default."""
+
+    budget_ms: float = setting(0.0, unit="ms a clip")
+    """milliseconds that a clip may take without decoding; steps that would not fit are left out; 0: no budget"""
+    ensemble: float = setting(1.0, high=1, source="ROID: weight ensembling; default ours")
+    """alpha in w <- alpha w + (1 - alpha) w_source after each clip (ROID: 0.99); 1 is off"""
+    collapse_entropy: float = setting(0.0, unit="share of log K", high=1)
+    """below this the running class marginal is suspiciously narrow; 0 turns this guard off"""
+    collapse_agreement: float = setting(0.5, unit="share of sure clips")
+    """agreement with a sure source below which a narrow marginal is a collapse; above 1 narrowness suffices"""
+    collapse_memory: float = setting(0.95, high=1, below=True)
+    """weight of the past in both running values, per clip"""
+    collapse_every: int = setting(20, unit="clips", low=1)
+    """clips between snapshots of good weights"""
+
+    def guarded(self) -> bool:
+        """Whether a guard is on."""
+        return self.ensemble < 1 or self.collapse_entropy > 0
 
 
 class Guards(Stateful):
@@ -20,7 +45,7 @@ class Guards(Stateful):
 
     running = ("marginal", "agreement", "good", "n_clips")
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: GuardSettings) -> None:
         self.settings = settings
         self.reset()
 
@@ -32,7 +57,7 @@ class Guards(Stateful):
         self.n_clips = 0
 
     def after(self, answer: Answer, weights: Weights, optimiser: Sgd, predict: Callable[[], Tensor]) -> Answer:
-        """Look at the answer to a batch before the next one comes; `predict` gives log-probabilities (B, K) of the batch with today's weights.
+        """Look at the answer to a batch before the next one comes; `predict` gives log p (B, K) of the batch with today's weights.
 
         Returns the answer, with stop reason `collapsed` where the weights were put back.
         """
@@ -64,7 +89,7 @@ class Guards(Stateful):
         for p, source in zip(log_p.detach().exp(), source_log_p.detach().exp(), strict=True):
             old = p.new_full((k,), 1 / k) if self.marginal is None else self.marginal
             self.marginal = torch.lerp(old, p, fresh)
-            if source.max() > self.settings.confident:
+            if source.max() > SURE:
                 self.agreement += fresh * (float(p.argmax() == source.argmax()) - self.agreement)
 
     def _restore(self, weights: Weights, optimiser: Sgd) -> None:

@@ -12,14 +12,36 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from adapt.contract import Answer, Batch, Moments, blocks_of
+from adapt.contract import Answer, Batch, Moments, Step, blocks_of
 from adapt.core.budget import Budget
-from adapt.core.guards import Guards
-from adapt.core.moments import NORMS, norm_layers
-from adapt.core.prefix import Forward
+from adapt.core.guards import Guards, GuardSettings
+from adapt.core.moments import NORMS, norm_layers, recording
+from adapt.core.prefix import Prefix
+from adapt.core.settings import setting
 from adapt.core.state import Sgd, Stateful, Weights
 from adapt.errors import MethodError
-from adapt.methods import Settings
+
+SCOPES = ("norm", "last_norm", "last", "all")
+
+
+@dataclass(frozen=True)
+class SgdSettings(GuardSettings):
+    """Of every method that takes gradients."""
+
+    scope: str = setting("norm", choices=SCOPES, source="norm: Tent, section 3; all: ViTTA; the others ours")
+    """which weights adapt: norm (scale and shift of norm layers), all, last (those of the last blocks), last_norm"""
+    momentum: float = setting(0.9, high=1, below=True, source="ViTTA, Tent, EATA, SAR: experiments")
+    """of SGD on the stream"""
+
+
+@dataclass(frozen=True)
+class Settings(SgdSettings):
+    """Of the methods that are others' work."""
+
+    weight_decay: float = setting(0.0, unit="per step", source="ViTTA: experiments (5e-4); default ours")
+    """SGD's, on the stream; times the learning rate"""
+    dropout: bool = setting(False, source="ViTTA's code; default ours")
+    """left on while adapting"""
 
 
 @dataclass(frozen=True)
@@ -43,14 +65,11 @@ class Views:
         return bool((top == top[:, :1]).all())
 
 
-SCOPES = ("norm", "last_norm", "last", "all")
-
-
 def adapted_parameters(model: nn.Module, scope: str) -> list[nn.Parameter]:
     """The parameters that adapt, in order of registration.
 
-    `norm` is scale and shift of every norm layer, `all` is everything; `last_norm` and `last` are the same in the last stages only, from the
-    stage on that holds the first aligned layer (for a model without stages: from that layer on).  Raises MethodError for none.
+    `norm` is scale and shift of every norm layer, `all` is everything; `last_norm` and `last` are the same in the last blocks only, from
+    the block on that holds the first aligned layer (for a model without blocks: from that layer on).  Raises MethodError for none.
     """
     if scope not in SCOPES:
         raise MethodError(f"scope {scope!r}: choose one of {list(SCOPES)}")
@@ -59,7 +78,8 @@ def adapted_parameters(model: nn.Module, scope: str) -> list[nn.Parameter]:
         return _own_parameters(modules)
     found = _own_parameters([module for module in modules if isinstance(module, NORMS)])
     if not found:
-        raise MethodError(f"{model._get_name()} has no norm layer with weights: set scope to '{'last' if scope == 'last_norm' else 'all'}'")
+        instead = "last" if scope == "last_norm" else "all"
+        raise MethodError(f"{model._get_name()} has no norm layer with weights: set scope to '{instead}'")
     return found
 
 
@@ -69,14 +89,14 @@ def _own_parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
 
 
 def _last_modules(model: nn.Module) -> list[nn.Module]:
-    """Every module of the last stages, in order of registration."""
+    """Every module of the last blocks, in order of registration."""
     aligned = {model.get_submodule(name) for name in norm_layers(model)}
-    stages = [{module for name in stage.modules for module in model.get_submodule(name).modules()} for stage in blocks_of(model)]
-    if not stages:
+    blocks = [{module for name in block.modules for module in model.get_submodule(name).modules()} for block in blocks_of(model)]
+    if not blocks:
         modules = list(model.modules())
         return modules[min(modules.index(module) for module in aligned) :]
-    first = next((i for i, stage in enumerate(stages) if stage & aligned), 0)
-    last: set[nn.Module] = set().union(*stages[first:])
+    first = next((i for i, block in enumerate(blocks) if block & aligned), 0)
+    last: set[nn.Module] = set().union(*blocks[first:])
     return [module for module in model.modules() if module in last]
 
 
@@ -88,9 +108,14 @@ def milliseconds_since(started: float) -> float:
 class Learner(Stateful, ABC):
     """Adapts some weights of a model in place; all others stop needing gradients."""
 
-    def __init__(self, model: nn.Module, settings: Settings, parameters: Sequence[nn.Parameter], lr: float) -> None:
-        self.model, self.settings = model.eval(), settings
-        self.network = Forward(model)
+    layers: Sequence[str] = ()  # norm layers whose moments `look` records
+
+    def __init__(
+        self, model: nn.Module, settings: SgdSettings, parameters: Sequence[nn.Parameter], lr: float, weight_decay: float = 0.0,
+        dropout: bool = False,
+    ) -> None:  # fmt: skip
+        self.model, self.dropout = model.eval(), dropout
+        self.network: Prefix | None = Prefix(model) if blocks_of(model) else None
         model.requires_grad_(False)
         self.parameters = list(parameters)
         if not self.parameters:
@@ -98,9 +123,9 @@ class Learner(Stateful, ABC):
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         self.weights = Weights(model, self.parameters)
-        self.optimiser = Sgd(self.parameters, lr, settings.momentum, settings.weight_decay)
-        self.guards = Guards(settings)
-        self.budget = Budget(settings.budget_ms)
+        self.optimiser = Sgd(self.parameters, lr, settings.momentum, weight_decay)
+        self.guards = Guards(settings) if settings.guarded() else None
+        self.budget = Budget(settings.budget_ms) if settings.budget_ms > 0 else None
 
     @abstractmethod
     def learn(self, batch: Batch) -> Answer:
@@ -108,9 +133,14 @@ class Learner(Stateful, ABC):
 
     def adapt(self, batch: Batch) -> Answer:
         """Adapt on `batch`, then predict it; the guards act between this batch and the next."""
-        self.budget.begin(lambda: self.predict(batch))
-        answer = self.learn(batch) if self.budget.allows_step() else self._predict_only(batch)
-        self.budget.end([step.ms for step in answer.trace])
+        if self.budget is None:
+            answer = self.learn(batch)
+        else:
+            self.budget.begin(lambda: self.predict(batch))
+            answer = self.learn(batch) if self.budget.allows_step() else self._predict_only(batch)
+            self.budget.end([step.ms for step in answer.trace])
+        if self.guards is None:
+            return answer
         return self.guards.after(answer, self.weights, self.optimiser, lambda: self.predict(batch))
 
     def _predict_only(self, batch: Batch) -> Answer:
@@ -118,10 +148,14 @@ class Learner(Stateful, ABC):
         log_p = self.predict(batch)
         return Answer(before=log_p, after=log_p, stop_reason="budget")
 
+    def may_step(self, trace: Sequence[Step]) -> bool:
+        """Whether there is time for one more step on this clip after those of `trace`."""
+        return self.budget is None or self.budget.allows_step(max(step.ms for step in trace))
+
     @contextmanager
     def _dropout(self) -> Iterator[None]:
         """Within the block dropout is as set; everything else is in eval mode."""
-        if self.settings.dropout:
+        if self.dropout:
             for module in self.model.modules():
                 if isinstance(module, nn.Dropout):
                     module.train()
@@ -130,15 +164,35 @@ class Learner(Stateful, ABC):
         finally:
             self.model.eval()
 
+    def look(self, batch: Batch) -> Views:
+        """Forward the views, batch norm in eval mode and dropout as set; the moments of `layers` are recorded on the way."""
+        seen: Moments = {}
+        handles = [self.model.get_submodule(name).register_forward_hook(recording(seen, name)) for name in self.layers]
+        try:
+            return Views(self.forward_views(batch), seen)
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def forward_views(self, batch: Batch) -> Tensor:
         """Log-probabilities of every view: (B, V, K)."""
         b, v = batch.frames.shape[:2]
         for parameter in self.parameters:
             parameter.grad = None  # of the step before: no use any more, and in memory beside this forward's activations
         with self._dropout():
-            return self.network.views(batch).log_softmax(1).view(b, v, -1)
+            logits = self.model(batch.frames.flatten(0, 1)) if self.network is None else self.network.views(batch)
+        log_p: Tensor = logits.log_softmax(1)
+        return log_p.view(b, v, -1)
 
     @torch.inference_mode()
     def predict(self, batch: Batch) -> Tensor:
         """Log-probabilities of the centre view: (B, K)."""
-        return self.network.centre(batch).log_softmax(1)
+        logits = self.model(batch.centre[:, 0]) if self.network is None else self.network.centre(batch)
+        log_p: Tensor = logits.log_softmax(1)
+        return log_p
+
+    def source_answer(self, batch: Batch) -> Tensor:
+        """Log-probabilities (B, K) of the centre view by the source weights, batch norm as the source has it."""
+        with self.weights.at(self.weights.source):
+            return Learner.predict(self, batch)
+

@@ -1,14 +1,14 @@
 """The moments of what norm layers put out: mean and biased variance of each channel over clips, views, time, height and width."""
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from adapt.contract import Moments
-from adapt.errors import MethodError
+from adapt.contract import Moments, SourceStatistics
+from adapt.errors import CheckpointError, MethodError
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
 
@@ -58,7 +58,8 @@ def output_moments(norm: nn.Module, given: Tensor, output: Tensor) -> tuple[Tens
     """Mean and biased variance per channel of a norm layer's output, given its input.
 
     Batch norm in eval mode is one scale and shift a channel, so its output's moments follow from its input's: exact, and safe where the
-    network overwrites the output (in-place activations and residual sums).  A norm whose work is done passes its input on (adapt/backbones/_folding.py).
+    network overwrites the output (in-place activations and residual sums).  A norm whose work is done passes its input on
+    (adapt/backbones/_folding.py).
     """
     passed_on = output is given
     if passed_on or not isinstance(norm, _BatchNorm) or norm.training or norm.running_mean is None or norm.running_var is None:
@@ -71,26 +72,16 @@ def output_moments(norm: nn.Module, given: Tensor, output: Tensor) -> tuple[Tens
     return scale * mean + shift, scale.square() * variance
 
 
-@contextmanager
-def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[Moments]:
-    """Within the block, each forward leaves the moments of the named layers in the yielded dict."""
-    seen: Moments = {}
-    modules = dict(model.named_modules())
-    if unknown := [name for name in names if name not in modules]:
-        raise MethodError(f"{model._get_name()} has no layer {unknown[0]!r}: choose among its named modules")
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
-    def record(name: str) -> torch.utils.hooks.RemovableHandle:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[name] = output_moments(module, inputs[0], output)
 
-        return modules[name].register_forward_hook(hook)
+def recording(seen: Moments, name: str) -> Hook:
+    """A forward hook of the norm layer called `name` that puts the moments of its output into `seen`."""
 
-    handles = [record(name) for name in names]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[name] = output_moments(module, inputs[0], output)
+
+    return hook
 
 
 def from_buffers(model: nn.Module, names: Sequence[str]) -> Moments:
@@ -104,6 +95,18 @@ def from_buffers(model: nn.Module, names: Sequence[str]) -> Moments:
     return {name: (norm.bias.detach().clone(), norm.weight.detach().square()) for name, norm in norms.items()}
 
 
+def source_moments(model: nn.Module, names: Sequence[str], statistics: SourceStatistics | None) -> Moments:
+    """The source's moments of the named layers, on the model's device; from batch norm buffers where `statistics` is None.
+
+    Raises MethodError where a layer is missing.
+    """
+    device = next(model.parameters()).device
+    found = from_buffers(model, names) if statistics is None else statistics.moments
+    if missing := [name for name in names if name not in found]:
+        raise MethodError(f"the source statistics lack layer {missing[0]!r}: take them of this model (adapt.source_statistics, or the stage)")
+    return {name: (found[name][0].to(device), found[name][1].to(device)) for name in names}
+
+
 class Running:
     """Mean and variance merged one clip at a time in float64 (Chan et al. 1983), so nothing cancels."""
 
@@ -113,14 +116,11 @@ class Running:
         self.mean: dict[str, Tensor] = {}
         self.variance: dict[str, Tensor] = {}
 
-    def add(self, seen: Moments, counts: Mapping[str, int] | None = None) -> None:
-        """Take in the moments (mean (C,), biased variance (C,)) of one clip per layer.
-
-        `counts` are the values a channel that each was taken over; without them all clips count alike, as clips of equal size do.
-        """
+    def add(self, seen: Moments, counts: Mapping[str, int]) -> None:
+        """Take in the moments (mean (C,), biased variance (C,)) of one clip per layer, `counts` the values a channel each was taken over."""
         self.n_clips += 1
         for name, (mean, variance) in seen.items():
-            count = 1 if counts is None else counts[name]
+            count = counts[name]
             self.weight[name] = self.weight.get(name, 0) + count
             share = count / self.weight[name]
             mean, variance = mean.double().cpu(), variance.double().cpu()
@@ -136,11 +136,35 @@ class Running:
 
 
 @torch.no_grad()
-def collect(model: nn.Module, names: list[str], clips: Iterable[Tensor]) -> Moments:
-    """Moments of the named layers' outputs over `clips` of frames (1, C, T, H, W) in [0, 1], the model in eval mode."""
-    running = Running()
-    with recorded(model, names) as seen:
+def collect(model: nn.Module, names: Sequence[str], clips: Iterable[Tensor]) -> Moments:
+    """Moments of the named layers' outputs over all values of all `clips` of frames (N, C, T, H, W) in [0, 1], the model as it is.
+
+    Clips may differ in size: each counts by its number of values.  Sums are float64.  Raises MethodError for an unknown layer or
+    without a clip, CheckpointError where a moment is not finite.
+    """
+    running, modules = Running(), dict(model.named_modules())
+    if unknown := [name for name in names if name not in modules]:
+        raise MethodError(f"{model._get_name()} has no layer {unknown[0]!r}: choose among its named modules")
+    seen: Moments = {}
+    counts: dict[str, int] = {}
+
+    def counting(name: str) -> Hook:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            given = inputs[0].double()
+            seen[name] = output_moments(module, given, given if output is inputs[0] else output.double())
+            counts[name] = output.numel() // seen[name][0].numel()
+
+        return hook
+
+    with ExitStack() as hooks:
+        for name in names:
+            hooks.callback(modules[name].register_forward_hook(counting(name)).remove)
         for frames in clips:
             model(frames)
-            running.add(dict(seen))
-    return running.result()
+            running.add(seen, counts)
+    if not running.n_clips:
+        raise MethodError("source statistics need at least one clip")
+    found = running.result()
+    if wrong := [name for name, (mean, variance) in found.items() if not bool((mean + variance).isfinite().all())]:
+        raise CheckpointError(f"the statistics of layer {wrong[0]!r} are not finite: train the model again at a lower rate")
+    return found

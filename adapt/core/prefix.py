@@ -1,8 +1,8 @@
 """The forward of a method that takes gradients: what no step on a clip can change is worked out once a clip.
 
-A network with stages (adapt/backbones) runs them one after the other.  Those before the first that holds an adapting weight, an aligned layer
+A network with blocks (adapt/contract.py) runs them one after the other.  Those before the first that holds an adapting weight, an aligned layer
 or noise run once without gradients, for the views and for the centre view; their outputs serve every step and every prediction on the same
-clip, and go when the next clip comes.  A network without stages runs whole each time.
+clip, and go when the next clip comes.  A network without blocks runs whole each time.
 """
 from collections.abc import Hashable
 
@@ -14,11 +14,11 @@ from adapt.core.batch_norm import Mixing
 
 
 class _Part:
-    """One stage with what it uses of the network."""
+    """One block with what it uses of the network."""
 
-    def __init__(self, model: nn.Module, stage: Block) -> None:
-        self.run = stage.run
-        self._modules = list(dict.fromkeys(module for name in stage.modules for module in model.get_submodule(name).modules()))
+    def __init__(self, model: nn.Module, block: Block) -> None:
+        self.run = block.run
+        self._modules = list(dict.fromkeys(module for name in block.modules for module in model.get_submodule(name).modules()))
         self.parameters = [parameter for module in self._modules for parameter in module.parameters(recurse=False)]
         self._tensors: list[Tensor] = [*self.parameters, *(buffer for module in self._modules for buffer in module.buffers(recurse=False))]
 
@@ -40,14 +40,14 @@ class _Part:
         return tuple(_version(tensor) for tensor in self._tensors), mixing
 
 
-class Forward:
+class Prefix:
     """A network's forward on batches, each asked for several times."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._parts = [_Part(model, stage) for stage in blocks_of(model)]
-        staged = {id(parameter) for part in self._parts for parameter in part.parameters}
-        self._elsewhere = [parameter for parameter in model.parameters() if id(parameter) not in staged]  # any stage may use these
+        self._parts = [_Part(model, block) for block in blocks_of(model)]
+        blockd = {id(parameter) for part in self._parts for parameter in part.parameters}
+        self._elsewhere = [parameter for parameter in model.parameters() if id(parameter) not in blockd]  # any block may use these
         self._clip: tuple[tuple[Tensor, Tensor], Hashable] | None = None  # what is kept belongs to
         self._kept: dict[tuple[str, Hashable], tuple[Tensor, int]] = {}  # outputs, each with its version
 
@@ -70,13 +70,13 @@ class Forward:
         return x
 
     def _after_fixed(self, n_fixed: int, name: str, frames: Tensor, batch: Batch) -> Tensor:
-        """The output of the first `n_fixed` stages: of this batch only, so that memory stays constant."""
+        """The output of the first `n_fixed` blocks: of this batch only, so that memory stays constant."""
         clip = (batch.frames, batch.centre), (_version(batch.frames), _version(batch.centre))
         if self._clip is None or any(a is not b for a, b in zip(self._clip[0], clip[0], strict=True)) or self._clip[1] != clip[1]:
             self._clip, self._kept = clip, {}
         key = name, tuple(part.key() for part in self._parts[:n_fixed])
         kept = self._kept.get(key)
-        if kept is None or _version(kept[0]) != kept[1]:  # a later stage may work in place on what it is given
+        if kept is None or _version(kept[0]) != kept[1]:  # a later block may work in place on what it is given
             with torch.inference_mode(False), torch.no_grad():  # not even inference mode's tensors: those could not go into a step
                 x = frames
                 for part in self._parts[:n_fixed]:

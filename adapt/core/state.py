@@ -168,3 +168,31 @@ class MovingAverage(Stateful):
         """Take in a value."""
         new = new.detach()
         self.value = new.clone() if self.value is None else (1 - self.weight) * self.value + self.weight * new
+
+
+class ClassPrior(Stateful):
+    """The running mean of predicted distributions, from uniform: what to divide by so that no class takes everything."""
+
+    running = ("total",)
+
+    def __init__(self, n_classes: int, weight: float = 0.0) -> None:
+        """`weight` is the exponent; the uniform start counts as K clips."""
+        self.n_classes, self.weight = n_classes, weight
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to uniform."""
+        self.total = torch.ones(self.n_classes, dtype=torch.float64)
+
+    def mean(self) -> Tensor:
+        """The prior: (K,), sums to 1."""
+        return self.total / self.total.sum()
+
+    def balanced(self, scores: Tensor) -> Tensor:
+        """Scores (B, K) divided, in logarithms, by prior^weight."""
+        log_prior = self.mean().log()
+        return scores - self.weight * log_prior.to(scores)
+
+    def add(self, scores: Tensor) -> None:
+        """Take in the softmax of `scores` (B, K)."""
+        self.total = self.total + scores.detach().double().softmax(1).sum(0).cpu()

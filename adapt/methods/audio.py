@@ -1,10 +1,12 @@
-"""Ours: ViTTA's visual losses with an audio pseudo-label, for as many steps as a clip needs (adapt/METHOD.md, sections 3 to 6).
+"""Ours: ViTTA's losses on the stream, and on each clip that is heard as many steps of its own as it needs (adapt/METHOD.md).
 
-loss = alignment + consistency + w g KL(t || p_v).  A clip's first step is the stream's: ViTTA's step, with the share `stream_audio` of the audio
-term, and it stays.  Further steps are the clip's own: on the whole loss, they go on while the picture does not yet answer what picture and sound
-say together, serve this clip's prediction, and all but the share `commit` of them is undone afterwards.  So a clip whose sound says something is
-learned hard without dragging later clips towards the classes that sound: with both shares at 0, clips that make no sound are adapted exactly as
-by vision alone.  How far sound and picture are believed, and how much of the picture is the source model's, is learned on the way (adapt/fusion/_trust.py).
+1. Look: forward the views; ask the source model too.
+2. Believe: trusted fusion says what picture and sound say together, t, and how far the sound is trusted, r (adapt/fusion/trusted.py).
+3. Step on the stream: alignment + consistency, ViTTA's step.  It stays.
+4. Answer: the centre view; fused with the sound, the answer of picture and sound.
+5. Steps of the clip's own, where it is heard: alignment + consistency + w r KL(t || p_v), until the picture answers t too.  They serve the
+   clip's own prediction and are undone afterwards: a clip whose sound says something is learned hard without dragging later clips towards
+   the classes that sound.
 """
 import dataclasses
 import math
@@ -16,213 +18,121 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from adapt.contract import Answer, Batch, Moments, Step
-from adapt.core.learner import Views, adapted_parameters, milliseconds_since
-from adapt.core.state import Sgd, Weights
-from adapt.errors import MethodError
-from adapt.fusion._old import ClassPrior, trusted
-from adapt.fusion._trust import Information, Recall, Trust
-from adapt.losses.predictions import consistency
-from adapt.methods import Settings
-from adapt.methods.vitta import Vitta
-from adapt.targets import TARGETS, candidate_target, hard_target, soft_target
+from adapt.contract import Answer, Batch, SourceStatistics, Step
+from adapt.core.learner import Learner, SgdSettings, Views, adapted_parameters, milliseconds_since
+from adapt.core.moments import norm_layers, source_moments
+from adapt.core.settings import setting
+from adapt.core.state import Sgd
+from adapt.fusion import trusted
+from adapt.fusion.trusted import Belief, Trusted
+from adapt.losses import Alignment, consistency, divergence
+from adapt.methods.vitta import Aligning
 
-UNHEARD = 0.01  # a gate below this is no sound: the clip is adapted by the visual losses alone
-GATES = ("mass", "sharpness", "agreement", "trust", "none")
-CHOICES = {"target": TARGETS, "cycle": ("flexible", "fixed"), "cycle_stages": ("all", "last")}
-
-RANGES = {"trust": (0, 1), "trust_class": (0, 1), "trust_share": (0, 1), "fusion_floor": (0, math.inf)}  # above the first, up to the second
+UNHEARD = 0.01  # a weight of the audio term below this is no sound: the clip takes the stream's step alone
+SURE = 0.8  # share of the target's confidence from which the views agree with it
+TOLERANCE = 0.001  # relative change of the loss that counts as converged
+SLACK = 0.2  # relative rise of the loss that counts as diverged
 
 
 @dataclass(frozen=True)
-class Belief:
-    """What is believed of a batch before its first step."""
+class Settings(Aligning, trusted.Settings, SgdSettings):
+    """Of audio, those of the fusion that makes its targets among them."""
 
-    picture: Tensor  # log p of the views as first seen and of the source model: (B, K)
-    trust: Tensor  # r of the class that each clip's sound speaks for: (B,)
-    weight: float  # omega, of the picture
-    target: Tensor  # t: (B, K)
-    gate: Tensor  # g: (B,)
-    earned: Tensor  # (B,) how far r has risen from its prior to 1: what may teach the stream
-
-
-def divergence(views: Views, t: Tensor) -> Tensor:
-    """KL(t || p_v), mean over views: t (B, K) -> (B,)."""
-    return (t[:, None] * (t.clamp_min(1e-12).log()[:, None] - views.log_p)).sum(2).mean(1)
+    audio_weight: float = setting(1.0, source="audio-assisted adaptation: Zeng et al.; the term and its weight ours")
+    """w, of the audio term in a clip's own steps; 0 leaves ViTTA"""
+    audio_lr: float = setting(0.2, unit="per step")
+    """SGD's learning rate in a clip's own steps: it is learned hard, then let go"""
+    cycle: str = setting("flexible", choices=("flexible", "fixed"), source="flexible cycle: Zeng et al.; its rules ours")
+    """stop by the rules of METHOD.md section 5, or fixed: max_iterations steps on every heard clip"""
+    max_iterations: int = setting(5, unit="steps a clip", low=1, source="flexible cycle: Zeng et al.; its rules and numbers ours")
+    """the most steps that a clip takes, the stream's included"""
 
 
-class Audio(Vitta):
+class Audio(Learner):
     """ViTTA with ears."""
 
-    def __init__(self, model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> None:
-        for name, known in CHOICES.items():
-            if getattr(settings, name) not in known:
-                raise MethodError(f"{name} {getattr(settings, name)!r}: choose one of {list(known)}")
-        if unknown := sorted(set(settings.gate) - set(GATES)):
-            raise MethodError(f"gate {unknown[0]!r}: choose among {list(GATES)}")
-        for name, (low, high) in RANGES.items():
-            if not low < getattr(settings, name) <= high:
-                raise MethodError(f"{name} {getattr(settings, name)}: give more than {low}, at most {high}")
-        if not 0 <= settings.recall <= 1:
-            raise MethodError(f"recall {settings.recall}: give 0 to 1")
-        super().__init__(model, statistics, settings)
-        self.trust, self.information = Trust(n_classes, settings), Information(n_classes, settings)
-        self.recall, self.answers = Recall(n_classes, settings), ClassPrior(n_classes, settings.balance)
-        self.own = self._own_parameters()
-
-    def _own_parameters(self) -> list[nn.Parameter]:
-        """Those of the adapting parameters that a clip's own steps change."""
-        if self.settings.cycle_stages == "all":
-            return self.parameters
-        last = {id(parameter) for parameter in adapted_parameters(self.model, "last")}
-        return [parameter for parameter in self.parameters if id(parameter) in last]
-
-    # -- what is believed
-
-    def fuse(self, log_p: Tensor, batch: Batch, trust: Tensor, weight: float) -> Tensor:
-        """omega log p + log(r a + (1 - r) / K) - b log prior: log p (B, K) -> scores (B, K), log-probabilities."""
-        s = self.settings
-        heard = trusted(batch.s, trust, s.fusion_floor, batch.absent, s.negative)
-        return self.answers.balanced((weight * log_p).log_softmax(1) + heard).log_softmax(1)
-
-    def gate(self, picture: Tensor, batch: Batch, trust: Tensor) -> Tensor:
-        """g of log p (B, K) = mass x sharpness x agreement x trust: (B,) in [0, 1]; `gate` names those that count ("none" stands for no factor).
-
-        Sharpness is 1 - entropy(q) / log K; agreement falls from 1 to 0 as picture and sound are both sure of different classes.
-        """
-        q, p = batch.q, picture.exp()
-        entropy = -(q * q.clamp_min(1e-12).log()).sum(1)
-        differs = p.argmax(1) != q.argmax(1)
-        factors = {
-            "mass": batch.mass,
-            "sharpness": 1 - entropy / math.log(q.shape[1]),
-            "agreement": 1 - differs * p.amax(1) * q.amax(1),
-            "trust": trust.to(q),
-            "none": torch.ones_like(batch.mass),
-        }
-        g = (batch.mass > 0).to(q)
-        for name in self.settings.gate:
-            g = g * factors[name]
-        return g.clamp(0, 1)
-
-    def target(self, log_p: Tensor, batch: Batch, trust: Tensor, weight: float) -> Tensor:
-        """t of log p (B, K): (B, K), sums to 1."""
-        s = self.settings
-        if s.target == "hard":
-            return hard_target(batch.q)
-        if s.target == "candidate":
-            return candidate_target(log_p, batch.s, s.candidate_threshold)
-        if s.target == "soft":
-            return self.answers.balanced(soft_target(log_p, batch.q, s.target_sound).clamp_min(1e-12).log()).softmax(1)
-        return self.fuse(log_p, batch, trust, weight).exp()
-
-    def believed(self, batch: Batch, weight: float) -> Tensor:
-        """r of the class that each clip's sound speaks for: (B,) in [0, 1]; `weight` is omega."""
-        return self.trust.of(batch.q.argmax(1), weight).to(batch.q)
-
-    def believe(self, views: Views, source: Tensor | None, batch: Batch) -> Belief:
-        """What to make of a batch as first seen, and as the source model sees it, by what the clips before it taught."""
-        picture, weight = self.recall.mix(views.log_mean().detach(), source), self.information.weight()
-        trust = self.believed(batch, weight)
-        target, gate = self.target(picture, batch, trust, weight), self.gate(picture, batch, trust)
-        return Belief(picture, trust, weight, target, gate, self.earned(trust))
-
-    def earned(self, trust: Tensor) -> Tensor:
-        """(r - r_0) / (1 - r_0), at least 0: a sound that is believed on credit serves its own clip alone.  1 where r_0, the prior, is 1."""
-        prior = self.settings.trust * self.settings.trust_class
-        return torch.ones_like(trust) if self.settings.trust >= 1 else ((trust - prior) / (1 - prior)).clamp(0, 1)
-
-    # -- how it learns
-
-    def terms(self, views: Views, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(loss, alignment, consistency, audio), each a scalar."""
-        s = self.settings
-        align, agree = self.alignment.loss(views.seen), consistency(views.log_p)
-        audio = s.audio_weight * (g * divergence(views, t)).mean()
-        return align + s.consistency * agree + audio, align, agree, audio
+    def __init__(self, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> None:
+        self.settings, self.layers = settings, norm_layers(model)
+        source = source_moments(model, self.layers, statistics)
+        super().__init__(model, settings, adapted_parameters(model, settings.scope), settings.lr)
+        self.alignment = Alignment(source, ema=settings.ema)
+        self.fusion = Trusted(n_classes, settings)
+        last = {id(parameter) for parameter in adapted_parameters(model, "last")}
+        self.own = [parameter for parameter in self.parameters if id(parameter) in last]  # those that a clip's own steps change
 
     def learn(self, batch: Batch) -> Answer:
         """Take the stream's step, then the clip's own steps, predict, and let go of the latter."""
         started = time.perf_counter()
-        source = self._source_answer(batch)  # first: it moves the weights to and fro
+        source = self.source_answer(batch) if self.fusion.needs_source else None
         views = self.look(batch)
-        belief = self.believe(views, source, batch)
-        loss, *parts = self.terms(views, belief.target, belief.gate)
-        align, agree, _ = parts
-        teaching = self.settings.audio_weight * (belief.earned * belief.gate * divergence(views, belief.target)).mean()
-        self.optimiser.step(align + self.settings.consistency * agree + self.settings.stream_audio * teaching)
-        self.alignment.commit(views.seen)
-        stay = self.weights.copy()
-        trace = [self._record(loss, parts, views, started)]
-        heard = self.settings.audio_weight > 0 and bool((belief.gate > UNHEARD).any())
-        after = self.predict(batch)
-        picture = self.recall.mix(self._all_views(after, views), source)
-        fused, reason = self._fused(picture, batch, belief.trust, belief.weight), "unheard"
-        if heard:  # fused already: the clip's own steps have the sound in them, which would count twice
-            reason = self._own_steps(batch, belief, loss.item(), trace)
-            after = self.predict(batch) if len(trace) > 1 else after
-        self.weights.keep(stay, self.settings.commit)
         before = views.log_mean().detach()
-        self.recall.add(before, source)
-        self._learn_of(belief.picture, batch)
-        return Answer(before, after, fused, len(trace), reason, belief.gate.mean().item(), trace)
+        belief = self.fusion.believe(before, source, batch)
+        weight = torch.where(batch.mass > 0, belief.trust, 0).clamp(0, 1)
+        loss, align, agree, audio = self.terms(views, belief.answer, weight)
+        self.optimiser.step(align + self.settings.consistency * agree)
+        self.alignment.commit(views.seen)
+        trace = [Step(loss.item(), views.agree(), milliseconds_since(started), align.item(), agree.item(), audio.item())]
+        unheard = after = self.predict(batch)
+        answer = Answer(before, after, steps=1, stop_reason="unheard", gate=weight.mean().item(), unheard=unheard, source=source)
+        if self.settings.audio_weight > 0 and bool((weight > UNHEARD).any()):
+            with self._for_this_clip():
+                reason = self._own_steps(batch, belief, weight, loss.item(), trace)
+                after = self.predict(batch) if len(trace) > 1 else after
+            answer = dataclasses.replace(answer, after=after, steps=len(trace), stop_reason=reason)
+        return dataclasses.replace(answer, trace=trace, fused=self.fusion.finish(answer, batch, belief))
 
-    def _source_answer(self, batch: Batch) -> Tensor | None:
-        """log p of the centre view by the source weights: (B, K); None where it does not count."""
-        if self.settings.recall <= 0:
-            return None
-        with self.weights.at(self.weights.source):
-            return self.predict(batch)
+    def terms(self, views: Views, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(loss, alignment, consistency, audio), each a scalar, of a target t (B, K) and the weights (B,) of the audio term."""
+        align, agree = self.alignment.loss(views.seen), consistency(views.log_p)
+        audio = self.settings.audio_weight * (weight * divergence(views.log_p, t)).mean()
+        return align + self.settings.consistency * agree + audio, align, agree, audio
 
-    def _predict_only(self, batch: Batch) -> Answer:
-        """The answers to a batch that there is no time to adapt on; the centre view stands for the views."""
-        answer, weight = super()._predict_only(batch), self.information.weight()
-        fused = self._fused(answer.after, batch, self.believed(batch, weight), weight)
-        self._learn_of(answer.after, batch)
-        return dataclasses.replace(answer, fused=fused)
-
-    def _own_steps(self, batch: Batch, belief: Belief, previous: float, trace: list[Step]) -> str:
+    def _own_steps(self, batch: Batch, belief: Belief, weight: Tensor, previous: float, trace: list[Step]) -> str:
         """Go on until a stop rule of METHOD.md section 5 holds, leave the best step's weights, return the rule's name."""
-        s = self.settings
-        optimiser, tracked = Sgd(self.own, s.audio_lr), Weights(self.model, self.own)
-        best, best_weights = math.inf, tracked.copy()
-        with self._only_own():
-            while self.budget.allows_step(max(step.ms for step in trace)):
-                if s.cycle == "fixed" and len(trace) >= s.max_iterations:
-                    return "max_iterations"  # without another look: what the last step made counts
-                started = time.perf_counter()
-                views = self.look(batch)
-                loss, *parts = self.terms(views, belief.target, belief.gate)
-                value = loss.item()
-                if s.cycle == "flexible":
-                    if value < best:
-                        best, best_weights = value, tracked.copy()
-                    if self._agreed(views, belief.target):
-                        return "agreed"
-                    if reason := self._stopped(value, previous, views, len(trace)):
-                        tracked.put(best_weights)
-                        return reason
-                optimiser.step(loss)
-                trace.append(self._record(loss, parts, views, started))
-                previous = value
+        s, optimiser = self.settings, Sgd(self.own, self.settings.audio_lr)
+        best, best_weights = math.inf, _copy(self.own)
+        while self.may_step(trace):
+            if s.cycle == "fixed" and len(trace) >= s.max_iterations:
+                return "max_iterations"  # without another look: what the last step made counts
+            started = time.perf_counter()
+            views = self.look(batch)
+            loss, align, agree, audio = self.terms(views, belief.answer, weight)
+            value = loss.item()
+            if s.cycle == "flexible":
+                if value < best:
+                    best, best_weights = value, _copy(self.own)
+                if reason := self._stops(value, previous, views, belief.answer, len(trace)):
+                    if reason != "agreed":
+                        _put(self.own, best_weights)
+                    return reason
+            optimiser.step(loss)
+            trace.append(Step(value, views.agree(), milliseconds_since(started), align.item(), agree.item(), audio.item()))
+            previous = value
         if s.cycle == "flexible":
-            tracked.put(best_weights)
+            _put(self.own, best_weights)
         return "budget"
 
-    def _stopped(self, value: float, previous: float, views: Views, n_steps: int) -> str:
-        """Why the cycle ends without agreement; "" where it goes on."""
-        s = self.settings
-        if n_steps > 1 and value > (1 + s.slack) * previous:
+    def _stops(self, value: float, previous: float, views: Views, t: Tensor, n_steps: int) -> str:
+        """Why the cycle ends after `n_steps`, of which the last had the loss `previous`; "" where it goes on.
+
+        `agreed`: the views agree on the target's class, and are nearly as sure of it as the target.
+        """
+        agree, p = views.agree(), views.mean()
+        t_sure, t_top = t.max(1)
+        if agree and bool(((p.argmax(1) == t_top) & (p.amax(1) > SURE * t_sure)).all()):
+            return "agreed"
+        if n_steps > 1 and value > (1 + SLACK) * previous:
             return "diverged"
-        if abs(value - previous) < s.tolerance * abs(previous) and views.agree():
+        if agree and abs(value - previous) < TOLERANCE * abs(previous):
             return "converged"
-        return "max_iterations" if n_steps >= s.max_iterations else ""
+        return "max_iterations" if n_steps >= self.settings.max_iterations else ""
 
     @contextmanager
-    def _only_own(self) -> Iterator[None]:
-        """Within the block only the own steps' parameters need gradients: what lies before them runs once a clip (adapt/core/prefix.py)."""
+    def _for_this_clip(self) -> Iterator[None]:
+        """Within the block only the own steps' weights need gradients, so that what lies before runs once a clip; after it they are back."""
         own = {id(parameter) for parameter in self.own}
         resting = [parameter for parameter in self.parameters if id(parameter) not in own]
+        stay = _copy(self.own)
         for parameter in resting:
             parameter.requires_grad_(False)
         try:
@@ -230,34 +140,24 @@ class Audio(Vitta):
         finally:
             for parameter in resting:
                 parameter.requires_grad_(True)
+            _put(self.own, stay)
 
-    def _agreed(self, views: Views, t: Tensor) -> bool:
-        """Whether the views agree on the target's class, and are nearly as sure of it as the target: by the factor `confident`."""
-        p = views.mean()
-        t_sure, t_top = t.max(1)
-        return views.agree() and bool(((p.argmax(1) == t_top) & (p.amax(1) > self.settings.confident * t_sure)).all())
-
-    def _record(self, loss: Tensor, parts: list[Tensor], views: Views, started: float) -> Step:
-        align, agree, audio = (part.item() for part in parts)
-        return Step(loss.item(), views.agree(), milliseconds_since(started), align, agree, audio)
-
-    def _all_views(self, centre: Tensor, views: Views) -> Tensor:
-        """log p of the centre view, before the clip's own steps, mixed with the views as first seen: (B, K)."""
-        return torch.lerp(centre.exp(), views.mean().detach(), self.settings.fusion_views).clamp_min(1e-12).log()
-
-    def _fused(self, log_p: Tensor, batch: Batch, trust: Tensor, weight: float) -> Tensor:
-        """The fused answer: log-probabilities (B, K); the running prior takes it in."""
-        scores = self.fuse(log_p, batch, trust, weight)
-        self.answers.add(scores)
-        return scores
-
-    def _learn_of(self, log_p: Tensor, batch: Batch) -> None:
-        """Take the batch, whose picture says log p (B, K), into information and trust."""
-        p = log_p.exp()
-        self.information.add(p)
-        self.trust.add(p, batch.q, batch.mass > 0, self.information.mean())
+    def _predict_only(self, batch: Batch) -> Answer:
+        """The answers to a batch that there is no time to adapt on; the centre view stands for the views."""
+        answer = super()._predict_only(batch)
+        return dataclasses.replace(answer, fused=self.fusion.fuse(answer, batch))
 
 
-def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> Audio:
+def _copy(parameters: list[nn.Parameter]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+@torch.no_grad()
+def _put(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+
+
+def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> Audio:
     """ViTTA with ears around `model`, whose head has `n_classes`."""
     return Audio(model, statistics, n_classes, settings)

@@ -11,21 +11,41 @@ parameters, as (omega, source value); without them the regulariser is off, which
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt.contract import Answer, Batch, Moments
+from adapt.contract import Answer, Batch, Moments, SourceStatistics
 from adapt.core.batch_norm import own_share, own_statistics
 from adapt.core.learner import adapted_parameters
+from adapt.core.settings import setting
 from adapt.core.state import MovingAverage
 from adapt.errors import MethodError
-from adapt.losses.predictions import entropy
-from adapt.methods import Settings
+from adapt.losses import entropy
+from adapt.methods import tent
 from adapt.methods.tent import Tent
 
 NEWEST = 0.1  # weight of the newest clips in m (equation 4)
+
+
+@dataclass(frozen=True)
+class Reliable(tent.Settings):
+    """Of the methods that leave out unreliable clips."""
+
+    entropy_margin: float = setting(0.4, unit="share of log K", source="EATA, equation 3; SAR, equation 2")
+    """E_0: clips of higher entropy are unreliable"""
+
+
+@dataclass(frozen=True)
+class Settings(Reliable):
+    """Of EATA."""
+
+    eata_similarity: float = setting(0.4, unit="cosine", low=-1.0, source="EATA, equation 5 (CIFAR-10; ImageNet: 0.05)")
+    """epsilon: clips more similar than this to those before are redundant"""
+    eata_fisher: float = setting(2000.0, source="EATA, equation 8 (ImageNet; CIFAR-10: 1)")
+    """beta, weight of the Fisher regulariser where the statistics hold it"""
 
 
 class Eata(Tent):
@@ -34,6 +54,7 @@ class Eata(Tent):
     def __init__(self, model: nn.Module, n_classes: int, settings: Settings, fisher: Moments | None = None) -> None:
         """`fisher` maps the name of every parameter that adapts to (omega, source value); None turns the regulariser off."""
         super().__init__(model, settings)
+        self.settings: Settings = settings
         self.margin = settings.entropy_margin * math.log(n_classes)
         self.chosen = MovingAverage(NEWEST)
         if fisher is not None and (missing := [name for name in self.weights.names if name not in fisher]):
@@ -71,7 +92,7 @@ class Eata(Tent):
         return self.answer(batch, views, "max_iterations", started, loss)
 
 
-def importance(model: nn.Module, clips: Iterable[Tensor], settings: Settings) -> Moments:
+def importance(model: nn.Module, clips: Iterable[Tensor], settings: tent.Settings) -> Moments:
     """Parameter name -> (omega, today's value), from unlabelled source clips of frames (1, C, T, H, W) in [0, 1]; equation 9.
 
     omega is the mean over clips of the squared gradient of the cross-entropy to the model's own answer.  Raises MethodError without clips.
@@ -93,8 +114,6 @@ def importance(model: nn.Module, clips: Iterable[Tensor], settings: Settings) ->
     return {names[id(p)]: (total / n_clips, p.detach().clone()) for p, total in zip(parameters, totals, strict=True)}
 
 
-def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> Eata:
+def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> Eata:
     """EATA around `model`, with the regulariser where `statistics` hold what `importance` gave.  Raises MethodError where they hold a part of it."""
-    parameters = {name for name, _ in model.named_parameters()}
-    fisher = {name: pair for name, pair in (statistics or {}).items() if name in parameters}
-    return Eata(model, n_classes, settings, fisher or None)
+    return Eata(model, n_classes, settings, (statistics.fisher or None) if statistics is not None else None)

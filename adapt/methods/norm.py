@@ -3,14 +3,20 @@
 Each batch norm normalises with mean (1 - r) mu_source + r mu_clip, and its variance likewise; r is `bn_prior`, or n / (N + n) for n clips
 a batch where `bn_samples` gives N, the clips that the source's statistics count as (their pseudo sample size).
 """
-import torch
-from torch import nn
+from dataclasses import dataclass
 
-from adapt.contract import Answer, Batch, Moments
-from adapt.core.batch_norm import batch_norms, own_share, own_statistics
+import torch
+from torch import Tensor, nn
+
+from adapt.contract import Answer, Batch, SourceStatistics
+from adapt.core.batch_norm import MixingSettings, batch_norms, own_share, own_statistics
 from adapt.core.state import Stateful
 from adapt.errors import MethodError
-from adapt.methods import Settings
+
+
+@dataclass(frozen=True)
+class Settings(MixingSettings):
+    """Of norm."""
 
 
 class Norm(Stateful):
@@ -24,12 +30,18 @@ class Norm(Stateful):
     @torch.inference_mode()
     def adapt(self, batch: Batch) -> Answer:
         """Predict `batch` with the statistics of its own centre view mixed in."""
-        before = self.model(batch.centre[:, 0]).log_softmax(1)
+        before = self.source_answer(batch)
         with own_statistics(self.model, own_share(self.settings, len(batch.centre))):
             after = self.model(batch.centre[:, 0]).log_softmax(1)
-        return Answer(before=before, after=after)
+        return Answer(before=before, after=after, source=before)
+
+    @torch.inference_mode()
+    def source_answer(self, batch: Batch) -> Tensor:
+        """Log-probabilities of the centre view with the source's statistics: (B, K)."""
+        log_p: Tensor = self.model(batch.centre[:, 0]).log_softmax(1)
+        return log_p
 
 
-def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> Norm:
+def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> Norm:
     """Mixed batch norm statistics."""
     return Norm(model, settings)

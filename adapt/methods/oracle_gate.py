@@ -6,19 +6,19 @@ could give, not every clip: a sound whose top class is wrong may still help, by 
 import torch
 from torch import Tensor, nn
 
-from adapt.contract import Batch, Moments
+from adapt.contract import Batch, SourceStatistics
 from adapt.core.oracle import Oracle
-from adapt.methods import Settings
-from adapt.methods.audio import Audio
+from adapt.fusion.trusted import Trusted
+from adapt.methods.audio import Audio, Settings
 
 NEEDS_LABELS = True
 
 
-class OracleGate(Audio):
-    """ViTTA with ears, told when to listen."""
+class ToldWhenToTrust(Trusted):
+    """Trusted fusion that is told which sounds to believe."""
 
-    def __init__(self, model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings, oracle: Oracle) -> None:
-        super().__init__(model, statistics, n_classes, settings)
+    def __init__(self, n_classes: int, settings: Settings, oracle: Oracle) -> None:
+        super().__init__(n_classes, settings)
         self.oracle = oracle
 
     def believed(self, batch: Batch, weight: float) -> Tensor:
@@ -27,6 +27,14 @@ class OracleGate(Audio):
         return torch.tensor(self.oracle.true(batch.clip_ids, heard.tolist())).to(batch.q)
 
 
-def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings, oracle: Oracle) -> OracleGate:
+class OracleGate(Audio):
+    """ViTTA with ears, told when to listen."""
+
+    def __init__(self, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings, oracle: Oracle) -> None:
+        super().__init__(model, statistics, n_classes, settings)
+        self.fusion = ToldWhenToTrust(n_classes, settings, oracle)
+
+
+def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings, oracle: Oracle) -> OracleGate:
     """The upper bound around `model`."""
     return OracleGate(model, statistics, n_classes, settings, oracle)

@@ -9,19 +9,33 @@ The top of the network keeps still (`sar_frozen`).  e_0 is given as a share of l
 """
 import math
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from adapt.contract import Answer, Batch, Moments
+from adapt.contract import Answer, Batch, SourceStatistics
 from adapt.core.learner import adapted_parameters
 from adapt.core.moments import NORMS
+from adapt.core.settings import setting
 from adapt.core.state import MovingAverage
-from adapt.losses.predictions import entropy
-from adapt.methods import Settings
+from adapt.losses import entropy
+from adapt.methods.eata import Reliable
 from adapt.methods.tent import Tent
 
 NEWEST = 0.1  # weight of the newest loss in its running mean
+
+
+@dataclass(frozen=True)
+class Settings(Reliable):
+    """Of SAR."""
+
+    sar_radius: float = setting(0.05, unit="norm of the weights' change", source="SAR, equation 4")
+    """rho, how far the sharpness-aware step looks, in weight space"""
+    sar_reset: float = setting(0.029, unit="share of log K", source="SAR: model recovery (0.2 with K = 1000)")
+    """e_0: a running loss below it is a collapse"""
+    sar_frozen: float = setting(0.25, unit="share of the layers", high=1, source="SAR: experiments (3 of 12 blocks of a ViT, layer4 of a ResNet)")
+    """share of the norm layers, nearest to the output, that keep still"""
 
 
 def below_the_top(model: nn.Module, settings: Settings) -> list[nn.Parameter]:
@@ -37,6 +51,7 @@ class Sar(Tent):
 
     def __init__(self, model: nn.Module, n_classes: int, settings: Settings) -> None:
         super().__init__(model, settings, below_the_top(model, settings))
+        self.settings: Settings = settings
         self.margin, self.collapsed_below = settings.entropy_margin * math.log(n_classes), settings.sar_reset * math.log(n_classes)
         self.loss = MovingAverage(NEWEST)
 
@@ -79,6 +94,6 @@ class Sar(Tent):
         return "recovered"
 
 
-def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> Sar:
+def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> Sar:
     """SAR around `model`; it needs no source statistics but those in the batch norm buffers."""
     return Sar(model, n_classes, settings)

@@ -11,19 +11,28 @@ loss = H(p) + L_div - beta log p_y (section 3).  SHOT trains for epochs on a who
 * weights: the scale and shift of norm layers as in Tent, not all below the head (scope=all gives that), and `momentum` as elsewhere.
 """
 import time
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt.contract import Answer, Batch, Moments
+from adapt.contract import Answer, Batch, SourceStatistics
 from adapt.core.batch_norm import own_share, own_statistics
 from adapt.core.head import find_head, forward_with_features
 from adapt.core.learner import Views, adapted_parameters
-from adapt.core.state import Stateful
-from adapt.fusion._old import ClassPrior
-from adapt.losses.predictions import entropy
-from adapt.methods import Settings
+from adapt.core.settings import setting
+from adapt.core.state import ClassPrior, Stateful
+from adapt.losses import entropy
+from adapt.methods import tent
 from adapt.methods.tent import Tent
+
+
+@dataclass(frozen=True)
+class Settings(tent.Settings):
+    """Of SHOT."""
+
+    shot_labels: float = setting(0.3, source="SHOT, section 3")
+    """beta, weight of the pseudo-label term; 0 is SHOT-IM, which needs no linear head"""
 
 
 class Centroids(Stateful):
@@ -66,6 +75,7 @@ class Shot(Tent):
         head = find_head(model, n_classes) if settings.shot_labels > 0 else None
         hypothesis = {id(parameter) for parameter in head.parameters()} if head is not None else set()
         super().__init__(model, settings, [p for p in adapted_parameters(model, settings.scope) if id(p) not in hypothesis])
+        self.settings: Settings = settings
         self.head = head
         self.centroids = None if head is None else Centroids(head.weight)
         self.answers = ClassPrior(n_classes)
@@ -92,6 +102,6 @@ class Shot(Tent):
         return self.answer(batch, views, "max_iterations", started, loss)
 
 
-def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> Shot:
+def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> Shot:
     """SHOT around `model`; it needs no source statistics but those in the batch norm buffers."""
     return Shot(model, n_classes, settings)

@@ -5,15 +5,25 @@ Supports of class k start as {w_k / ||w_k||}; a clip's unit feature joins those 
 a centroid is scaled to unit length and the head's bias is left out; unlike there a class always starts with its own weight vector, whatever
 class the head would give that.  The feature is what comes into the model's last linear layer for the centre view.
 """
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt.contract import Answer, Batch, Moments
+from adapt.contract import Answer, Batch, SourceStatistics
 from adapt.core.head import find_head, forward_with_features
+from adapt.core.settings import setting
 from adapt.core.state import Stateful
-from adapt.losses.predictions import entropy
-from adapt.methods import Settings
+from adapt.losses import entropy
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of T3A."""
+
+    t3a_supports: int = setting(20, unit="features a class", low=1, source="T3A: experiments, of the grid 1, 5, 20, 50, 100")
+    """M, the supports of lowest entropy kept per class"""
 
 
 class Supports(Stateful):
@@ -63,9 +73,14 @@ class T3A(Stateful):
         before = seen.logits.log_softmax(1)
         self.supports.add(seen.features, before)
         after = (seen.features @ self.supports.centroids(self.n_classes).T).log_softmax(1)
-        return Answer(before=before, after=after)
+        return Answer(before=before, after=after, source=before)
+
+    @torch.no_grad()
+    def source_answer(self, batch: Batch) -> Tensor:
+        """Log-probabilities of the centre view by the model's own head: (B, K)."""
+        return forward_with_features(self.model, self.head, batch.centre[:, 0]).logits.log_softmax(1)
 
 
-def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> T3A:
+def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> T3A:
     """T3A around `model`, which needs a last linear layer."""
     return T3A(model, n_classes, settings)

@@ -7,19 +7,25 @@ answers with the forward that the gradient came from.
 """
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from adapt.contract import Answer, Batch, Moments, Step
-from adapt.core.batch_norm import own_share, own_statistics
+from adapt.contract import Answer, Batch, SourceStatistics, Step
+from adapt.core import learner
+from adapt.core.batch_norm import MixingSettings, own_share, own_statistics
 from adapt.core.learner import Learner, Views, adapted_parameters, milliseconds_since
-from adapt.methods import Settings
+from adapt.core.settings import setting
+from adapt.losses import entropy
 
 
-def entropy(log_p: Tensor) -> Tensor:
-    """-sum_k p_k log p_k: (B, K) -> (B,)."""
-    return -(log_p.exp() * log_p).sum(1)
+@dataclass(frozen=True)
+class Settings(MixingSettings, learner.Settings):
+    """Of Tent, and of the methods that begin with it."""
+
+    lr: float = setting(2.5e-4, unit="per step", source="Tent, EATA: experiments (ImageNet, batches of 64)")
+    """SGD's learning rate"""
 
 
 class Tent(Learner):
@@ -27,7 +33,8 @@ class Tent(Learner):
 
     def __init__(self, model: nn.Module, settings: Settings, parameters: Sequence[nn.Parameter] | None = None) -> None:
         chosen = adapted_parameters(model, settings.scope) if parameters is None else parameters
-        super().__init__(model, settings, chosen, settings.entropy_lr)
+        super().__init__(model, settings, chosen, settings.lr, settings.weight_decay, settings.dropout)
+        self.settings = settings
 
     def look(self, batch: Batch) -> Views:
         """Forward the views with their own statistics."""
@@ -54,6 +61,6 @@ class Tent(Learner):
         return Answer(views.log_mean().detach(), self.predict(batch), steps=len(trace), stop_reason=reason, trace=trace)
 
 
-def build(model: nn.Module, statistics: Moments | None, n_classes: int, settings: Settings) -> Tent:
+def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> Tent:
     """Tent around `model`; it needs no source statistics but those in the batch norm buffers."""
     return Tent(model, settings)

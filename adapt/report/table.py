@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from adapt import command
 from adapt.errors import MethodError
 from adapt.report import metrics, runs, significance
 from adapt.report.runs import GROUPS, METRICS, Run
@@ -203,7 +202,3 @@ def run(options: Options) -> dict[str, object]:
     temporary.write_text(markdown(rows, options), encoding="utf-8")
     temporary.replace(path)
     return {"n_rows": len(rows), "report": str(path), "top1": {row.name: round(100 * row.scores["all"], 2) for row in rows}}
-
-
-if __name__ == "__main__":
-    command.main(Options, run, prog="adapt.report")

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from adapt import backbones
+from adapt.contract import SourceStatistics
 from adapt.errors import CheckpointError
 from adapt.tables import classes
-
-Statistics = dict[str, tuple[Tensor, Tensor]]  # layer name -> mean (C,), variance (C,) of its output on clean source clips
 
 
 @dataclass(frozen=True)
@@ -98,18 +97,17 @@ def _put(path: Path, model: nn.Module, state: object) -> None:
     model.load_state_dict(state)  # type: ignore[arg-type]  # a dict: an empty one has no tensor in common
 
 
-def save_statistics(path: Path, statistics: Statistics, model_sha256: str, about: Mapping[str, object] | None = None) -> None:
-    """Save per-layer statistics with the hash of the checkpoint they belong to; `about` says how they were taken."""
-    pairs = {name: list(pair) for name, pair in statistics.items()}
-    save(path, {"statistics": pairs, "model_sha256": model_sha256, **(about or {})})
+def save_statistics(path: Path, statistics: SourceStatistics, model_sha256: str, about: Mapping[str, object] | None = None) -> None:
+    """Save source statistics with the hash of the checkpoint they belong to; `about` says how they were taken."""
+    parts = {part: {name: list(pair) for name, pair in found.items()} for part, found in statistics._asdict().items()}
+    save(path, {**parts, "model_sha256": model_sha256, **(about or {})})
 
 
-def load_statistics(path: Path, model_sha256: str, layers: Sequence[str] = ()) -> Statistics:
-    """Load per-layer statistics.  Raises CheckpointError where they were taken of another checkpoint, or lack one of `layers`."""
+def load_statistics(path: Path, model_sha256: str) -> SourceStatistics:
+    """Load source statistics.  Raises CheckpointError where they were taken of another checkpoint, or are of an older form."""
     content = load(path, "statistics")
     if content.get("model_sha256") != model_sha256:
         raise CheckpointError(f"{path} was taken of another checkpoint than {model_sha256[:12]}: run `dvc repro statistics`")
-    statistics = content["statistics"]
-    if missing := [name for name in layers if name not in statistics]:
-        raise CheckpointError(f"{path} lacks layer {missing[0]!r} ({len(missing)} such layers): run `dvc repro statistics`")
-    return {name: (pair[0], pair[1]) for name, pair in statistics.items()}
+    if missing := [part for part in SourceStatistics._fields if not isinstance(content.get(part), dict)]:
+        raise CheckpointError(f"{path} has no {missing[0]}: an older version wrote it; delete it and run `dvc repro statistics`")
+    return SourceStatistics(*({name: (pair[0], pair[1]) for name, pair in content[part].items()} for part in SourceStatistics._fields))

@@ -3,28 +3,19 @@
 In: the checkpoint and the clean train split.  Out: cache/<dataset>/model/<backbone>.statistics.pt: mean and variance of each aligned
 norm layer's output over clips, time, height and width, with the checkpoint's hash.
 
-One pass, nothing cancels: a clip's moments are taken in float64, and merged with those before by their number of values (Chan et al. 1983).
 With `fisher` there are also EATA's weights of the regulariser, by parameter name (adapt/methods/eata.py); they cost a backward a clip.
 """
-from adapt.command import be_passive
-
-if __name__ == "__main__":
-    be_passive()  # before torch is imported
-
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from adapt import command
-from adapt.contract import Moments
+from adapt.contract import SourceStatistics
 from adapt.core import moments
 from adapt.core.device import device_of
-from adapt.core.moments import Running
-from adapt.errors import AdaptError, CheckpointError, VideoError
-from adapt.methods import Settings, eata
+from adapt.errors import AdaptError, VideoError
+from adapt.methods import eata
 from adapt.source import checkpoints
 from adapt.source._loader import to_device
 from adapt.tables import cache
@@ -45,36 +36,6 @@ class Options:
     scope: str = "norm"  # which weights EATA will adapt: adapt's setting of that name
     device: str = "cpu"
     workers: int = 2  # decoding threads
-
-
-@torch.no_grad()
-def collect(model: nn.Module, names: Sequence[str], clips: Iterable[Tensor]) -> Moments:
-    """Mean and biased variance of the named layers' outputs over all values of all `clips` of frames (N, C, T, H, W) in [0, 1].
-
-    Clips may differ in size.  What a layer's output is, is adapt/core/moments.py's to say.  Raises CheckpointError where one is not finite.
-    """
-    running, modules = Running(), dict(model.named_modules())
-    seen: Moments = {}
-    counts: dict[str, int] = {}
-
-    def look(name: str) -> torch.utils.hooks.RemovableHandle:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            given = inputs[0].double()
-            seen[name] = moments.output_moments(module, given, given if output is inputs[0] else output.double())
-            counts[name] = output.numel() // seen[name][0].numel()
-
-        return modules[name].register_forward_hook(hook)
-
-    with ExitStack() as hooks:
-        for name in names:
-            hooks.callback(look(name).remove)
-        for frames in clips:
-            model(frames)
-            running.add(seen, counts)
-    statistics = running.result()
-    if wrong := [name for name, (mean, variance) in statistics.items() if not bool((mean + variance).isfinite().all())]:
-        raise CheckpointError(f"the statistics of layer {wrong[0]!r} are not finite: train the model again at a lower rate")
-    return statistics
 
 
 def spread(clips: Sequence[Clip], n: int) -> list[Clip]:
@@ -109,17 +70,10 @@ def run(options: Options) -> dict[str, object]:
     clips = spread(cache.read_clips(options.dataset, "train"), options.max_clips)
     names, frames = moments.norm_layers(source.model), Frames(clips, options, device)
     model = source.model.to(device)
-    statistics = collect(model, names, frames)
-    if not statistics:
-        raise CheckpointError(f"no clip of {options.dataset}'s train split could be read: statistics need at least one")
-    about = {"backbone": options.backbone, "variant": options.variant, "layers": list(names), "n_clips": len(clips) - frames.n_failed}
-    if options.fisher:
-        importance = eata.importance(model, frames, Settings(scope=options.scope))
-        statistics |= {name: (omega.cpu(), value.cpu()) for name, (omega, value) in importance.items()}
-    checkpoints.save_statistics(checkpoints.statistics_path(options.dataset, options.backbone), statistics, source.sha256, about)
-    n_fisher = len(statistics) - len(names)
-    return {"n_clips": len(clips), "n_failed": frames.n_failed, "n_layers": len(names), "n_fisher": n_fisher}
-
-
-if __name__ == "__main__":
-    command.main(Options, run, prog="adapt.statistics")
+    found = moments.collect(model, names, frames)
+    importance = eata.importance(model, frames, eata.Settings(scope=options.scope)) if options.fisher else {}
+    fisher = {name: (omega.cpu(), value.cpu()) for name, (omega, value) in importance.items()}
+    about = {"backbone": options.backbone, "variant": options.variant, "n_clips": len(clips) - frames.n_failed}
+    path = checkpoints.statistics_path(options.dataset, options.backbone)
+    checkpoints.save_statistics(path, SourceStatistics(found, fisher), source.sha256, about)
+    return {"n_clips": len(clips), "n_failed": frames.n_failed, "n_layers": len(names), "n_fisher": len(fisher)}

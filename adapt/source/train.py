@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from adapt import backbones, command
+from adapt import backbones
 from adapt.errors import AdaptError, CheckpointError
 from adapt.source import _loader, checkpoints
 from adapt.source._augment import augmented
@@ -240,8 +240,3 @@ def run(options: Options) -> dict[str, object]:
     checkpoints.save_model(path, model, options.backbone, labels, options.video.frames, options.variant, options.video.size)
     progress.remove()
     return {"n_train": n_train, "n_val": len(val), "val_accuracy": round(score, 4), "checkpoint": str(path)}
-
-
-if __name__ == "__main__":
-    command.keep_freed_memory()
-    command.main(Options, run, prog="adapt.train")

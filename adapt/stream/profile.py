@@ -134,6 +134,7 @@ def _line(name: str, cells: list[str]) -> str:
 @contextmanager
 def _marked(method: Method) -> Iterator[None]:
     """Within the block a method's `predict`, where it has one, is a region that the profiler sees."""
+    method = getattr(method, "method", method)  # within its fusion
     predict: Callable[..., Any] | None = getattr(method, "predict", None)
     if predict is None:
         yield

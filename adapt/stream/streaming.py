@@ -7,102 +7,34 @@ enters, after the method has answered; a method that declares NEEDS_LABELS, an u
 import dataclasses
 import json
 import logging
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from adapt import methods
-from adapt.contract import Method
+from adapt import command, methods
+from adapt.contract import SourceStatistics
 from adapt.core.device import device_of
 from adapt.core.oracle import Oracle
 from adapt.errors import AdaptError, TooManyFailedError
-from adapt.methods import Settings
+from adapt.fusion import Fused
 from adapt.report import metrics
 from adapt.source import checkpoints
 from adapt.stream import fingerprint, progress
 from adapt.stream.batches import Row
 from adapt.stream.lanes import cores, each
+from adapt.stream.options import WITHOUT_EFFECT, Options, check, given_settings, method_and_fusion, options_for, run_name
 from adapt.stream.pace import News, Pace
 from adapt.stream.profile import Profile
 from adapt.stream.progress import Progress
-from adapt.stream.streams import SETTINGS, Reading, Rows, Stream, adapt_batches, order, start, starts_anew
+from adapt.stream.streams import Reading, Rows, Stream, adapt_batches, order, start, starts_anew
 from adapt.tables import cache
 from adapt.tables.cache import Clip, Sound
-from adapt.video import corruptions
-from adapt.video.clips import VideoOptions
 
 log = logging.getLogger("adapt")
+WITHOUT_ROWS = ("adapt.report.metrics", "adapt.stream.pace", "adapt.stream.profile")  # modules that make none
 NAMED = 5  # clips that could not be read
-WORD = "[A-Za-z0-9][A-Za-z0-9_.+=-]*"  # of a run's name: a file's name anywhere
-SIGNED = ("eata_similarity",)  # settings that may be negative
-
-
-@dataclass(frozen=True)
-class Options:
-    """Which model adapts how, on which streams."""
-
-    dataset: str
-    backbone: str
-    method: str
-    corruptions: tuple[str, ...]  # each its own stream; "clean" for none
-    video: VideoOptions = field(default_factory=VideoOptions)
-    settings: Settings = field(default_factory=Settings)
-    name: str = ""  # of this run: its folder, its metrics, its rows in tables; group/name puts several in one; "" for the method's
-    variant: str = ""  # one of the backbone's; "" for its first
-    severity: int = 5  # 1 to 5
-    order_seeds: tuple[int, ...] = (0,)  # a stream per corruption and seed
-    setting: str = "online"  # source weights return before each stream (online, sorted by class), batch (episodic) or order seed (continual)
-    batch_size: int = 1  # clips that are adapted on and predicted together
-    split: str = "test"
-    max_clips: int = 0  # of every order, the first so many, for trials; 0 for all
-    source_free: bool = False  # take the source statistics from batch norm buffers
-    device: str = "cpu"  # cpu, cuda, cuda:1
-    jobs: int = 0  # streams side by side, each in a process of one thread; 0 for as many as cores, 1 on a GPU
-    workers: int = 1  # decoding threads beside each stream's model
-    max_failed_share: float = 0.5  # 0 to 1; the stage fails when more than this share of a stream's clips cannot be read
-    save_every: int = 50  # clips after which all is saved, so that a killed run goes on from there; each minute too
-    force: bool = False  # run again even if a finished run of the same options, data and code is there
-    profile: bool = False  # print where the time of ten clips went
-
-
-WITHOUT_EFFECT = (  # options that change no row; the device is told apart
-    "device", "jobs", "workers", "max_failed_share", "save_every", "force", "profile",
-)  # fmt: skip
-
-
-def run_name(options: Options) -> str:
-    """What a run is called."""
-    return options.name or options.method
-
-
-def check(options: Options) -> None:
-    """Raise AdaptError for an option that cannot be."""
-    def ask(fine: bool, name: str, value: object, wanted: str) -> None:
-        if not fine:
-            raise AdaptError(f"{name} is {value!r}: give {wanted}")
-
-    methods.needs_labels(options.method)  # raises for an unknown one
-    ask(re.fullmatch(f"({WORD}/)*{WORD}", run_name(options)) is not None, "name", options.name, "letters, digits and _ . + = -, or such group/name")
-    ask(options.setting in SETTINGS, "setting", options.setting, f"one of {list(SETTINGS)}")
-    ask(options.severity in range(1, 6), "severity", options.severity, "1 to 5")
-    for corruption in options.corruptions:
-        corruptions.check(corruption, options.severity)
-    for name in ("corruptions", "order_seeds"):
-        values = getattr(options, name)
-        ask(0 < len(set(values)) == len(values), name, values, "at least one, each once")
-    ask(min(options.order_seeds) >= 0, "order_seeds", options.order_seeds, "0 or more")
-    ask(0 <= options.max_failed_share <= 1, "max_failed_share", options.max_failed_share, "0 to 1")
-    ask(options.max_clips >= 0, "max_clips", options.max_clips, "0 (all) or more")
-    ask(options.jobs >= 0, "jobs", options.jobs, "0 (the cores) or more")
-    for name, value in {name: getattr(options, name) for name in ("batch_size", "workers", "save_every")}.items():
-        ask(value >= 1, name, value, "1 or more")
-    for name, value in dataclasses.asdict(options.video).items():
-        ask(not isinstance(value, int) or value >= 1, name, value, "1 or more")
-    for name, value in dataclasses.asdict(options.settings).items():
-        ask(not isinstance(value, float | int) or value >= 0 or name in SIGNED, name, value, "0 or more")
 
 
 def plan(options: Options) -> list[Stream]:
@@ -110,9 +42,9 @@ def plan(options: Options) -> list[Stream]:
     def severity(corruption: str) -> int:
         return 0 if corruption == "clean" else options.severity
 
-    name = run_name(options)
+    name, made_by = run_name(options), method_and_fusion(options)
     pairs = [(seed, corruption) for seed in options.order_seeds for corruption in options.corruptions]
-    return [Stream(options.dataset, options.backbone, name, corruption, severity(corruption), seed) for seed, corruption in pairs]
+    return [Stream(options.dataset, options.backbone, name, corruption, severity(corruption), seed, *made_by) for seed, corruption in pairs]
 
 
 def reading(options: Options) -> Reading:
@@ -121,7 +53,7 @@ def reading(options: Options) -> Reading:
 
 
 def adapt_stream(
-    method: Method, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, corruption: str, order_seed: int
+    method: Fused, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, corruption: str, order_seed: int
 ) -> Rows:
     """One stream from the source weights, in memory: (rows of predictions, rows of traces)."""
     which = plan(dataclasses.replace(options, corruptions=(corruption,), order_seeds=(order_seed,)))[0]
@@ -150,7 +82,7 @@ def jobs(options: Options) -> int:
 
 
 def adapt_streams(
-    method: Method, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress, profile: Profile | None
+    method: Fused, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress, profile: Profile | None
 ) -> None:
     """Adapt on every stream that `kept` does not hold yet, lanes side by side, and write the run's tables."""
     streams = plan(options)
@@ -165,7 +97,7 @@ def adapt_streams(
 
 
 def _adapt_lane(
-    method: Method, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress, profile: Profile | None,
+    method: Fused, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress, profile: Profile | None,
     numbers: range, tell: Callable[[News], None],
 ) -> None:  # fmt: skip
     """Adapt on those streams of a lane that are not on disk yet, from the source weights on."""
@@ -200,13 +132,17 @@ def _check_failures(rows: Sequence[Row], which: Stream, share: float) -> None:
 
 def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
     """The run's fingerprint."""
-    chosen = dataclasses.asdict(options) | {"name": run_name(options)}
+    method, fusion = method_and_fusion(options)
+    chosen = {name: value for name, value in vars(options).items() if name not in ("settings", "settings_file")}
+    chosen |= {"video": dataclasses.asdict(options.video), "name": run_name(options), "method": method, "fusion": fusion}
+    of_method, of_fusion = methods.choose(method, fusion, given_settings(options))
+    chosen["settings"] = dataclasses.asdict(of_method) | ({} if of_fusion is None else dataclasses.asdict(of_fusion))
     del chosen["video"]["decode_timeout_s"]
-    modules = ["streaming", "methods." + options.method, "backbones." + options.backbone]
+    modules = ["stream.streaming", f"methods.{method}", f"backbones.{options.backbone}"] + [f"fusion.{fusion}"] * (fusion != "none")
     statistics = checkpoints.statistics_path(options.dataset, options.backbone)
     return {
         "options": json.dumps({name: value for name, value in chosen.items() if name not in WITHOUT_EFFECT}, sort_keys=True),
-        "code_sha256": fingerprint.code_sha256([f"adapt.{name}" for name in modules], without=("adapt.metrics", "adapt.pace", "adapt.profile")),
+        "code_sha256": fingerprint.code_sha256([f"adapt.{name}" for name in modules], without=WITHOUT_ROWS),
         "data_sha256": fingerprint.data_sha256(options.dataset),
         "checkpoint_sha256": source.sha256,
         "statistics_sha256": "none: source_free" if options.source_free else fingerprint.file_sha256(statistics),
@@ -222,7 +158,7 @@ class Given:
     clips: list[Clip]  # of the split, in clip_id order
     sounds: dict[str, Sound]
     source: checkpoints.Source
-    statistics: checkpoints.Statistics | None  # None: source-free
+    statistics: SourceStatistics | None  # None: source-free
 
 
 def read(options: Options) -> Given:
@@ -240,11 +176,13 @@ def read(options: Options) -> Given:
     return Given(labels, clips, sounds, source, statistics)
 
 
-def build(options: Options, given: Given) -> Method:
-    """The method around the source model; an upper bound is handed an Oracle."""
-    seen = {clip.clip_id: clip.label_ids or (clip.label_id,) for clip in given.clips} if methods.needs_labels(options.method) else None
+def build(options: Options, given: Given) -> Fused:
+    """The method around the source model with its fusion; an upper bound is handed an Oracle."""
+    method, fusion = method_and_fusion(options)
+    seen = {clip.clip_id: clip.label_ids or (clip.label_id,) for clip in given.clips} if methods.needs_labels(method) else None
     model = given.source.model.to(device_of(options.device))
-    return methods.build(options.method, model, given.statistics, len(given.labels), options.settings, None if seen is None else Oracle(seen))
+    oracle = None if seen is None else Oracle(seen)
+    return methods.build(method, fusion, model, given.statistics, len(given.labels), given_settings(options), oracle)
 
 
 def run(options: Options) -> dict[str, object]:
@@ -266,6 +204,11 @@ def run(options: Options) -> dict[str, object]:
     rows = cache.read_predictions(progress.output(folder, "predictions"))
     sounding = metrics.sounding_classes(given.clips, given.sounds)
     path = Path("cache/metrics") / options.dataset / f"{run_name(options)}.json"
-    metrics.write_json(path, metrics.summary(rows, sounding, methods.needs_labels(options.method)))
+    metrics.write_json(path, metrics.summary(rows, sounding, methods.needs_labels(method_and_fusion(options)[0])))
     n_failed = sum(row["stop_reason"] == "failed" for row in rows)
     return {"n_predictions": len(rows), "n_failed": n_failed, "top1": round(metrics.top1(rows), 4)}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The command `python -m adapt`."""
+    command.main(options_for, run, prog="adapt", args=args)

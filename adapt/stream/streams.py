@@ -31,17 +31,19 @@ class Stream:
 
     dataset: str
     backbone: str
-    method: str  # the name of the run
+    run: str  # its name
     corruption: str
     severity: int  # 0 for clean
     order_seed: int
+    method: str
+    fusion: str
 
     def key(self) -> Row:
-        """The columns that say so in every row."""
-        return dict(vars(self))
+        """The columns that say so in every row of `traces`, and that the rows of both tables are told apart by."""
+        return {name: value for name, value in vars(self).items() if name not in ("method", "fusion")}
 
     def __str__(self) -> str:
-        return f"{self.method}, {self.corruption}, order {self.order_seed}"
+        return f"{self.run}, {self.corruption}, order {self.order_seed}"
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def adapt_batches(
                 predictions, traces, is_nan = _adapt(method, position, read, sounds, reading, watch)
                 del read  # before the next clips are
                 n_nan += is_nan
-                yield [key | row for row in predictions], [key | row for row in traces]
+                yield [vars(which) | row for row in predictions], [key | row for row in traces]
     if n_nan:
         log.warning("%s: %d answers were NaN: lower the learning rate", which, n_nan)
 

@@ -54,7 +54,7 @@ def apply(frames: np.ndarray, corruption: str, severity: int, *, seed: int, clip
     if not check(corruption, severity):
         return frames
     if corruption in FILE_CORRUPTIONS:
-        raise AdaptError(f"{corruption} corrupts a file, not frames: read the clip with adapt.video.read_clip")
+        raise AdaptError(f"{corruption} corrupts a file, not frames: read the clip with adapt.video.clips.read_clip")
     return CORRUPTIONS[corruption](frames, severity, generator(seed, clip_id, corruption))
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
-from adapt import command
 from adapt.errors import AdaptError
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions, read_clip
@@ -60,7 +59,3 @@ def run(options: Options) -> dict[str, object]:
     except (ValueError, OSError) as error:
         raise AdaptError(f"{options.out} cannot be written ({error}): give a name that ends in .png or .jpg") from error
     return {"sheet": str(options.out), "width": picture.width, "height": picture.height}
-
-
-if __name__ == "__main__":
-    command.main(Options, run, prog="adapt.corruptions")

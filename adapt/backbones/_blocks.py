@@ -1,4 +1,4 @@
-"""What the backbones with stages share: pixels normalised on the way in, stages one after the other, logits out."""
+"""What the backbones made of blocks share: pixels normalised on the way in, blocks one after the other, logits out."""
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -13,8 +13,8 @@ Described = TypeVar("Described")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Staged(nn.Module):
-    """Frames (N, 3, T, H, W) in [0, 1] -> logits (N, K).  A backbone says what its stages are; its forward is these."""
+class BlockNetwork(nn.Module):
+    """Frames (N, 3, T, H, W) in [0, 1] -> logits (N, K).  A backbone says what its blocks are; its forward is these."""
 
     mean: Tensor
     std: Tensor
@@ -32,8 +32,8 @@ class Staged(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """(N, 3, T, H, W) -> (N, K)."""
         x = frames
-        for stage in self.blocks():
-            x = stage.run(x)
+        for block in self.blocks():
+            x = block.run(x)
         return x
 
     def normalised(self, frames: Tensor) -> Tensor:

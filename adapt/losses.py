@@ -1,7 +1,4 @@
-"""Feature alignment (ViTTA, Lin et al., CVPR 2023, section 3.1): pull the output statistics of norm layers towards the source's.
-
-The online estimate is an exponential moving average that the gradient reaches through the newest clip only, and that is committed once a clip.
-"""
+"""Losses that need no label: functions of what a network answers, and the alignment of its features, which keeps an estimate of the stream."""
 import torch
 from torch import Tensor
 
@@ -10,8 +7,28 @@ from adapt.core.state import Stateful
 from adapt.errors import MethodError
 
 
+def entropy(log_p: Tensor) -> Tensor:
+    """-sum_k p_k log p_k; 0 log 0 is 0: (B, K) -> (B,)."""
+    return -(log_p.exp() * log_p).sum(1)
+
+
+def consistency(log_p: Tensor) -> Tensor:
+    """mean over views of ||p_v - p||_1, p not detached: (B, V, K) -> scalar (ViTTA, equation 9)."""
+    p = log_p.exp()
+    return (p - p.mean(1, keepdim=True)).abs().sum(2).mean()
+
+
+def divergence(log_p: Tensor, t: Tensor) -> Tensor:
+    """KL(t || p_v), mean over views: log p (B, V, K), t (B, K) summing to 1 -> (B,)."""
+    return (t[:, None] * (t.clamp_min(1e-12).log()[:, None] - log_p)).sum(2).mean(1)
+
+
 class Alignment(Stateful):
-    """The alignment loss and its online estimate."""
+    """Feature alignment (ViTTA, Lin et al., CVPR 2023, section 3.1): pull the moments of norm layers' outputs towards the source's.
+
+    The online estimate is an exponential moving average that the gradient reaches through the newest clip only, and that is
+    committed once a clip.
+    """
 
     running = ("online",)
 
@@ -40,7 +57,8 @@ class Alignment(Stateful):
         self.online = {name: (mean.detach(), variance.detach()) for name, (mean, variance) in self._blend(seen).items()}
 
     def _blend(self, seen: Moments) -> Moments:
+        new, old = self.ema, 1 - self.ema
         return {
-            name: (self.ema * mean + (1 - self.ema) * self.online[name][0], self.ema * variance + (1 - self.ema) * self.online[name][1])
+            name: (new * mean + old * self.online[name][0], new * variance + old * self.online[name][1])
             for name, (mean, variance) in seen.items()
         }

@@ -1,1 +1,0 @@
-"""Losses that need no label: functions of tensors, and the estimates that they keep."""

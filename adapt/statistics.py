@@ -1,0 +1,10 @@
+"""The source statistics as a command (`python -m adapt.statistics`); what it does is in adapt/source/statistics.py."""
+from adapt import command
+
+if __name__ == "__main__":
+    command.be_passive()  # before torch is imported
+
+from adapt.source.statistics import Options, run
+
+if __name__ == "__main__":
+    command.main(Options, run, prog="adapt.statistics")

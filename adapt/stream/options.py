@@ -1,0 +1,142 @@
+"""What `python -m adapt` is told: its options, and the settings of the method and fusion that it names, each a flag of its own."""
+import argparse
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from adapt import methods
+from adapt.core import settings
+from adapt.errors import AdaptError, MethodError
+from adapt.stream.streams import SETTINGS
+from adapt.video import corruptions
+from adapt.video.clips import VideoOptions
+
+WORD = "[A-Za-z0-9][A-Za-z0-9_.+=-]*"  # of a run's name: a file's name anywhere
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which model adapts how, on which streams."""
+
+    dataset: str
+    backbone: str
+    method: str  # a file of adapt/methods; vitta+plain is vitta with --fusion plain
+    corruptions: tuple[str, ...]  # each its own stream; "clean" for none
+    fusion: str = "trusted"  # how its answers are put together with the sound, a file of adapt/fusion; none: they are not
+    video: VideoOptions = field(default_factory=VideoOptions)
+    settings: Any = field(default_factory=dict)  # of the method and the fusion, by name
+    settings_file: str = ""  # a JSON file of such settings by name; flags win
+    name: str = ""  # of this run: its folder, its metrics, its rows in tables; group/name puts several in one; "" for method+fusion
+    variant: str = ""  # one of the backbone's; "" for its first
+    severity: int = 5  # 1 to 5
+    order_seeds: tuple[int, ...] = (0,)  # a stream per corruption and seed
+    setting: str = "online"  # source weights return before each stream (online, sorted by class), batch (episodic) or order seed (continual)
+    batch_size: int = 1  # clips that are adapted on and predicted together
+    split: str = "test"
+    max_clips: int = 0  # of every order, the first so many, for trials; 0 for all
+    source_free: bool = False  # take the source statistics from batch norm buffers
+    device: str = "cpu"  # cpu, cuda, cuda:1
+    jobs: int = 0  # streams side by side, each in a process of one thread; 0 for as many as cores, 1 on a GPU
+    workers: int = 1  # decoding threads beside each stream's model
+    max_failed_share: float = 0.5  # 0 to 1; the stage fails when more than this share of a stream's clips cannot be read
+    save_every: int = 50  # clips after which all is saved, so that a killed run goes on from there; each minute too
+    force: bool = False  # run again even if a finished run of the same options, data and code is there
+    profile: bool = False  # print where the time of ten clips went
+
+
+WITHOUT_EFFECT = (  # options that change no row; the device is told apart
+    "device", "jobs", "workers", "max_failed_share", "save_every", "force", "profile",
+)  # fmt: skip
+
+
+def method_and_fusion(options: Options) -> tuple[str, str]:
+    """Their names."""
+    method, fusion = methods.parts_of(options.method)
+    return method, options.fusion if fusion is None else fusion
+
+
+def run_name(options: Options) -> str:
+    """What a run is called."""
+    method, fusion = method_and_fusion(options)
+    return options.name or (method if fusion == "none" else f"{method}+{fusion}")
+
+
+def given_settings(options: Options) -> dict[str, Any]:
+    """The settings that differ from the defaults, or are all given, by name: those of the file, then those of `settings`."""
+    return _settings_of_file(options.settings_file) | (
+        dict(options.settings) if isinstance(options.settings, Mapping) else dataclasses.asdict(options.settings)
+    )
+
+
+def _settings_of_file(path: str) -> dict[str, Any]:
+    """Name -> value.  Raises AdaptError for a file that cannot be read, or holds something else."""
+    if not path:
+        return {}
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdaptError(f"settings_file {path} cannot be read ({error}): give a JSON object of settings by name") from error
+    if not isinstance(content, dict):
+        raise AdaptError(f"settings_file {path} holds a {type(content).__name__}: give a JSON object of settings by name")
+    return content
+
+
+def options_for(words: Sequence[str]) -> type[Options]:
+    """The options with the settings that the method and fusion named on a command line read, each a flag of its own.
+
+    Raises MethodError for an unknown method or fusion, and for a flag that has another name now or is gone.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("method", "fusion", "settings_file"):
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name, default="")
+    named, _ = parser.parse_known_args(list(words))
+    method, fusion = methods.parts_of(named.method or "audio")
+    fusion = (named.fusion or "trusted") if fusion is None else fusion
+    known = methods.settings_of(method, fusion)
+    for word in words:
+        flag = word.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_") if word.startswith("--") else ""
+        if flag not in known and (flag in settings.GONE or settings.RENAMED.get(flag) in known):
+            raise MethodError(settings.explain(flag, sorted(known)))
+    given = _settings_of_file(named.settings_file)
+    methods.choose(method, fusion, given)  # raises
+    help_of = methods.docs_of(method, fusion)
+    made = [
+        (name, Annotated[one.type, tyro.conf.arg(help=help_of[name])], field(default=given.get(name, one.default)))
+        for name, one in sorted(known.items())
+    ]
+    flags = dataclasses.make_dataclass("Settings", made, frozen=True)
+    kind: type[Options] = dataclasses.make_dataclass(
+        "Options", [("settings", flags, field(default_factory=flags))], bases=(Options,), frozen=True, namespace={"__doc__": Options.__doc__}
+    )
+    return kind
+
+
+def check(options: Options) -> None:
+    """Raise AdaptError for an option that cannot be."""
+    def ask(fine: bool, name: str, value: object, wanted: str) -> None:
+        if not fine:
+            raise AdaptError(f"{name} is {value!r}: give {wanted}")
+
+    methods.choose(*method_and_fusion(options), given_settings(options))  # raises
+    ask(re.fullmatch(f"({WORD}/)*{WORD}", run_name(options)) is not None, "name", options.name, "letters, digits and _ . + = -, or such group/name")
+    ask(options.setting in SETTINGS, "setting", options.setting, f"one of {list(SETTINGS)}")
+    ask(options.severity in range(1, 6), "severity", options.severity, "1 to 5")
+    for corruption in options.corruptions:
+        corruptions.check(corruption, options.severity)
+    for name in ("corruptions", "order_seeds"):
+        values = getattr(options, name)
+        ask(0 < len(set(values)) == len(values), name, values, "at least one, each once")
+    ask(min(options.order_seeds) >= 0, "order_seeds", options.order_seeds, "0 or more")
+    ask(0 <= options.max_failed_share <= 1, "max_failed_share", options.max_failed_share, "0 to 1")
+    ask(options.max_clips >= 0, "max_clips", options.max_clips, "0 (all) or more")
+    ask(options.jobs >= 0, "jobs", options.jobs, "0 (the cores) or more")
+    for name, value in {name: getattr(options, name) for name in ("batch_size", "workers", "save_every")}.items():
+        ask(value >= 1, name, value, "1 or more")
+    for name, value in dataclasses.asdict(options.video).items():
+        ask(not isinstance(value, int) or value >= 1, name, value, "1 or more")
