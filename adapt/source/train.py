@@ -28,6 +28,7 @@ import torch
 from torch import nn
 
 from adapt import backbones
+from adapt.core import code
 from adapt.errors import AdaptError, CheckpointError
 from adapt.source import _loader, checkpoints
 from adapt.source._augment import augmented
@@ -204,13 +205,14 @@ def published(options: Options, labels: list[str]) -> nn.Module:
 
 
 def identity(options: Options, labels: list[str]) -> dict[str, str]:
-    """All that decides what a run ends with, by name."""
+    """All that decides what a run ends with, by name: options, data, code and torch."""
     files = {"clips.parquet": cache.ROOT / options.dataset / "clips.parquet", "the file of weights": Path(options.weights)}
     hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items() if path.is_file()}
     options_by_name = dataclasses.asdict(options)
     del options_by_name["video"]["decode_timeout_s"]
     chosen = {name: json.dumps(value) for name, value in options_by_name.items() if name not in WITHOUT_EFFECT}
-    return chosen | hashes | {"labels_sha256": classes.sha256(labels), "torch": str(torch.__version__)}
+    made_by = code.code_sha256(["adapt.source.train", f"adapt.backbones.{options.backbone}"])
+    return chosen | hashes | {"labels_sha256": classes.sha256(labels), "torch": str(torch.__version__), "code": made_by[:12]}
 
 
 def run(options: Options) -> dict[str, object]:
@@ -223,7 +225,11 @@ def run(options: Options) -> dict[str, object]:
         raise AdaptError("scope is 'head', but the rest of the network is random: set train.weights, or train.scope to all")
     labels = cache.read_labels(options.dataset)
     path = checkpoints.model_path(options.dataset, options.backbone)
-    progress = Progress(path.with_name(f".{options.backbone}.progress.pt"), identity(options, labels))
+    known = identity(options, labels)
+    if (kept := checkpoints.counts_of(path, known)) is not None:
+        log.info("%s is made already, of the same options, data and code: kept", path)
+        return kept
+    progress = Progress(path.with_name(f".{options.backbone}.progress.pt"), known)
     val, n_train = cache.read_clips(options.dataset, "val"), 0
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same seed, the same weights
@@ -237,6 +243,8 @@ def run(options: Options) -> dict[str, object]:
             raise AdaptError(f"no train clip of {options.dataset} can be read: see the status of its rows in clips.parquet")
         model, n_train = build(options, labels, options.seed), len(train)
         score = fit(model, train, val, options, progress)
-    checkpoints.save_model(path, model, options.backbone, labels, options.video.frames, options.variant, options.video.size)
+    counts: dict[str, object] = {"n_train": n_train, "n_val": len(val), "val_accuracy": round(score, 4), "checkpoint": str(path)}
+    video = options.video
+    checkpoints.save_model(path, model, options.backbone, labels, video.frames, options.variant, video.size, known, counts)
     progress.remove()
-    return {"n_train": n_train, "n_val": len(val), "val_accuracy": round(score, 4), "checkpoint": str(path)}
+    return counts

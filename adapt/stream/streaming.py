@@ -15,6 +15,7 @@ from pathlib import Path
 
 from adapt import command, methods
 from adapt.contract import SourceStatistics
+from adapt.core import code
 from adapt.core.device import device_of
 from adapt.core.oracle import Oracle
 from adapt.errors import AdaptError, TooManyFailedError
@@ -145,7 +146,7 @@ def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
         "code_sha256": fingerprint.code_sha256([f"adapt.{name}" for name in modules], without=WITHOUT_ROWS),
         "data_sha256": fingerprint.data_sha256(options.dataset),
         "checkpoint_sha256": source.sha256,
-        "statistics_sha256": "none: source_free" if options.source_free else fingerprint.file_sha256(statistics),
+        "statistics_sha256": "none: source_free" if options.source_free else code.file_sha256(statistics),
         **fingerprint.environment(device_of(options.device)),
     }
 
