@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from adapt.methods import Settings
 from adapt.source import statistics, train
-from adapt.stream import streaming
+from adapt.stream.options import Options
 from adapt.tables import classes
 from adapt.video.clips import VideoOptions
 from pipeline import cache as writer
+from tests import built
 from tests.clips import write_video
 
 ROOT = Path(__file__).parent.parent
@@ -88,7 +88,7 @@ def copy(factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(method: str, **changes: object) -> streaming.Options:
+def options(method: str, **changes: object) -> Options:
     """A short run in this process: the clean and the noisy stream, at most three steps a clip."""
-    made = streaming.Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=Settings(max_iterations=3), jobs=1)
+    made = Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=built.fitting(method, "trusted", max_iterations=3), jobs=1)
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]
