@@ -6,12 +6,6 @@ In: cache/<dataset>/clips.parquet and the videos.  Out: cache/<dataset>/model/<b
 A clip of several classes is trained by cross-entropy to the first of them, `label_id`: what is trained is the one answer of top-1, which
 counts as right where it is any of them.
 """
-from adapt.command import be_passive
-from adapt.core.device import device_of
-
-if __name__ == "__main__":
-    be_passive()  # before torch is imported
-
 import copy
 import dataclasses
 import hashlib
@@ -29,6 +23,7 @@ from torch import nn
 
 from adapt import backbones
 from adapt.core import code
+from adapt.core.device import device_of
 from adapt.errors import AdaptError, CheckpointError
 from adapt.source import _loader, checkpoints
 from adapt.source._augment import augmented
