@@ -25,6 +25,7 @@ class Options:
     dataset: str
     methods: tuple[str, ...]  # a method, or method+fusion, a run each
     fusion: str = FUSION  # of those that name none
+    against: tuple[str, ...] = ()  # comes with the same section of params.yaml; the report reads it, not this
     settings: Any = field(default_factory=dict)  # by name; each of some run's method or fusion
 
 
