@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import ffmpeg_log, sound
-from pipeline.errors import CacheError, DecodeError
+from adapt.errors import CacheError, DecodeError
+from pipeline.audio import _ffmpeg_log as ffmpeg_log
+from pipeline.audio import sound
 from tests.sounds import PICTURE, PROJECT, encode, hear, sine, write_wav
 
 RATE = 16000

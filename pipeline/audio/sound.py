@@ -19,13 +19,13 @@ import imageio_ffmpeg
 import numpy as np
 import soundfile
 
-from pipeline.channels import FULL_SCALE as FULL_SCALE
-from pipeline.errors import CacheError, DecodeError
-from pipeline.ffmpeg_run import BLOCK_S as BLOCK_S
-from pipeline.ffmpeg_run import Block as Block
-from pipeline.ffmpeg_run import Decoder as Decoder
-from pipeline.ffmpeg_run import Ending, opened, running
-from pipeline.ffmpeg_run import Track as Track
+from adapt.errors import CacheError, DecodeError
+from pipeline.audio._channels import FULL_SCALE as FULL_SCALE
+from pipeline.audio._ffmpeg_run import BLOCK_S as BLOCK_S
+from pipeline.audio._ffmpeg_run import Block as Block
+from pipeline.audio._ffmpeg_run import Decoder as Decoder
+from pipeline.audio._ffmpeg_run import Ending, opened, running
+from pipeline.audio._ffmpeg_run import Track as Track
 
 HELD_BYTES = 4_000_000  # of blocks that wait in memory; more of them wait on the disk
 STATUSES = ("ok", "no_track", "silent", "truncated", "failed")

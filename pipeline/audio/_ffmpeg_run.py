@@ -17,9 +17,9 @@ import ffmpeg
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.channels import FULL_SCALE, Channels, Choice, Floats, Form
-from pipeline.errors import DecodeError
-from pipeline.ffmpeg_log import LEVEL, TELL_TIMES, Clock, Log, Promise, read_promise
+from adapt.errors import DecodeError
+from pipeline.audio._channels import FULL_SCALE, Channels, Choice, Floats, Form
+from pipeline.audio._ffmpeg_log import LEVEL, TELL_TIMES, Clock, Log, Promise, read_promise
 
 BLOCK_S = 30.0
 FLAGS = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", LEVEL)
