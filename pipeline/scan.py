@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from adapt import command
-from adapt.errors import AdaptError, DatasetError, EarshotError
+from adapt.errors import DatasetError
 from adapt.tables import cache, classes, parquet
 from adapt.tables.classes import ClassesError
 from adapt.tables.files import sha256_file, write_text
@@ -57,11 +57,8 @@ def run(options: Options) -> dict[str, int]:
     datasets.say_left_out(options.dataset, left_out)
     label_ids = {label: i for i, label in enumerate(labels)}
     look = partial(_row, root, label_ids, sounds)
-    try:
-        with Decoders(options.decode_timeout_s) as decoders:
-            rows = engine.map_clips(partial(look, decoders), clips, options.jobs, stop=decoders.close)
-    except AdaptError as error:  # no worker can be started
-        raise EarshotError(str(error)) from error
+    with Decoders(options.decode_timeout_s) as decoders:
+        rows = engine.map_clips(partial(look, decoders), clips, options.jobs, stop=decoders.close)
     folder = cache.folder(options.dataset)
     known = {"recipe": options.recipe, "variant": variant, "classes_sha256": classes.sha256(labels)}
     parquet.write_table(folder / "clips.parquet", "clips", rows, known)

@@ -1,4 +1,4 @@
-"""cache/schema.sql is the contract between the rooms: the same file, checked by writer and reader."""
+"""cache/schema.sql is the contract between the packages: whoever writes or reads a table is held to it."""
 from pathlib import Path
 
 import pyarrow as pa
@@ -6,9 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from adapt.errors import CacheError
-from adapt.tables import cache as reader
-from adapt.tables import classes, parquet
-from adapt.tables.schema import schema_of, schema_sha256
+from adapt.tables import cache, classes, parquet
+from adapt.tables.schema import contract, schema_of, schema_sha256
 
 TABLES = ("clips", "audio", "tags", "label_map", "pseudo_labels", "predictions", "traces")
 LABELS = ["cat", "dog"]
@@ -25,20 +24,21 @@ def pseudo_label(clip_id: str, **changes: object) -> dict[str, object]:
 @pytest.fixture
 def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of data set `tiny` under a cache root of its own; schema.sql stays the project's."""
-    monkeypatch.setattr(reader, "ROOT", tmp_path)
+    monkeypatch.setattr(cache, "ROOT", tmp_path)
     (tmp_path / "tiny").mkdir()
     return tmp_path / "tiny"
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_writer_and_reader_agree_on_every_tables_version(table: str) -> None:
-    assert schema_sha256(table) == reader.schema_sha256(table)
+def test_every_table_has_a_key_among_its_columns_and_a_version_of_its_own(table: str) -> None:
+    assert set(contract(table).key) <= set(schema_of(table).names)
+    assert [other for other in TABLES if schema_sha256(other) == schema_sha256(table)] == [table]
 
 
 def test_a_row_that_pipeline_writes_comes_back_in_adapt(dataset: Path) -> None:
     provenance = {"classes_sha256": classes.sha256(LABELS)}
     parquet.write_table(dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("b"), pseudo_label("a")], provenance)
-    sounds = reader.read_sounds("tiny", LABELS)
+    sounds = cache.read_sounds("tiny", LABELS)
     assert list(sounds) == ["a", "b"]
     assert sounds["a"].q.tolist() == [0.25, 0.75]
     assert (sounds["a"].mass, sounds["a"].status) == (0.3, "ok")
@@ -48,7 +48,7 @@ def test_another_class_order_is_one_error_that_names_both_files(dataset: Path) -
     provenance = {"classes_sha256": classes.sha256(LABELS)}
     parquet.write_table(dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("a")], provenance)
     with pytest.raises(CacheError, match=r"pseudo_labels.parquet was made for another list of classes than .*labels.txt"):
-        reader.read_sounds("tiny", LABELS[::-1])
+        cache.read_sounds("tiny", LABELS[::-1])
 
 
 @pytest.mark.parametrize("change", [{"mass": 1.5}, {"status": "loud"}, {"probs": None}])
@@ -72,7 +72,7 @@ def test_only_a_clip_that_failed_for_a_reason_has_no_hash(dataset: Path, changes
 def test_why_scan_could_not_open_a_file_reaches_the_adapter(dataset: Path) -> None:
     rows = [clip(), clip(clip_id="b", content_sha256=None, status="failed", error="the file cannot be read (Input/output error)")]
     parquet.write_table(dataset / "clips.parquet", "clips", rows)
-    assert [found.unread for found in reader.read_clips("tiny", "test")] == [
+    assert [found.unread for found in cache.read_clips("tiny", "test")] == [
         "", "scan could not read it: the file cannot be read (Input/output error)"]  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_the_same_rows_in_any_order_give_the_same_bytes(dataset: Path) -> None:
 def test_a_file_of_another_schema_version_is_one_clear_error(dataset: Path) -> None:
     pq.write_table(pa.table({"clip_id": ["a"]}), dataset / "pseudo_labels.parquet")
     with pytest.raises(CacheError, match="does not follow table pseudo_labels"):
-        reader.read_sounds("tiny", LABELS)
+        cache.read_sounds("tiny", LABELS)
     with pytest.raises(CacheError, match="does not follow table pseudo_labels"):
         parquet.read_table(dataset / "pseudo_labels.parquet", "pseudo_labels")
 
@@ -101,7 +101,7 @@ def test_a_truncated_file_is_one_clear_error(dataset: Path) -> None:
     parquet.write_table(path, "pseudo_labels", [pseudo_label("a")])
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(CacheError, match="not a readable Parquet file"):
-        reader.read_sounds("tiny", LABELS)
+        cache.read_sounds("tiny", LABELS)
     with pytest.raises(CacheError, match="not a readable Parquet file"):
         parquet.read_table(path, "pseudo_labels")
 

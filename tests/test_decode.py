@@ -228,7 +228,9 @@ def test_sound_cannot_be_made_again_before_decode_or_without_its_settings(projec
 KILLED = """
 import os, signal
 from pathlib import Path
-from pipeline import decode, shards, sound
+from pipeline import decode
+from pipeline.audio import sound
+from pipeline.workers import shards
 shards.CLIPS_PER_SHARD = 2
 real, n_started = sound.stream, 0
 def deadly(*args):

@@ -111,7 +111,7 @@ def test_what_is_random_comes_from_seed_clip_and_block_alone(kind: perturb.Kind)
 
 
 def test_importing_perturb_does_not_import_torch() -> None:
-    code = "import sys, pipeline.perturb; sys.exit('torch' in sys.modules)"
+    code = "import sys, pipeline.audio.perturb; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=PROJECT, check=False).returncode == 0
 
 

@@ -240,4 +240,5 @@ def test_ctrl_c_ends_a_scan_whose_file_hangs(videos: Path) -> None:
         time.sleep(0.5)
         assert run.poll() is None
         run.send_signal(signal.SIGINT)
-        assert run.wait(10) != 0
+        assert run.wait(10) == command.INTERRUPTED
+        assert run.stderr is not None and run.stderr.read().decode().splitlines()[-1] == "pipeline.scan: interrupted"

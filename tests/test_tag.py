@@ -251,7 +251,8 @@ def test_blocks_that_audio_does_not_promise_ask_for_decode(tagger: FakeTagger, t
 
 KILLED = """
 import sys, time
-from pipeline import shards, tag, taggers
+from pipeline import tag, taggers
+from pipeline.workers import shards
 from tests.test_tag import FakeTagger, OPTIONS
 
 class SlowTagger(FakeTagger):

@@ -1,6 +1,6 @@
 """One ffmpeg at work on one sound track: blocks of mono int16 as they come, each sample in its place in time, and how it ended.
 
-Beside the mono sound, ffmpeg writes all channels on a second pipe, where a thread measures them (pipeline/channels.py).
+Beside the mono sound, ffmpeg writes all channels on a second pipe, where a thread measures them (_channels.py).
 """
 import os
 import subprocess

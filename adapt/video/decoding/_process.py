@@ -20,7 +20,7 @@ from adapt.video.decoding._limits import SHARED_BYTES
 if TYPE_CHECKING:
     from adapt.video.decoding import _worker  # noqa: F401 - started by name: what looks for imports (fingerprints, DVC's deps) finds it here
 
-START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from adapt.decoding import _worker; _worker.main(*map(int, sys.argv[2:]))"
+START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from adapt.video.decoding import _worker; _worker.main(*map(int, sys.argv[2:]))"
 START_TIMEOUT_S = 120.0  # a start takes 0.3 s where the machine is free
 GRACE_S = 1.0  # to end, once it has let go of the connection
 
