@@ -9,9 +9,8 @@ import pytest
 
 from adapt.source import statistics, train
 from adapt.stream.options import Options
-from adapt.tables import classes
+from adapt.tables import classes, parquet
 from adapt.video.clips import VideoOptions
-from pipeline import cache as writer
 from tests import built
 from tests.clips import write_video
 
@@ -45,7 +44,7 @@ def pseudo_label(clip_id: str, label_id: int | None) -> dict[str, object]:
 
 def write_clips(rows: list[dict[str, object]]) -> None:
     """Write cache/tiny/clips.parquet as `scan` does."""
-    writer.write_table(Path("cache/tiny/clips.parquet"), "clips", rows)
+    parquet.write_table(Path("cache/tiny/clips.parquet"), "clips", rows)
 
 
 def make(base: Path) -> Path:
@@ -73,7 +72,7 @@ def fill(folder: Path) -> None:
         rows.append(rows[-1] | {"clip_id": "test/dark/broken", "path": "test/dark/broken.mp4", "label_id": 0, "label": "dark", "status": "failed"})
         write_clips(rows)
         heard = [pseudo_label(str(r["clip_id"]), 0 if r["label"] == "dark" else None) for r in rows]
-        writer.write_table(Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": classes.sha256(LABELS)})
+        parquet.write_table(Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": classes.sha256(LABELS)})
         done = train.run(train.Options("tiny", "tanet", video=VIDEO, epochs=6, batch_size=8, lr=0.01, flip=False, augment=False))
         assert done["val_accuracy"] == 1.0  # on any processor: answers are right by 1 to 2 logits, and kernels differ by 0.1
         assert statistics.run(statistics.Options("tiny", "tanet", video=VIDEO))["n_clips"] == 16

@@ -1,8 +1,8 @@
 """Scenes of things that are struck: drum kit, timpani, steelpan and glockenspiel.  See pipeline/demo/scenes.py for what a scene is."""
 import numpy as np
 
+from pipeline.demo._rhythm import Strokes, mallets
 from pipeline.demo.canvas import BLACK, Canvas, Painter, Palette, Points, hsv, shade
-from pipeline.demo.rhythm import Strokes, mallets
 
 
 def drum_kit(palette: Palette, rng: np.random.Generator) -> Painter:

@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import DecodeError
+from adapt.errors import DecodeError
 
 CANCELLED = 0.1  # a second is cancelled where the mix has less than this share of the energy that unrelated channels would have there: 10 dB
 CANCELLED_SHARE = 0.1  # of the seconds that sound: where so many are cancelled, one channel is heard instead of the mix, all along

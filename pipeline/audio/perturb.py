@@ -13,10 +13,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import cache
-from pipeline.demo.soundfont import Note
-from pipeline.demo.sounds import load_soundfont
-from pipeline.errors import DecodeError
+from adapt.errors import DecodeError
+from adapt.tables.files import sha256_file, sha256_text
+from pipeline.audio.soundfont import Note, load_soundfont
 
 Block = npt.NDArray[np.int16]
 Kind = Literal["none", "noise", "shift", "swap", "mute", "music"]
@@ -60,7 +59,7 @@ def choose(kind: Kind, snr_db: float, shift_s: float, music_file: str, seed: int
         shift_s if kind == "shift" else None,
         seed if kind in ("noise", "swap", "music") else None,
         music_file if of_file else None,
-        cache.sha256_file(Path(music_file)) if of_file else None,
+        sha256_file(Path(music_file)) if of_file else None,
     )
 
 
@@ -96,7 +95,7 @@ def partners(splits: Iterable[tuple[str, str]], seed: int) -> dict[str, str]:
     for split, ring in rings.items():
         if len(ring) == 1:
             raise DecodeError(f"perturb=swap needs two clips a split, but {split!r} has {ring[0]!r} only")
-        ring.sort(key=lambda clip_id: cache.sha256_text("swap", seed, clip_id))
+        ring.sort(key=lambda clip_id: sha256_text("swap", seed, clip_id))
         found |= dict(pairwise([*ring, ring[0]]))
     return found
 
@@ -121,7 +120,7 @@ def synthesise(sample_rate: int) -> Block:
 
 
 def _generator(what: Perturbation, clip_id: str, block: int) -> np.random.Generator:
-    return np.random.default_rng(int(cache.sha256_text(what.kind, what.seed, clip_id, block), 16))
+    return np.random.default_rng(int(sha256_text(what.kind, what.seed, clip_id, block), 16))
 
 
 def _noise(what: Perturbation, clip_id: str, block: int, n_samples: int) -> npt.NDArray[np.float64]:

@@ -6,6 +6,7 @@ waveforms correlate by 0.98 to 1.00 on six of the demo's instruments.  What it p
 that shapes a note (sections 8.1 and 9.1): key and velocity ranges, tuning, loops, attenuation, the volume envelope, the low-pass filter
 under its own envelope, and vibrato.  Tremolo, effects, modulators and panning are left out.
 """
+import importlib.util
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import DatasetError
+from adapt.errors import DatasetError
+from adapt.tables.files import sha256_file
 
+SOUNDFONT_SHA256 = "82475b91a76de15cb28a104707d3247ba932e228bada3f47bba63c6b31aaf7a1"
 Waveform = NDArray[np.float32]
 FULL_SCALE = 32768.0
 SILENT_DB = 100.0  # the envelope's floor, section 8.1.2, generator 36
@@ -221,6 +224,20 @@ def _filtered(raw: NDArray[np.float32], zone: Zone, note: Note, sample_rate: int
     padded[:-HOP] += shaped[:, :HOP].ravel()
     padded[HOP:] += shaped[:, HOP:].ravel()
     return padded[HOP : HOP + len(raw)]
+
+
+def load_soundfont() -> SoundFont:
+    """Read the soundfont that the wheel of pretty_midi carries, without importing that package.
+
+    Raises DatasetError where the package is missing or its soundfont is another one.
+    """
+    found = importlib.util.find_spec("pretty_midi")
+    if found is None or found.origin is None:
+        raise DatasetError("pretty_midi, which carries the soundfont, is not installed: pip install 'earshot[pipeline]'")
+    path = Path(found.origin).with_name("TimGM6mb.sf2")
+    if not path.exists() or sha256_file(path) != SOUNDFONT_SHA256:
+        raise DatasetError(f"{path} is missing, or not the soundfont whose sha256 is {SOUNDFONT_SHA256}: pip install 'pretty-midi>=0.2.11,<0.3'")
+    return SoundFont(path)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[str, bytes]]:

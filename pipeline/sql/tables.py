@@ -9,9 +9,10 @@ from pathlib import Path
 
 import duckdb
 
-from adapt.tables import classes
-from pipeline import cache
-from pipeline.errors import CacheError
+from adapt.errors import CacheError
+from adapt.tables import cache, classes, parquet
+from adapt.tables.files import sha256_file
+from adapt.tables.schema import SCHEMA, schema_of, schema_sha256
 
 FILES = {  # table: where its files lie in cache/<dataset>, and the stage that makes them
     "clips": ("clips.parquet", "scan"),
@@ -49,7 +50,7 @@ def needed(folder: Path, table: str) -> list[Path]:
     files = made(folder, table)
     if files is None:
         place = (folder / FILES[table][0]).parent if "part-*" in FILES[table][0] else folder / FILES[table][0]
-        raise CacheError(f"{place} is missing (table {table} of {cache.SCHEMA}): {repair(table)}")
+        raise CacheError(f"{place} is missing (table {table} of {SCHEMA}): {repair(table)}")
     return files
 
 
@@ -72,7 +73,7 @@ def check(table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConnecti
     if not files:
         return {}
     said = _footers(table, files, connection)
-    if said.get(("earshot.schema", cache.schema_sha256(table)), ("", 0))[1] != len(files):
+    if said.get(("earshot.schema", schema_sha256(table)), ("", 0))[1] != len(files):
         for file in files:
             _check_version(table, file)
     shapes = {path: n for (name, _), (path, n) in said.items() if name == "ARROW:schema"}
@@ -92,7 +93,7 @@ def add(table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConnection
     if files:
         connection.read_parquet([str(file.absolute()) for file in files], hive_partitioning=False).create_view(table)
     else:
-        connection.from_arrow(cache.schema_of(table).empty_table()).create(table)
+        connection.from_arrow(schema_of(table).empty_table()).create(table)
 
 
 def read_classes(folder: Path, known: Mapping[str, Known]) -> tuple[list[str], str]:
@@ -118,7 +119,7 @@ def read_tagger_labels(folder: Path, known: Known) -> TaggerLabels:
     if len(paths) != 1 or len(hashes) != 1:
         raise CacheError(f"{folder} was made with {len(paths)} lists of sounds, {sorted(paths)}: {repair('tags')}")
     path = Path(*paths)
-    if not path.is_file() or {cache.sha256_file(path)} != hashes:
+    if not path.is_file() or {sha256_file(path)} != hashes:
         raise CacheError(f"{folder} was made with another list of sounds than {path} holds now: restore it or {repair('tags')}")
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -134,30 +135,30 @@ def _footers(table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConne
     except duckdb.Error as error:
         for file in files:
             _check_version(table, file)
-        raise CacheError(f"{files[0].parent} cannot be read as table {table} of {cache.SCHEMA} ({one_line(error)}): {repair(table)}") from error
+        raise CacheError(f"{files[0].parent} cannot be read as table {table} of {SCHEMA} ({one_line(error)}): {repair(table)}") from error
     return {(name, value): (path, n) for name, value, path, n in found}
 
 
 def _check_version(table: str, file: Path) -> None:
     try:
-        version = cache.provenance(file).get("schema")
+        version = parquet.provenance(file).get("schema")
     except CacheError as error:
         why = one_line(error.__cause__ or error)
-        raise CacheError(f"{file} is not a whole Parquet file (table {table} of {cache.SCHEMA}; {why}): {repair(table)}") from error
-    if version != cache.schema_sha256(table):
+        raise CacheError(f"{file} is not a whole Parquet file (table {table} of {SCHEMA}; {why}): {repair(table)}") from error
+    if version != schema_sha256(table):
         raise CacheError(
-            f"{file} does not follow table {table} of {cache.SCHEMA}: it was written under version {str(version)[:8]}, "
-            f"now it is {cache.schema_sha256(table)[:8]}: {repair(table)}"
+            f"{file} does not follow table {table} of {SCHEMA}: it was written under version {str(version)[:8]}, "
+            f"now it is {schema_sha256(table)[:8]}: {repair(table)}"
         )
 
 
 def _check_columns(table: str, file: Path, connection: duckdb.DuckDBPyConnection) -> None:
-    contract = connection.from_arrow(cache.schema_of(table).empty_table())
+    contract = connection.from_arrow(schema_of(table).empty_table())
     found = connection.read_parquet(str(file.absolute()), hive_partitioning=False)
     has, wants = (dict(zip(r.columns, map(str, r.types), strict=True)) for r in (found, contract))
     for column in {**wants, **has}:
         if has.get(column) != wants.get(column):
             raise CacheError(
-                f"{file}: column {column} is {has.get(column, 'missing')}, but table {table} of {cache.SCHEMA} "
+                f"{file}: column {column} is {has.get(column, 'missing')}, but table {table} of {SCHEMA} "
                 f"says {wants.get(column, 'nothing of it')}: {repair(table)}"
             )

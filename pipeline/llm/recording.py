@@ -13,10 +13,10 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from pipeline import cache
-from pipeline.errors import MapperError
-from pipeline.forms import PROMPTS, Prompt, Question, Record
-from pipeline.mappers import SOUNDS, LabelLists
+from adapt.errors import MapperError
+from adapt.tables.files import sha256_text, write_text
+from pipeline.labels.lists import SOUNDS, LabelLists
+from pipeline.llm.forms import PROMPTS, Prompt, Question, Record
 
 log = logging.getLogger(__name__)
 REPLIES = Path("data/replies")
@@ -71,7 +71,7 @@ def last_plan(records: Sequence[Record]) -> Record:
 
 def question_sha256(plan: Mapping[str, Any], prompt: Prompt, question: Question) -> str:
     """The key of a reply: it answers this question, asked of the plan's model with its settings, and no other."""
-    return cache.sha256_text(plan["model"], plan["settings"], question.messages(prompt), question.schema())
+    return sha256_text(plan["model"], plan["settings"], question.messages(prompt), question.schema())
 
 
 def stale(plan: Mapping[str, Any], lists: LabelLists, prompt: Prompt) -> str | None:
@@ -154,7 +154,7 @@ class Journal:
         if dropped := len(self._replies) - len(kept):
             log.info("%s: dropped %d replies to questions that are not asked any more", self._finished, dropped)
         kept.sort(key=lambda reply: (reply["audio_id"], reply["attempt"]))
-        cache.write_text(self._finished, "".join(_line(record) for record in [plan, *kept]))
+        write_text(self._finished, "".join(_line(record) for record in [plan, *kept]))
         self.path.unlink()
 
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from string import Template
 from typing import Any
 
-from pipeline.errors import MapperError
-from pipeline.forms import Cut, Match, Prompt, Record, ReplyError, each_once, match_schema, parse, quoted, read_match
-from pipeline.mappers import LabelLists, shown
+from adapt.errors import MapperError
+from pipeline.labels.lists import LabelLists, shown
+from pipeline.llm.forms import Cut, Match, Prompt, Record, ReplyError, each_once, match_schema, parse, quoted, read_match
 
 SETTINGS: Record = {"temperature": 0, "seed": 0, "max_tokens": 8000}
 TOKENS_OUT = 30  # a sound: an empty list takes about 15, a match about 40

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.errors import MapperError
-from pipeline.forms import Record
+from adapt.errors import MapperError
+from pipeline.llm.forms import Record
 
 log = logging.getLogger(__name__)
 KEY = "OPENAI_API_KEY"

@@ -1,8 +1,8 @@
 """Scenes of things that are blown: organ, flute, trumpet and saxophone.  See pipeline/demo/scenes.py for what a scene is."""
 import numpy as np
 
+from pipeline.demo._rhythm import Strokes
 from pipeline.demo.canvas import BLACK, Canvas, Painter, Palette, shade, turned
-from pipeline.demo.rhythm import Strokes
 
 
 def organ(palette: Palette, rng: np.random.Generator) -> Painter:

@@ -1,6 +1,6 @@
 """One ffmpeg at work on one sound track: blocks of mono int16 as they come, each sample in its place in time, and how it ended.
 
-Beside the mono sound, ffmpeg writes all channels on a second pipe, where a thread measures them (pipeline/channels.py).
+Beside the mono sound, ffmpeg writes all channels on a second pipe, where a thread measures them (_channels.py).
 """
 import os
 import subprocess
@@ -17,9 +17,9 @@ import ffmpeg
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.channels import FULL_SCALE, Channels, Choice, Floats, Form
-from pipeline.errors import DecodeError
-from pipeline.ffmpeg_log import LEVEL, TELL_TIMES, Clock, Log, Promise, read_promise
+from adapt.errors import DecodeError
+from pipeline.audio._channels import FULL_SCALE, Channels, Choice, Floats, Form
+from pipeline.audio._ffmpeg_log import LEVEL, TELL_TIMES, Clock, Log, Promise, read_promise
 
 BLOCK_S = 30.0
 FLAGS = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", LEVEL)

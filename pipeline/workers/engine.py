@@ -12,7 +12,7 @@ from queue import Full, Queue
 from threading import Event
 from typing import Generic, TypeVar
 
-from pipeline.errors import EarshotError
+from adapt.errors import EarshotError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

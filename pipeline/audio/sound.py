@@ -1,9 +1,9 @@
 """The room for sound: any media file in, blocks of mono int16 and a verdict out, in constant memory; and blocks stored as FLAC.
 
-ffmpeg writes samples on a pipe (pipeline/ffmpeg_run.py) and what it has to say into a file (pipeline/ffmpeg_log.py).  Sound keeps its
+ffmpeg writes samples on a pipe (_ffmpeg_run.py) and what it has to say into a file (_ffmpeg_log.py).  Sound keeps its
 place in time: a track that starts late, or has a gap, is filled with silence here, since ffmpeg itself holds the silence that it fills in
 whole (an hour of it took 3 GB).  A track of several channels is mixed by ffmpeg; its blocks wait in a temporary file until the channels are
-measured to the end (pipeline/channels.py), and where the mix loses them, one channel is decoded instead.
+measured to the end (_channels.py), and where the mix loses them, one channel is decoded instead.
 """
 import io
 import math
@@ -19,13 +19,13 @@ import imageio_ffmpeg
 import numpy as np
 import soundfile
 
-from pipeline.channels import FULL_SCALE as FULL_SCALE
-from pipeline.errors import CacheError, DecodeError
-from pipeline.ffmpeg_run import BLOCK_S as BLOCK_S
-from pipeline.ffmpeg_run import Block as Block
-from pipeline.ffmpeg_run import Decoder as Decoder
-from pipeline.ffmpeg_run import Ending, opened, running
-from pipeline.ffmpeg_run import Track as Track
+from adapt.errors import CacheError, DecodeError
+from pipeline.audio._channels import FULL_SCALE as FULL_SCALE
+from pipeline.audio._ffmpeg_run import BLOCK_S as BLOCK_S
+from pipeline.audio._ffmpeg_run import Block as Block
+from pipeline.audio._ffmpeg_run import Decoder as Decoder
+from pipeline.audio._ffmpeg_run import Ending, opened, running
+from pipeline.audio._ffmpeg_run import Track as Track
 
 HELD_BYTES = 4_000_000  # of blocks that wait in memory; more of them wait on the disk
 STATUSES = ("ok", "no_track", "silent", "truncated", "failed")

@@ -1,8 +1,8 @@
 """Scenes that make no telling sound: chess and yoga.  See pipeline/demo/scenes.py for what a scene is."""
 import numpy as np
 
+from pipeline.demo._rhythm import Strokes
 from pipeline.demo.canvas import Canvas, Painter, Palette, Points, hsv, shade
-from pipeline.demo.rhythm import Strokes
 
 
 def chess(palette: Palette, rng: np.random.Generator) -> Painter:

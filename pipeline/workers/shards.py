@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import cache
-from pipeline.errors import CacheError
+from adapt.errors import CacheError
+from adapt.tables import parquet
+from adapt.tables.schema import schema_of
 
 CLIPS_PER_SHARD = 64
 ROWS_PER_GROUP = {"waveforms": 8}  # of 30 s: about 10 MB
 DEFAULT_ROWS_PER_GROUP = 1024
-TableRow = tuple[str, cache.Row]  # (table, row)
+TableRow = tuple[str, parquet.Row]  # (table, row)
 Make = Callable[[list[str]], Iterable[TableRow]]
 
 
@@ -116,7 +117,7 @@ class Stored:
                 return False
             foreign = self.holds[file] - set(clip_ids)
             missing = set(clip_ids) - self.holds[file] if table == self.group.index else set()
-            known = cache.provenance(file)
+            known = parquet.provenance(file)
             if foreign or missing or any(known.get(key) != value for key, value in provenance.items()):
                 return False
         return True
@@ -135,7 +136,7 @@ def read_rows(file: Path, table: str, clip_ids: Iterable[str], columns: Sequence
 
     Raises CacheError where the shard is missing, cut short, or of another version of cache/schema.sql.
     """
-    cache.check_version(file, table)
+    parquet.check_version(file, table)
     n, wanted = ROWS_PER_GROUP.get(table, DEFAULT_ROWS_PER_GROUP), pa.array(sorted(clip_ids), pa.string())
     with pq.ParquetFile(file, pre_buffer=False) as opened:
         for batch in opened.iter_batches(batch_size=n, columns=[*columns], use_threads=False):
@@ -143,7 +144,7 @@ def read_rows(file: Path, table: str, clip_ids: Iterable[str], columns: Sequence
 
 
 def _stored_rows(table: str, file: Path, keys: Mapping[str, str]) -> Iterator[TableRow]:
-    for row in read_rows(file, table, keys, cache.schema_of(table).names):
+    for row in read_rows(file, table, keys, schema_of(table).names):
         if keys[str(row["clip_id"])] == row["cache_key"]:
             yield table, row
 
@@ -152,8 +153,8 @@ def _write_shard(group: Group, name: str, sources: Sequence[Iterable[TableRow]],
     """Merge rows that come in clip order into one shard a table.  The index is renamed last: its rows promise the others'."""
     tables = [group.index, *(table for table in group.folders if table != group.index)]
     with ExitStack() as stack:
-        writers = {table: stack.enter_context(cache.Writer(group.folders[table] / name, table, provenance)) for table in tables}
-        held: dict[str, list[cache.Row]] = {table: [] for table in tables}
+        writers = {table: stack.enter_context(parquet.Writer(group.folders[table] / name, table, provenance)) for table in tables}
+        held: dict[str, list[parquet.Row]] = {table: [] for table in tables}
         for table, row in heapq.merge(*sources, key=lambda item: str(item[1]["clip_id"])):
             held[table].append(row)
             if len(held[table]) == ROWS_PER_GROUP.get(table, DEFAULT_ROWS_PER_GROUP):
@@ -162,7 +163,7 @@ def _write_shard(group: Group, name: str, sources: Sequence[Iterable[TableRow]],
             _add(writers[table], held[table])
 
 
-def _add(writer: cache.Writer, rows: list[cache.Row]) -> None:
+def _add(writer: parquet.Writer, rows: list[parquet.Row]) -> None:
     writer.add(pa.Table.from_pylist([dict(row) for row in rows], schema=writer.schema))
     rows.clear()
 
@@ -175,7 +176,7 @@ def _usable_shards(folder: Path, table: str) -> list[Path]:
     usable = []
     for file in _shards(folder):
         try:
-            cache.check_version(file, table)
+            parquet.check_version(file, table)
             usable.append(file)
         except CacheError:
             continue  # its clips are made again

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from string import Template
 from typing import Any
 
-from pipeline import cache, shortlist
-from pipeline.errors import MapperError
-from pipeline.forms import Cut, Match, Prompt, Record, each_once, match_schema, parse, quoted, read_match
-from pipeline.mappers import LabelLists, shown
+from adapt.errors import MapperError
+from adapt.tables.files import sha256_text
+from pipeline.labels import shortlist
+from pipeline.labels.lists import LabelLists, shown
+from pipeline.llm.forms import Cut, Match, Prompt, Record, each_once, match_schema, parse, quoted, read_match
 
 SETTINGS: Record = {"temperature": 0, "seed": 0, "max_tokens": 400}
 TOKENS_OUT = 50  # measured on data/replies: 41 to 63 a question
@@ -75,7 +76,7 @@ def asked(lists: LabelLists, size: Cut) -> list[Record]:
 def _shuffled(sound: str, lists: LabelLists, label_ids: Sequence[int]) -> list[str]:
     """The candidates in an order that only the names decide."""
     names = sorted(lists.classes[i] for i in label_ids)
-    random.Random(cache.sha256_text(sound, names)).shuffle(names)
+    random.Random(sha256_text(sound, names)).shuffle(names)
     return names
 
 

@@ -15,13 +15,14 @@ from threading import Event, Lock
 import tyro
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from pipeline import cache, crew
-from pipeline.endpoint import Endpoint, read_settings
-from pipeline.errors import MapperError
-from pipeline.forms import Cut, Prompt, Question, Record, ReplyError, read_prompt
-from pipeline.mappers import LabelLists, label_lists, read_classes
-from pipeline.mappers.llm import FORMS
-from pipeline.recording import Journal, question_sha256, stale
+from adapt.errors import MapperError
+from adapt.tables.files import sha256_text
+from pipeline.labels.lists import LabelLists, label_lists, read_classes
+from pipeline.llm import forms
+from pipeline.llm._endpoint import Endpoint, read_settings
+from pipeline.llm.forms import Cut, Prompt, Question, Record, ReplyError, read_prompt
+from pipeline.llm.recording import Journal, question_sha256, stale
+from pipeline.workers import crew
 
 log = logging.getLogger(__name__)
 CHARACTERS_PER_TOKEN = 3.4  # of the recorded prompts, by Qwen2.5's tokenizer: 850 tokens a question of 2,880 characters
@@ -65,7 +66,7 @@ def _record(options: Options) -> Mapping[str, object]:
     prompt = read_prompt(options.form)
     with Journal(options.dataset) as journal:
         plan = _plan(options, lists, prompt, journal.plans)
-        questions = {question_sha256(plan, prompt, question): question for question in FORMS[options.form].questions(plan)}
+        questions = {question_sha256(plan, prompt, question): question for question in forms.build(options.form).questions(plan)}
         open_ = [question for key, question in questions.items() if not journal.answered(key)]
         counts = {"n_sounds": len(lists.sounds), "n_questions": len(questions), "n_answered": len(questions) - len(open_)}
         estimate = _estimate(plan, prompt, open_)
@@ -81,8 +82,8 @@ def _record(options: Options) -> Mapping[str, object]:
 
 
 def _check(options: Options) -> None:
-    if options.form not in FORMS:
-        raise MapperError(f"unknown --form {options.form!r}: choose one of {sorted(FORMS)}")
+    if options.form not in forms.names():
+        raise MapperError(f"unknown --form {options.form!r}: choose one of {forms.names()}")
     for name, least in {"max_attempts": 1, "concurrency": 1, "max_retries": 0, "top_n": 1, "block_size": 1, "max_tokens_total": 1}.items():
         value = getattr(options, name)
         if value is not None and value < least:
@@ -91,7 +92,7 @@ def _check(options: Options) -> None:
 
 def _plan(options: Options, lists: LabelLists, prompt: Prompt, recorded: Sequence[Record]) -> Record:
     """A recorded plan where it still asks the same, so that another machine's rounding cannot change it; else a new one."""
-    form, size = FORMS[options.form], Cut(options.floor, options.top_n, options.block_size)
+    form, size = forms.build(options.form), Cut(options.floor, options.top_n, options.block_size)
     wanted = {"form": options.form, "model": options.model, "settings": read_settings(options.settings, form.SETTINGS)} | form.cut(size)
     for old in recorded:
         if all(old.get(name) == value for name, value in wanted.items()) and stale(old, lists, prompt) is None:
@@ -103,7 +104,7 @@ def _plan(options: Options, lists: LabelLists, prompt: Prompt, recorded: Sequenc
 
 def _estimate(plan: Record, prompt: Prompt, questions: Sequence[Question]) -> dict[str, int]:
     tokens_in = sum(_about_tokens(question.messages(prompt)) for question in questions)
-    tokens_out = sum(question.n_sounds for question in questions) * FORMS[plan["form"]].TOKENS_OUT
+    tokens_out = sum(question.n_sounds for question in questions) * forms.build(plan["form"]).TOKENS_OUT
     return {"n_requests": len(questions), "n_tokens_in": tokens_in, "n_tokens_out": tokens_out}
 
 
@@ -202,7 +203,7 @@ class Interview:
                 request.append({"role": "user", "content": f"Not valid: {last['error']}. Answer again."})
             header = {"kind": "reply", "audio_id": question.audio_id, "sound": question.sound, "attempt": len(past) + 1}
             hashes = {"prompt_sha256": self.prompt.sha256, "question_sha256": key}
-            hashes["request_sha256"] = cache.sha256_text(self.plan["model"], self.plan["settings"], request)
+            hashes["request_sha256"] = sha256_text(self.plan["model"], self.plan["settings"], request)
             reply = self._send(request, question)
             said = {"request": request[1:], "error": _fault(reply, question)}  # the system prompt is data/prompts', by its hash
             past.append(header | {"model": self.plan["model"]} | hashes | said | reply)

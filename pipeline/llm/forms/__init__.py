@@ -4,16 +4,17 @@ Two forms: `pick` asks about one sound and a few candidate classes, which a smal
 and all classes at once, which takes a strong model and a fiftieth of the requests.  A form has prompt files of its own in
 data/prompts, and every name that it shows is untrusted text: quoted as JSON, and an answer can only name what was asked.
 """
+import importlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from pipeline.cache import sha256_text
-from pipeline.errors import MapperError
-from pipeline.mappers import LabelLists, shown
+from adapt.errors import MapperError
+from adapt.tables.files import sha256_text
+from pipeline.labels.lists import LabelLists, shown
 
 PROMPTS = Path("data/prompts")
 MAX_REASON = 200  # characters
@@ -105,6 +106,16 @@ class Form(Protocol):
     def questions(self, plan: Mapping[str, Any]) -> Sequence[Question]:
         """The questions that a plan holds, in sound order."""
         ...
+
+
+def names() -> list[str]:
+    """The forms there are: the files of this folder."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if not path.stem.startswith("_"))
+
+
+def build(name: str) -> Form:
+    """Import the form `name`, one of `names()`."""
+    return cast(Form, importlib.import_module(f"pipeline.llm.forms.{name}"))
 
 
 def read_prompt(form: str) -> Prompt:

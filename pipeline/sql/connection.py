@@ -12,11 +12,14 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from pipeline import cache, ontology
-from pipeline.errors import CacheError, QueryError
-from pipeline.tables import FILES, Known, TaggerLabels, add, check, made, read_classes, read_tagger_labels, repair
+from adapt.errors import CacheError, QueryError
+from adapt.tables import cache
+from adapt.tables.files import replacing, sha256_file
+from adapt.tables.schema import ROOT
+from pipeline.labels import ontology
+from pipeline.sql.tables import FILES, Known, TaggerLabels, add, check, made, read_classes, read_tagger_labels, repair
 
-VIEWS = cache.ROOT / "views.sql"
+VIEWS = ROOT / "views.sql"
 STAGES = {table: stage for table, (_, stage) in FILES.items()} | {
     "classes": "scan",
     "tagger_labels": "tag",
@@ -71,19 +74,13 @@ def export(dataset: str, target: Path) -> None:
     refuse_to_write(target)
     if target.exists():
         raise QueryError(f"{target} exists: delete it, or choose another name")
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    try:
-        with duckdb.connect(str(temporary)) as connection:
-            _fill(connection, dataset)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target) as temporary, duckdb.connect(str(temporary)) as connection:
+        _fill(connection, dataset)
 
 
 def refuse_to_write(target: Path) -> None:
     """Raise QueryError where a result would be written into the cache, or into no folder at all."""
-    if cache.ROOT.resolve() in target.resolve().parents:
+    if ROOT.resolve() in target.resolve().parents:
         raise QueryError(f"{target} lies in the cache, which SQL only reads: choose another folder")
     if not target.resolve().parent.is_dir():
         raise QueryError(f"{target}: its folder does not exist")
@@ -112,11 +109,11 @@ def _fill(connection: duckdb.DuckDBPyConnection, dataset: str) -> _Tables:
     if not VIEWS.exists():
         raise CacheError(f"{VIEWS} is missing: run from the project's root")
     if Path(dataset).is_absolute() or ".." in Path(dataset).parts:
-        raise QueryError(f"{dataset!r} is no data set: SQL reads nothing but {cache.ROOT}/<dataset>")
+        raise QueryError(f"{dataset!r} is no data set: SQL reads nothing but {ROOT}/<dataset>")
     folder = cache.folder(dataset)
     files = {table: paths for table in FILES if (paths := made(folder, table)) is not None}
     if not files:
-        there = sorted(path.name for path in cache.ROOT.glob("*") if any(made(path, table) for table in FILES))
+        there = sorted(path.name for path in ROOT.glob("*") if any(made(path, table) for table in FILES))
         raise QueryError(f"{folder} has no tables: run `dvc repro`, or ask one of {there}")
     found = _Tables(folder, files, {table: check(table, paths, connection) for table, paths in files.items()})
     for table, paths in files.items():
@@ -160,7 +157,7 @@ def _kin(path: Path, known: Known, labels: TaggerLabels) -> list[tuple[str, str]
     if known["related"] != {"strongest"}:
         return []
     kin = ontology.kinship(labels.mids)
-    if known.get("ontology_sha256") != {cache.sha256_file(ontology.ONTOLOGY)}:
+    if known.get("ontology_sha256") != {sha256_file(ontology.ONTOLOGY)}:
         raise CacheError(f"{path} was made with another ontology than {ontology.ONTOLOGY} holds now: {repair('pseudo_labels')}")
     return [(labels.sounds[i], labels.sounds[j]) for i, j in zip(*kin.nonzero(), strict=True)]
 

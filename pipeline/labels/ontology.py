@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import OntologyError
+from adapt.errors import OntologyError
 
 ONTOLOGY = Path("data/labels/audioset_ontology.json")
 
