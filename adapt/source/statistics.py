@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from adapt.contract import SourceStatistics
-from adapt.core import code, moments
+from adapt.core import moments
 from adapt.core.device import device_of
 from adapt.errors import AdaptError, VideoError
 from adapt.methods import eata
 from adapt.source import checkpoints
 from adapt.source._loader import to_device
-from adapt.tables import cache
+from adapt.tables import cache, code, files
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions, stream
 
@@ -69,7 +69,7 @@ def identity(options: Options, model_sha256: str) -> dict[str, str]:
     chosen = {name: value for name, value in vars(options).items() if name not in ("workers", "video")}
     chosen |= {name: value for name, value in vars(options.video).items() if name != "decode_timeout_s"}
     return {name: json.dumps(value) for name, value in chosen.items()} | {
-        "clips.parquet": code.file_sha256(cache.ROOT / options.dataset / "clips.parquet")[:12],
+        "clips.parquet": files.sha256_file(cache.ROOT / options.dataset / "clips.parquet")[:12],
         "model": model_sha256[:12],
         "code": code.code_sha256(["adapt.source.statistics", f"adapt.backbones.{options.backbone}"])[:12],
         "torch": str(torch.__version__),

@@ -22,7 +22,6 @@ import torch
 from torch import nn
 
 from adapt import backbones
-from adapt.core import code
 from adapt.core.device import device_of
 from adapt.errors import AdaptError, CheckpointError
 from adapt.source import _loader, checkpoints
@@ -30,7 +29,7 @@ from adapt.source._augment import augmented
 from adapt.source._loader import Loaded
 from adapt.source._resume import Progress
 from adapt.source._trainer import Trainer, check_precision
-from adapt.tables import cache, classes
+from adapt.tables import cache, classes, code
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions
 

@@ -10,23 +10,20 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from adapt.core import code
-from adapt.tables import cache
-
 LIBRARIES = ("torch", "torchvision", "numpy", "av", "decord")
 TABLES = ("predictions", "traces")
 
 
 def code_sha256(modules: Iterable[str], without: Collection[str] = ()) -> str:
     """Hash what `modules` of this package and all that they import mean, and the schema of the tables that a run writes."""
-    schemas = {table: cache.schema_sha256(table) for table in TABLES}
+    schemas = {table: schema.schema_sha256(table) for table in TABLES}
     return hashlib.sha256(json.dumps([code.code_sha256(modules, without), schemas], sort_keys=True).encode()).hexdigest()
 
 
 def data_sha256(dataset: str) -> str:
     """Hash what the rows' clips and sounds are read from; `clips` has the hash of every video."""
     names = ("clips.parquet", "labels.txt", "pseudo_labels.parquet")
-    return hashlib.sha256(json.dumps([code.file_sha256(cache.ROOT / dataset / name) for name in names]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([files.sha256_file(cache.ROOT / dataset / name) for name in names]).encode()).hexdigest()
 
 
 def _version(name: str) -> str:

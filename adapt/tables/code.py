@@ -8,12 +8,6 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent
 
 
-def file_sha256(path: Path) -> str:
-    """Hash a file's bytes in constant memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _file(module: str) -> Path | None:
     """The file of a module of this package, None for others."""
     room, *parts = module.split(".")
