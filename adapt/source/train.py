@@ -8,7 +8,6 @@ counts as right where it is any of them.
 """
 import copy
 import dataclasses
-import hashlib
 import importlib
 import json
 import logging
@@ -29,7 +28,7 @@ from adapt.source._augment import augmented
 from adapt.source._loader import Loaded
 from adapt.source._resume import Progress
 from adapt.source._trainer import Trainer, check_precision
-from adapt.tables import cache, classes, code
+from adapt.tables import cache, classes, code, files
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions
 
@@ -200,8 +199,8 @@ def published(options: Options, labels: list[str]) -> nn.Module:
 
 def identity(options: Options, labels: list[str]) -> dict[str, str]:
     """All that decides what a run ends with, by name: options, data, code and torch."""
-    files = {"clips.parquet": cache.ROOT / options.dataset / "clips.parquet", "the file of weights": Path(options.weights)}
-    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items() if path.is_file()}
+    paths = {"clips.parquet": cache.ROOT / options.dataset / "clips.parquet", "the file of weights": Path(options.weights)}
+    hashes = {name: files.sha256_file(path)[:12] for name, path in paths.items() if path.is_file()}
     options_by_name = dataclasses.asdict(options)
     del options_by_name["video"]["decode_timeout_s"]
     chosen = {name: json.dumps(value) for name, value in options_by_name.items() if name not in WITHOUT_EFFECT}

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
+from adapt.tables import cache, code, files, schema
+
 LIBRARIES = ("torch", "torchvision", "numpy", "av", "decord")
 TABLES = ("predictions", "traces")
 
