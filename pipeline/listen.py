@@ -74,14 +74,13 @@ def main(args: list[str] | None = None) -> None:
 
 
 def run(options: Options) -> None:
-    """Print a report a file.  Raises SystemExit with 1 where a file could not be read, and as `listen` does."""
+    """Print a report a file.  Raises SystemExit, with 1 where a file could not be read, and what `listen` raises."""
     n_failed = 0
     with until_the_reader_leaves():
         for report in listen(options):
             n_failed += report.status == "failed"
             print(json.dumps(asdict(report), ensure_ascii=False) if options.json else table(report), flush=True)
-    if n_failed:
-        raise SystemExit(1)
+    raise SystemExit(1 if n_failed else 0)
 
 
 def listen(options: Options) -> Iterator[Report]:
