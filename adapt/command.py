@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import tyro
@@ -22,13 +23,17 @@ NEVER_BYTES, PAD_BYTES = 2**31 - 1, 2**26  # the most that mallopt takes; what t
 
 
 def main(
-    options: type[Options] | Callable[[Sequence[str]], type[Options]], run: Callable[[Options], Mapping[str, object]], *, prog: str,
+    options: type[Options] | Callable[[Sequence[str]], type[Options]],
+    run: Callable[[Options], Mapping[str, object] | None],
+    *,
+    prog: str,
     args: Sequence[str] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Parse `args` (default: the command line) into `options`, call `run`, and print its counts as one JSON line on stdout.
 
-    `options` is a dataclass, or a function that chooses one by the command line.  Exits with 0 when `run` returns, 1 with a one-line
-    reason for an `EarshotError`, 2 for wrong flags (tyro), 130 after Ctrl-C.
+    `options` is a dataclass, or a function that chooses one by the command line.  A command that prints for itself returns None, and
+    exits through SystemExit where it has a code of its own.
+    Exits with 0 when `run` returns, 1 with a one-line reason for an `EarshotError`, 2 for wrong flags (tyro), 130 after Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     words = sys.argv[1:] if args is None else args
@@ -41,7 +46,18 @@ def main(
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    print(json.dumps(dict(counts), sort_keys=True))
+    if counts is not None:
+        print(json.dumps(dict(counts), sort_keys=True))
+
+
+@contextmanager
+def until_the_reader_leaves() -> Iterator[None]:
+    """End the block, and no more, where whoever reads stdout has closed the pipe, as `head` does: it has had enough, nothing failed."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain while it closes stdout
 
 
 def be_passive() -> None:

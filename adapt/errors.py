@@ -27,3 +27,31 @@ class MethodError(AdaptError):
 
 class TooManyFailedError(AdaptError):
     """More of a stream's clips cannot be read than the user allows."""
+
+
+class DatasetError(EarshotError):
+    """A data set's folder does not hold what its recipe expects."""
+
+
+class DecodeError(EarshotError):
+    """ffmpeg cannot be run at all (a clip that fails is a row with a status instead)."""
+
+
+class TaggerError(EarshotError):
+    """A tagger, its checkpoint or its labels cannot be used."""
+
+
+class MapperError(EarshotError):
+    """A label map cannot be built: replies missing, stale, or not valid."""
+
+
+class QueryError(EarshotError):
+    """A SQL query that the user wrote does not run."""
+
+
+class OntologyError(EarshotError):
+    """The ontology of sounds is missing, broken, or lacks a sound."""
+
+
+class OptionsError(EarshotError):
+    """A setting is out of its range, or two settings do not go together."""

@@ -1,5 +1,5 @@
 -- The contract between the rooms: every table of cache/<dataset>/, its units, its key and its limits.
--- pipeline/cache.py checks what it writes against this file; adapt/cache.py checks what it reads.
+-- adapt/tables checks against this file what either package writes, and what it reads.
 -- The Parquet metadata of every file carries `earshot.schema` (sha256 of its table's statement here) and,
 -- where a list of labels gives a column its order, that list's sha256.
 
@@ -15,7 +15,7 @@ CREATE TABLE clips (
     status         VARCHAR NOT NULL CHECK (status IN ('ok', 'failed')),  -- failed: no picture can be read, or not the file at all
     duration_s     DOUBLE CHECK (duration_s >= 0),  -- of the video track, from its first frame's start to its last one's end; NULL where failed
     n_frames       INTEGER CHECK (n_frames >= 0),   -- that a player shows; NULL where failed
-    reader         VARCHAR CHECK (reader IN ('decord', 'pyav')),  -- what reads its frames (adapt/decoding); NULL where failed
+    reader         VARCHAR CHECK (reader IN ('decord', 'pyav')),  -- what reads its frames (adapt/video/decoding); NULL where failed
     content_sha256 VARCHAR CHECK (length(content_sha256) = 64),  -- NULL where the file cannot be read, or its name is escaped
     sound_path     VARCHAR,                         -- the file whose sound is the clip's, escaped and relative as path; NULL: path itself
     sound_sha256   VARCHAR CHECK (length(sound_sha256) = 64),  -- of sound_path; NULL also where that cannot be read

@@ -1,5 +1,5 @@
 -- What SQL offers on top of the tables of cache/schema.sql: views, and macros (called like tables: FROM why('...')).
--- One that needs a table which is not made yet is left out; using it names the stage to run.  pipeline/sql.py adds four small tables:
+-- One that needs a table which is not made yet is left out; using it names the stage to run.  pipeline/sql/connection.py adds four small tables:
 --   classes (label_id, label)         the class names in the order of label_id
 --   tagger_labels (position, sound)   the label list that the tags were made with; position counts from 1
 --   related_sounds (sound, other)     which of these are an ancestor of one another in the ontology; empty where pseudo_label.related is all

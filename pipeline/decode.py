@@ -13,9 +13,15 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline import cache, engine, perturb, shards, sound, stage, taggers
-from pipeline.errors import CacheError, DatasetError, DecodeError
-from pipeline.perturb import Kind
+from adapt import command
+from adapt.errors import CacheError, DatasetError, DecodeError
+from adapt.tables import cache, parquet
+from adapt.tables.files import sha256_file, sha256_text
+from pipeline import taggers
+from pipeline.audio import perturb, sound
+from pipeline.audio.perturb import Kind
+from pipeline.workers import engine, shards
+from pipeline.workers.progress import progress
 
 VERSION = "3"  # raise it when the same clip would give other rows: every clip is then decoded again
 
@@ -124,7 +130,7 @@ def run(options: Options) -> dict[str, int]:
     settings = Settings(options.ffmpeg, rate, options.silent_below_dbfs, options.track, options.keep_audio, perturbation)
     plan = make_plan(options.dataset, settings)
     folder = cache.folder(options.dataset)
-    with stage.progress("decode", len(plan.keys)) as bar:
+    with progress("decode", len(plan.keys)) as bar:
 
         def make(clip_ids: list[str]) -> Iterator[shards.TableRow]:
             for _, rows in engine.stream(partial(_rows, plan, options.keep_audio), clip_ids, options.jobs):
@@ -134,7 +140,7 @@ def run(options: Options) -> dict[str, int]:
         group = shards.Group("audio", {name: folder / name for name in ("audio", "waveforms")}, {"waveforms": "n_blocks"})
         provenance = {"sample_rate": str(rate), "ffmpeg": plan.version, "code_version": VERSION, "decoder": settings.to_json()}
         counts = shards.sync(group, plan.keys, make, provenance)
-    rows = cache.read_table(folder / "audio", "audio", ["clip_id", "status", "error"]).to_pylist()
+    rows = parquet.read_table(folder / "audio", "audio", ["clip_id", "status", "error"]).to_pylist()
     _check_failures(rows, options.max_failed_share)
     by_status = {f"n_{status}": sum(row["status"] == status for row in rows) for status in sound.STATUSES}
     return {"n_clips": len(rows)} | by_status | counts
@@ -145,13 +151,13 @@ def make_plan(dataset: str, settings: Settings) -> Plan:
     decoder = sound.Decoder(sound.ffmpeg_binary(settings.ffmpeg), settings.sample_rate, settings.silent_below_dbfs, settings.track)
     version, what = sound.ffmpeg_version(decoder.binary), settings.perturbation
     columns = ["clip_id", "path", "split", "content_sha256", "sound_path", "sound_sha256", "error"]
-    clips = {clip["clip_id"]: clip for clip in cache.read_table(cache.folder(dataset) / "clips.parquet", "clips", columns).to_pylist()}
+    clips = {clip["clip_id"]: clip for clip in parquet.read_table(cache.folder(dataset) / "clips.parquet", "clips", columns).to_pylist()}
     heard = {clip_id: clip_id for clip_id in clips}
     if what.kind == "swap":
         heard = perturb.partners(((clip_id, clip["split"]) for clip_id, clip in clips.items()), what.seed or 0)
     common = ("decode", VERSION, version, settings.key())
     sources = {clip_id: Source.of(clips[of], Path("data/videos") / dataset) for clip_id, of in heard.items()}
-    keys = {clip_id: cache.sha256_text(*common, source.sha256 or source.unread) for clip_id, source in sources.items()}
+    keys = {clip_id: sha256_text(*common, source.sha256 or source.unread) for clip_id, source in sources.items()}
     return Plan(decoder, version, what, _bed(decoder, what), sources, keys)
 
 
@@ -164,8 +170,8 @@ def reopen(dataset: str) -> Callable[[str], Generator[sound.Block, None, None]]:
     file = next(iter(sorted(folder.glob("part-*.parquet"))), None)
     if file is None:
         raise CacheError(f"{folder} is missing: run `dvc repro decode` first")
-    plan = make_plan(dataset, Settings.from_json(cache.provenance(file).get("decoder", "")))
-    stored = cache.read_table(folder, "audio", ["clip_id", "cache_key"])
+    plan = make_plan(dataset, Settings.from_json(parquet.provenance(file).get("decoder", "")))
+    stored = parquet.read_table(folder, "audio", ["clip_id", "cache_key"])
     keys = dict(zip(stored.column("clip_id").to_pylist(), stored.column("cache_key").to_pylist(), strict=True))
 
     def blocks(clip_id: str) -> Generator[sound.Block, None, None]:
@@ -198,7 +204,7 @@ def _bed(decoder: sound.Decoder, what: perturb.Perturbation) -> sound.Block | No
     if what.music_file is None:
         return perturb.synthesise(decoder.sample_rate)
     path = Path(what.music_file)
-    if not path.is_file() or cache.sha256_file(path) != what.music_sha256:
+    if not path.is_file() or sha256_file(path) != what.music_sha256:
         raise DecodeError(f"music_file {what.music_file!r} is not what it was: run `dvc repro decode`")
     parts = islice(sound.stream(replace(decoder, track="default"), path), round(perturb.MUSIC_S / sound.BLOCK_S))
     return np.concatenate([np.empty(0, np.int16), *(part for part in parts if not isinstance(part, sound.Heard))])
@@ -215,4 +221,4 @@ def _check_failures(rows: list[dict[str, object]], max_failed_share: float) -> N
 
 
 if __name__ == "__main__":
-    stage.main(Options, run, prog="pipeline.decode")
+    command.main(Options, run, prog="pipeline.decode")

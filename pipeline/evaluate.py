@@ -5,16 +5,17 @@ Precision: right pairs of those that the mapper has.  Recall: right pairs of tho
 least one right pair, of those that the reference gives any sound (a class that makes none cannot be covered).
 """
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import tyro
 
+from adapt import command
+from adapt.errors import MapperError
 from pipeline import mappers
-from pipeline.errors import EarshotError, MapperError
-from pipeline.mappers import LabelLists, Settings, table
+from pipeline.labels.lists import LabelLists, label_lists, listed_classes
+from pipeline.mappers import Settings, table
 
 REFERENCES = table.MAPS / "reference"
 
@@ -81,7 +82,7 @@ def run(options: Options) -> list[Quality]:
     """Compare every mapper on every data set.  Raises MapperError where a reference or a map is missing."""
     rows = []
     for dataset in options.datasets or sorted(file.stem for file in REFERENCES.glob("*.csv")):
-        lists = mappers.label_lists(dataset, mappers.listed_classes(dataset))
+        lists = label_lists(dataset, listed_classes(dataset))
         right = reference(lists)
         rows += [compare(lists, mapper, Settings(min_cosine=options.min_cosine), right) for mapper in options.mappers]
     return rows
@@ -100,13 +101,13 @@ def _percent(share: float | None) -> str:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run as a command: the table on stdout; exit 0, 1 with a one-line reason, or 2 for wrong flags."""
-    options = tyro.cli(Options, prog="python -m pipeline.map_labels evaluate", args=args)
-    try:
-        rows = run(options)
-    except EarshotError as error:
-        print(f"pipeline.map_labels evaluate: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
+    """Run as a command."""
+    command.main(Options, report, prog="pipeline.map_labels evaluate", args=args)
+
+
+def report(options: Options) -> None:
+    """Print what `run` finds: the table, or JSON."""
+    rows = run(options)
     if options.json:
         shares = ("precision", "recall", "coverage")
         print(json.dumps([asdict(row) | {name: getattr(row, name) for name in shares} for row in rows]))

@@ -4,7 +4,6 @@ No data set, no cache: each file goes through the same ffmpeg and the same windo
 """
 import json
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from pipeline import sound, tag, taggers
-from pipeline.errors import EarshotError
+from adapt import command
+from adapt.command import until_the_reader_leaves
+from adapt.errors import EarshotError
+from pipeline import tag, taggers
+from pipeline.audio import sound
 
 BAR = 24  # characters at probability 1
 SILENT_BELOW_DBFS = -60.0
@@ -67,21 +69,17 @@ class Report:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Print a report a file; exit with 1 where a file could not be read, or an option cannot be used.
+    """Run as a command."""
+    command.main(Options, run, prog="pipeline.listen", args=args)
 
-    A reader that closes the pipe has had enough.
-    """
-    options = tyro.cli(Options, prog="python -m pipeline.listen", args=args)
+
+def run(options: Options) -> None:
+    """Print a report a file.  Raises SystemExit, with 1 where a file could not be read, and what `listen` raises."""
     n_failed = 0
-    try:
+    with until_the_reader_leaves():
         for report in listen(options):
             n_failed += report.status == "failed"
             print(json.dumps(asdict(report), ensure_ascii=False) if options.json else table(report), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain while it closes stdout
-    except EarshotError as error:
-        print(f"pipeline.listen: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
     raise SystemExit(1 if n_failed else 0)
 
 

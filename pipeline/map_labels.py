@@ -10,9 +10,12 @@ from pathlib import Path
 
 import tyro
 
-from pipeline import cache, mappers, stage
-from pipeline.errors import MapperError
-from pipeline.mappers import LabelLists, LabelMap, Settings, table
+from adapt import command
+from adapt.errors import MapperError
+from adapt.tables import cache, parquet
+from pipeline import mappers
+from pipeline.labels.lists import LabelLists, label_lists, read_classes
+from pipeline.mappers import LabelMap, Settings, table
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Options:
 
 def run(options: Options) -> dict[str, object]:
     """Write the label map; return counts.  Raises MapperError for an unknown mapper or one that cannot answer."""
-    lists = mappers.label_lists(options.dataset, cache.read_labels(options.dataset))
+    lists = label_lists(options.dataset, cache.read_labels(options.dataset))
     found = _map(lists, options.mapper, options.table, options.min_cosine)
     rows = [
         {
@@ -46,7 +49,7 @@ def run(options: Options) -> dict[str, object]:
         for pair in found.pairs
     ]
     known = {"mapper": options.mapper, "sounds_sha256": lists.sounds_sha256, "classes_sha256": lists.classes_sha256}
-    n_pairs = cache.write_table(cache.folder(options.dataset) / "label_map.parquet", "label_map", rows, known | found.provenance)
+    n_pairs = parquet.write_table(cache.folder(options.dataset) / "label_map.parquet", "label_map", rows, known | found.provenance)
     n_mapped = len({pair.audio_id for pair in found.pairs})
     n_reached = len({pair.label_id for pair in found.pairs})
     return {"n_pairs": n_pairs, "n_sounds_mapped": n_mapped, "n_classes_reached": n_reached, "n_classes": len(lists.classes), "source": found.source}
@@ -71,16 +74,16 @@ class ExportOptions:
 def export(options: ExportOptions) -> dict[str, object]:
     """Write the CSV; return counts.  Raises MapperError where that would overwrite what a person wrote."""
     if options.mapper:
-        lists = mappers.label_lists(options.dataset, mappers.read_classes(options.dataset))
+        lists = label_lists(options.dataset, read_classes(options.dataset))
         found = _map(lists, options.mapper, "", options.min_cosine)
         pairs = sorted(found.pairs, key=lambda pair: (pair.audio_id, pair.label_id))
         rows = [table.Row(lists.sounds[p.audio_id], lists.classes[p.label_id], p.weight, p.necessary, p.reason) for p in pairs]
         source = found.source
     else:
         path = cache.folder(options.dataset) / "label_map.parquet"
-        cached = cache.read_table(path, "label_map").to_pylist()
+        cached = parquet.read_table(path, "label_map").to_pylist()
         rows = [table.Row(r["audio_label"], r["label"], r["weight"], r["necessary"], r["reason"]) for r in cached]
-        source = cached[0]["source"] if cached else cache.provenance(path).get("mapper", "")
+        source = cached[0]["source"] if cached else parquet.provenance(path).get("mapper", "")
     table.write(options.out, options.dataset, rows, source)
     return {"n_pairs": len(rows), "out": str(options.out), "source": source}
 
@@ -90,17 +93,17 @@ def main() -> None:
     prog, args = f"pipeline.map_labels {' '.join(sys.argv[1:2])}", sys.argv[2:]
     match sys.argv[1:2]:
         case ["ask"]:
-            from pipeline import ask  # the stage itself must not need what asking needs
+            from pipeline.llm import ask  # the stage itself must not need what asking needs
 
-            stage.main(ask.Options, ask.run, prog=prog, args=args)
+            command.main(ask.Options, ask.run, prog=prog, args=args)
         case ["export"]:
-            stage.main(ExportOptions, export, prog=prog, args=args)
+            command.main(ExportOptions, export, prog=prog, args=args)
         case ["evaluate"]:
             from pipeline import evaluate
 
             evaluate.main(args)
         case _:
-            stage.main(Options, run, prog="pipeline.map_labels")
+            command.main(Options, run, prog="pipeline.map_labels")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import cache, ontology, stage, tables
-from pipeline.errors import CacheError, OptionsError
-from pipeline.evidence import Causes, Evidence, Floats, Heard, Mask, absence, clip_probabilities, loudest, weigh
+from adapt import command
+from adapt.errors import CacheError, OptionsError
+from adapt.tables import cache, parquet
+from adapt.tables.files import sha256_file
+from pipeline.labels import ontology
+from pipeline.labels.evidence import Causes, Evidence, Floats, Heard, Mask, absence, clip_probabilities, loudest, weigh
+from pipeline.sql import tables
 
 WITH_SOUND = ("ok", "truncated")
 WINDOWS_AT_ONCE = 2048
@@ -103,7 +107,7 @@ def run(options: Options) -> dict[str, object]:
     mentioned = np.flatnonzero(sounds.necessary.any(axis=0))  # the classes that have a necessary sound
     n_heard, total_mass = 0, 0.0
     target = folder / "pseudo_labels.parquet"
-    with tempfile.TemporaryFile(dir=folder) as file, cache.Writer(target, "pseudo_labels", provenance) as writer:
+    with tempfile.TemporaryFile(dir=folder) as file, parquet.Writer(target, "pseudo_labels", provenance) as writer:
         scratch = Scratch(file, len(clips.ids), min(options.top_k, max(1, len(sounds.names))), len(mentioned))
         _listen(options, folder / "tags", clips, sounds, mentioned, scratch)
         for start in range(0, len(clips.ids), CLIPS_AT_ONCE):
@@ -158,12 +162,12 @@ def _read_sounds(options: Options, folder: Path, connection: duckdb.DuckDBPyConn
         names = " and ".join(map(repr, sorted(by)))
         raise CacheError(f"{folder / 'tags'} was made by the tagger {names}, not {options.tagger!r}: {tables.repair('tags')}")
     labels = tables.read_tagger_labels(folder / "tags", known)
-    provenance["labels_sha256"] = cache.sha256_file(labels.path)
+    provenance["labels_sha256"] = sha256_file(labels.path)
     weights, necessary = _matrices(map_path, labels, len(classes))
     kin = None
     if options.related == "strongest":
         kin = ontology.kinship(labels.mids)
-        provenance["ontology_sha256"] = cache.sha256_file(ontology.ONTOLOGY)
+        provenance["ontology_sha256"] = sha256_file(ontology.ONTOLOGY)
     return classes, Sounds(labels.sounds, weights, necessary, kin), provenance
 
 
@@ -171,7 +175,7 @@ def _matrices(map_path: Path, labels: tables.TaggerLabels, n_classes: int) -> tu
     """The label map's (weights, necessary), both (A, K), in the order of the tagger's sounds."""
     index = {sound: i for i, sound in enumerate(labels.sounds)}
     weights, necessary = np.zeros((len(index), n_classes)), np.zeros((len(index), n_classes), np.bool_)
-    pairs = cache.read_table(map_path, "label_map").to_pylist()
+    pairs = parquet.read_table(map_path, "label_map").to_pylist()
     for pair in pairs:
         if pair["audio_label"] in index:  # a tagger may lack a few of AudioSet's sounds: YAMNet lacks six
             place = index[pair["audio_label"]], pair["label_id"]
@@ -241,4 +245,4 @@ def _causes_column(causes: Causes, n_clips: int, sounds: Sequence[str], type_: p
 
 
 if __name__ == "__main__":
-    stage.main(Options, run, prog="pipeline.pseudo_label")
+    command.main(Options, run, prog="pipeline.pseudo_label")

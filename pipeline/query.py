@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import math
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -21,9 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from pipeline import cache
-from pipeline.errors import EarshotError, OptionsError, QueryError
-from pipeline.sql import VIEWS, connect, export, reason, refuse_to_write, select
+from adapt import command
+from adapt.command import until_the_reader_leaves
+from adapt.errors import EarshotError, OptionsError, QueryError
+from adapt.tables.files import replacing
+from adapt.tables.schema import SCHEMA
+from pipeline.sql.connection import VIEWS, connect, export, reason, refuse_to_write, select
 
 ROWS_AT_ONCE = 8192  # of a result that is written as CSV, JSON or Parquet
 TABLE_ROWS = 1000  # of a result that is printed as a table
@@ -36,6 +38,7 @@ EXAMPLES = (
 )
 PROMPT_HELP = """A SELECT ends with ; and may take several lines.  .tables lists what can be asked, .help shows this, .exit (or Ctrl-D) leaves.
 """
+Flag = tyro.conf.FlagCreatePairsOff[bool]  # --csv, and no --no-csv
 Write = Callable[[duckdb.DuckDBPyRelation, TextIO], None]
 
 
@@ -46,8 +49,8 @@ class Options:
     dataset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATASET")]  # names cache/<dataset>
     sql: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[SQL]")] = ""  # one SELECT
     file: Path | None = None  # read the SELECT from this file
-    csv: bool = False  # print CSV in place of a table
-    json: bool = False  # print a list of objects in place of a table
+    csv: Flag = False  # print CSV in place of a table
+    json: Flag = False  # print a list of objects in place of a table
     parquet: Path | None = None  # write the result to this file
     export: Path | None = None  # write a DuckDB file of all views for the plain duckdb client, which reads the cache where it lies now
 
@@ -55,6 +58,11 @@ class Options:
 def run(options: Options) -> None:
     """Answer on stdout or in a file.  Raises QueryError or OptionsError, with one line, where it cannot be answered."""
     _check(options)
+    with until_the_reader_leaves():
+        _answer_all(options)
+
+
+def _answer_all(options: Options) -> None:
     try:
         if options.export is not None:
             export(options.dataset, options.export)
@@ -106,7 +114,7 @@ def tables(connection: duckdb.DuckDBPyConnection) -> str:
     macros = "SELECT function_name, array_to_string(parameters, ', ') FROM duckdb_functions() WHERE function_type = 'table_macro' AND NOT internal"
     listed = [f"  {name}: {names}" for name, names in sorted(connection.sql(columns).fetchall())]
     listed += [f"  {name}({names})" for name, names in sorted(connection.sql(macros).fetchall())]
-    return "\n".join([f"{cache.SCHEMA} and {VIEWS} say what these mean:", *listed, ""])
+    return "\n".join([f"{SCHEMA} and {VIEWS} say what these mean:", *listed, ""])
 
 
 def tries(connection: duckdb.DuckDBPyConnection) -> str:
@@ -149,16 +157,12 @@ def write_parquet(answer: duckdb.DuckDBPyRelation, target: Path) -> None:
     """Write the answer to `target`, batch by batch, under a temporary name until it is whole."""
     refuse_to_write(target)
     reader = _unique(answer).to_arrow_reader(ROWS_AT_ONCE)
-    temporary = target.with_name(f".{target.name}.tmp")
     try:
-        with pq.ParquetWriter(temporary, reader.schema) as file:
+        with replacing(target) as temporary, pq.ParquetWriter(temporary, reader.schema) as file:
             for batch in _batches(reader):
                 file.write_batch(batch)
-        temporary.replace(target)
     except OSError as error:
         raise QueryError(f"{target} cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check(options: Options) -> None:
@@ -242,16 +246,8 @@ def _unique(answer: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run as a command: exit 0, 1 with a one-line reason, or 2 for wrong flags.  A reader that closes the pipe has had enough: 0."""
-    options = tyro.cli(Options, prog="python -m pipeline.query", args=args, config=(tyro.conf.FlagCreatePairsOff,))
-    try:
-        run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain while it closes stdout
-    except EarshotError as error:
-        print(f"pipeline.query: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
+    """Run as a command."""
+    command.main(Options, run, prog="pipeline.query", args=args)
 
 
 if __name__ == "__main__":

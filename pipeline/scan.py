@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from adapt.errors import AdaptError
-from adapt.tables import classes
+from adapt import command
+from adapt.errors import DatasetError
+from adapt.tables import cache, classes, parquet
 from adapt.tables.classes import ClassesError
+from adapt.tables.files import sha256_file, write_text
 from adapt.video.decoding import TIMEOUT_S, DecodeError, Decoders
-from pipeline import cache, datasets, engine, stage
+from pipeline import datasets
 from pipeline.datasets import NAMED, SOUND, SPLITS, LeftOut, Listed
-from pipeline.errors import DatasetError, EarshotError
+from pipeline.workers import engine
 
 log = logging.getLogger("scan")
 
@@ -55,15 +57,12 @@ def run(options: Options) -> dict[str, int]:
     datasets.say_left_out(options.dataset, left_out)
     label_ids = {label: i for i, label in enumerate(labels)}
     look = partial(_row, root, label_ids, sounds)
-    try:
-        with Decoders(options.decode_timeout_s) as decoders:
-            rows = engine.map_clips(partial(look, decoders), clips, options.jobs, stop=decoders.close)
-    except AdaptError as error:  # no worker can be started
-        raise EarshotError(str(error)) from error
+    with Decoders(options.decode_timeout_s) as decoders:
+        rows = engine.map_clips(partial(look, decoders), clips, options.jobs, stop=decoders.close)
     folder = cache.folder(options.dataset)
     known = {"recipe": options.recipe, "variant": variant, "classes_sha256": classes.sha256(labels)}
-    cache.write_table(folder / "clips.parquet", "clips", rows, known)
-    cache.write_text(folder / "labels.txt", classes.text_of(labels))
+    parquet.write_table(folder / "clips.parquet", "clips", rows, known)
+    write_text(folder / "labels.txt", classes.text_of(labels))
     failed = [row for row in rows if row["status"] == "failed"]
     for row in [row for row in rows if row.get("error")][:NAMED]:
         log.warning("%s: %s", row["path"], row["error"])
@@ -139,7 +138,7 @@ def _sounds(root: Path, clips: Sequence[Listed]) -> tuple[dict[str, str], list[L
 
 def _row(
     root: Path, label_ids: Mapping[str, int], sounds: Mapping[str, str], decoders: Decoders, clip: Listed
-) -> cache.Row:
+) -> parquet.Row:
     path, sound = root / clip.path, sounds.get(clip.path)
     content_sha256, unread = _hash(root, clip.path)
     sound_sha256, unheard = (None, None) if sound is None else _hash(root, sound)
@@ -162,7 +161,7 @@ def _hash(root: Path, path: str) -> tuple[str | None, str | None]:
     if fault := classes.fault(path):
         return None, f"the name {fault}: rename it"
     try:
-        return cache.sha256_file(root / path), None
+        return sha256_file(root / path), None
     except OSError as error:
         return None, f"the file cannot be read ({error.strerror})"
 
@@ -174,4 +173,4 @@ def probe(path: Path, decoders: Decoders) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    stage.main(Options, run, prog="pipeline.scan")
+    command.main(Options, run, prog="pipeline.scan")

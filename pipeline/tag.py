@@ -14,8 +14,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import cache, decode, engine, shards, sound, stage, taggers
-from pipeline.errors import CacheError, TaggerError
+from adapt import command
+from adapt.errors import CacheError, TaggerError
+from adapt.tables import cache, parquet
+from adapt.tables.files import sha256_text
+from pipeline import decode, taggers
+from pipeline.audio import sound
+from pipeline.workers import engine, shards
+from pipeline.workers.progress import progress
 
 VERSION = "2"  # raise it when the same sound and tagger would give other rows: every clip is then tagged again
 WITH_SOUND = ("ok", "truncated")
@@ -67,10 +73,10 @@ def run(options: Options) -> dict[str, int]:
     n_clips, heard = _clips_with_sound(folder / "audio", tagger)
     provenance = tagger.provenance()
     common = ("tag", VERSION, provenance, options.window_s, options.hop_s)
-    wanted = {clip_id: cache.sha256_text(*common, clip.cache_key) for clip_id, clip in heard.items()}
+    wanted = {clip_id: sha256_text(*common, clip.cache_key) for clip_id, clip in heard.items()}
     unkept = any(not clip.n_blocks for clip in heard.values())
     again = decode.reopen(options.dataset) if unkept else None
-    with stage.progress("tag", len(heard)) as bar:
+    with progress("tag", len(heard)) as bar:
 
         def make(clip_ids: list[str]) -> Iterator[shards.TableRow]:
             if again is not None:
@@ -141,7 +147,7 @@ def _clips_with_sound(audio: Path, tagger: taggers.Tagger) -> tuple[int, dict[st
     """How many clips there are, and those with sound."""
     if not audio.is_dir():
         raise CacheError(f"{audio} is missing: run `dvc repro decode` first")
-    rows = cache.read_table(audio, "audio", ["clip_id", "status", "sample_rate", "n_blocks", "cache_key"]).to_pylist()
+    rows = parquet.read_table(audio, "audio", ["clip_id", "status", "sample_rate", "n_blocks", "cache_key"]).to_pylist()
     for row in rows:
         if row["sample_rate"] != tagger.sample_rate:
             raise CacheError(
@@ -174,4 +180,4 @@ def _kept_blocks(file: Path, clip_id: str, rows: Iterable[dict[str, object]], cl
 
 
 if __name__ == "__main__":
-    stage.main(Options, run, prog="pipeline.tag")
+    command.main(Options, run, prog="pipeline.tag")

@@ -10,7 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from pipeline import ask, mappers
+from pipeline import mappers
+from pipeline.labels.lists import label_lists, read_classes
+from pipeline.llm import ask
 
 PROJECT = Path(__file__).parent.parent
 SOUNDS = ("Dog", "Bark", "Meow", "Speech")
@@ -138,7 +140,7 @@ def record(chat: Chat, **changed: Any) -> dict[str, object]:
 
 def replay() -> list[tuple[str, str, float]]:
     """The pairs that the recording makes: sound, class, weight."""
-    lists = mappers.label_lists("pets", mappers.read_classes("pets"))
+    lists = label_lists("pets", read_classes("pets"))
     return [(lists.sounds[p.audio_id], lists.classes[p.label_id], p.weight) for p in mappers.build("llm")(lists).pairs]
 
 

@@ -2,8 +2,8 @@
 import shutil
 from pathlib import Path
 
+from adapt.tables import parquet
 from adapt.video.clips import VideoOptions
-from pipeline import cache
 from tests.clips import write_video
 
 ROOT = Path(__file__).parent.parent
@@ -27,5 +27,5 @@ def make(folder: Path, n_train: int = 4, n_val: int = 2, size: tuple[int, int] =
                     "clip_id": name, "path": f"{name}.mp4", "split": split, "label_id": label_id, "label": label, "status": "ok",
                     "duration_s": 0.5, "n_frames": 4, "content_sha256": "0" * 64, "error": None,
                 })  # fmt: skip
-    cache.write_table(folder / "cache/greys/clips.parquet", "clips", rows)
+    parquet.write_table(folder / "cache/greys/clips.parquet", "clips", rows)
     return folder

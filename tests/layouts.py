@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cache, scan
+from adapt.tables import parquet
+from pipeline import scan
 from tests.clips import write_video
 from tests.sounds import make_project
 
@@ -38,7 +39,7 @@ def run(dataset: str, recipe: str | None = None, variant: str = "") -> dict[str,
 
 def clips(dataset: str) -> dict[str, dict[str, object]]:
     """clip_id -> row, as `scan` wrote them."""
-    return {row["clip_id"]: row for row in cache.read_table(Path("cache") / dataset / "clips.parquet", "clips").to_pylist()}
+    return {row["clip_id"]: row for row in parquet.read_table(Path("cache") / dataset / "clips.parquet", "clips").to_pylist()}
 
 
 def splits(dataset: str) -> dict[str, str]:

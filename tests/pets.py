@@ -5,7 +5,10 @@ import json
 import shutil
 from pathlib import Path
 
-from pipeline import cache, pseudo_label
+from adapt.tables import parquet
+from adapt.tables.files import sha256_file
+from adapt.tables.schema import schema_of
+from pipeline import pseudo_label
 
 PROJECT = Path(__file__).parent.parent
 CLASSES = ["dog", "cat"]
@@ -49,14 +52,14 @@ def write_clips(clip_ids: list[str], label_ids: dict[str, int] | None = None) ->
     common = {"split": "test", "status": "ok", "content_sha256": "0" * 64}
     ids = {clip_id: (label_ids or {}).get(clip_id, 0) for clip_id in clip_ids}
     rows = [common | {"clip_id": c, "path": f"{c}.mp4", "label_id": i, "label": CLASSES[i]} for c, i in ids.items()]
-    cache.write_table(FOLDER / "clips.parquet", "clips", rows, {"classes_sha256": classes_sha256(CLASSES)})
+    parquet.write_table(FOLDER / "clips.parquet", "clips", rows, {"classes_sha256": classes_sha256(CLASSES)})
 
 
 def write_audio(statuses: dict[str, str]) -> None:
     common = {"sample_rate": 16000, "n_samples": 0, "cache_key": "k", "pcm": b"", "n_blocks": 0}
-    columns = cache.schema_of("audio").names
+    columns = schema_of("audio").names
     rows = [{k: v for k, v in common.items() if k in columns} | {"clip_id": c, "status": status} for c, status in statuses.items()]
-    cache.write_table(FOLDER / "audio/part-00000-of-00001.parquet", "audio", rows)
+    parquet.write_table(FOLDER / "audio/part-00000-of-00001.parquet", "audio", rows)
 
 
 def write_tags(logits: dict[str, list[list[float]]], shard: str = "part-00000-of-00001.parquet", **changed: str) -> None:
@@ -65,8 +68,8 @@ def write_tags(logits: dict[str, list[list[float]]], shard: str = "part-00000-of
         for clip_id, windows in logits.items()
         for i, window in enumerate(windows)
     ]
-    made_by = {"tagger": "ears", "labels_file": LABELS.as_posix(), "labels_sha256": cache.sha256_file(LABELS)} | changed
-    cache.write_table(FOLDER / "tags" / shard, "tags", rows, made_by)
+    made_by = {"tagger": "ears", "labels_file": LABELS.as_posix(), "labels_sha256": sha256_file(LABELS)} | changed
+    parquet.write_table(FOLDER / "tags" / shard, "tags", rows, made_by)
 
 
 def write_map(pairs: list[tuple[str, int, float]] = PAIRS, classes: list[str] = CLASSES, necessary: tuple[str, ...] = ("Meow",)) -> None:
@@ -75,7 +78,7 @@ def write_map(pairs: list[tuple[str, int, float]] = PAIRS, classes: list[str] = 
          "necessary": sound in necessary, "reason": "made", "source": "test"}
         for i, (sound, label_id, weight) in enumerate(pairs)
     ]  # fmt: skip
-    cache.write_table(FOLDER / "label_map.parquet", "label_map", rows, {"classes_sha256": classes_sha256(classes), "mapper": "test"})
+    parquet.write_table(FOLDER / "label_map.parquet", "label_map", rows, {"classes_sha256": classes_sha256(classes), "mapper": "test"})
 
 
 def classes_sha256(classes: list[str]) -> str:
@@ -85,7 +88,7 @@ def classes_sha256(classes: list[str]) -> str:
 def label(**changed: object) -> dict[str, dict[str, object]]:
     """clip_id -> row, after running the stage pseudo_label."""
     pseudo_label.run(pseudo_label.Options(**({"dataset": "pets", "tagger": "ears"} | changed)))  # type: ignore[arg-type]
-    rows = cache.read_table(FOLDER / "pseudo_labels.parquet", "pseudo_labels").to_pylist()
+    rows = parquet.read_table(FOLDER / "pseudo_labels.parquet", "pseudo_labels").to_pylist()
     return {row["clip_id"]: row for row in rows}
 
 
@@ -94,6 +97,6 @@ def write_predictions(method: str = "audio") -> None:
     key = {"dataset": "pets", "backbone": "tanet", "method": method, "corruption": "gauss", "severity": 5, "order_seed": 0, "position": 0}
     row = key | {"clip_id": "turns", "label_id": 1, "before_id": 0, "after_id": 1, "fused_id": None, "steps": 2, "stop_reason": "agreed",
                  "gate": 0.5, "ms": 1.0}  # fmt: skip
-    cache.write_table(FOLDER / f"adapt/{method}/predictions.parquet", "predictions", [row], {"options": json.dumps({"method": method})})
+    parquet.write_table(FOLDER / f"adapt/{method}/predictions.parquet", "predictions", [row], {"options": json.dumps({"method": method})})
     steps = [key | {"step": i + 1, "loss": loss, "views_agree": True, "ms": 1.0} for i, loss in enumerate((2.0, 1.5))]
-    cache.write_table(FOLDER / f"adapt/{method}/traces.parquet", "traces", steps)
+    parquet.write_table(FOLDER / f"adapt/{method}/traces.parquet", "traces", steps)

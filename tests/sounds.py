@@ -7,7 +7,9 @@ import imageio_ffmpeg
 import numpy as np
 import soundfile
 
-from pipeline import cache, sound
+from adapt.tables import cache, parquet
+from adapt.tables.files import sha256_file
+from pipeline.audio import sound
 
 PROJECT = Path(__file__).parent.parent
 PICTURE = ("-f", "lavfi", "-i", "testsrc=size=64x64:rate=8:duration=1", "-c:v", "libx264", "-preset", "ultrafast")
@@ -54,7 +56,7 @@ def hear(path: Path, sample_rate: int = 16000, track: sound.Track = "default") -
 def stored_sound(dataset: str) -> dict[str, "np.ndarray"]:
     """clip_id -> samples of every clip whose sound lies in cache/<dataset>/waveforms."""
     found: dict[str, list[np.ndarray]] = {}
-    for row in cache.read_table(cache.folder(dataset) / "waveforms", "waveforms").to_pylist():
+    for row in parquet.read_table(cache.folder(dataset) / "waveforms", "waveforms").to_pylist():
         blocks = found.setdefault(row["clip_id"], [])
         blocks.append(sound.read_flac(row["flac"]))
         assert (row["block"], row["n_samples"]) == (len(blocks) - 1, blocks[-1].size)
@@ -71,7 +73,7 @@ def write_clips(dataset: str, names: list[str]) -> None:
     folder = Path("data/videos") / dataset
     rows = [
         {"clip_id": Path(name).stem, "path": name, "split": "test", "label_id": 0, "label": "any", "status": "ok",
-         "duration_s": 1.0, "n_frames": 8, "content_sha256": cache.sha256_file(folder / name), "error": None}
+         "duration_s": 1.0, "n_frames": 8, "content_sha256": sha256_file(folder / name), "error": None}
         for name in names
     ]  # fmt: skip
-    cache.write_table(cache.folder(dataset) / "clips.parquet", "clips", rows)
+    parquet.write_table(cache.folder(dataset) / "clips.parquet", "clips", rows)

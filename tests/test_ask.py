@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import ask, endpoint, map_labels, mappers, shortlist
-from pipeline.errors import MapperError
-from pipeline.forms import Prompt, block, pick
+from adapt.errors import MapperError
+from pipeline import map_labels, mappers
+from pipeline.labels import shortlist
+from pipeline.labels.lists import label_lists, shown
+from pipeline.llm import _endpoint as endpoint
+from pipeline.llm import ask
+from pipeline.llm.forms import Prompt, block, pick
 from pipeline.mappers import llm
 from tests import chat as served
 from tests.chat import (
@@ -241,7 +245,7 @@ def test_a_class_that_gives_orders_changes_nothing_but_its_own_row(
     def obey(request: Request) -> Answer:  # all that such a class can win is 1.0 for itself
         said = json.loads(json.dumps(right(request).content))
         for matches in [said["matches"]] if form == "pick" else [entry["matches"] for entry in said["sounds"]]:
-            matches.append(match(mappers.shown(HOSTILE)) | {"necessary": True})
+            matches.append(match(shown(HOSTILE)) | {"necessary": True})
         return Answer(said)
 
     chat.answer = obey
@@ -266,7 +270,7 @@ def test_a_name_is_quoted_so_that_it_cannot_leave_its_place_in_the_prompt(form: 
 def test_a_reason_is_one_line_without_terminal_codes(project: Path, chat: Chat) -> None:
     chat.answer = only("Dog", Answer(reply(match("dog") | {"reason": "the\n\tvoice \u001b[31mof\u0000 a dog " + "!" * 500})))
     record(chat)
-    first = mappers.build("llm")(mappers.label_lists("pets", CLASSES)).pairs[0]
+    first = mappers.build("llm")(label_lists("pets", CLASSES)).pairs[0]
     assert first.reason.startswith("the voice [31mof a dog !!!")
     assert len(first.reason) == 200
 
@@ -316,7 +320,7 @@ def test_a_generic_sound_maps_to_nothing_unless_the_model_calls_it_necessary_and
 
 def test_every_generic_sound_is_a_sound_of_audioset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
-    assert set(llm.GENERIC.read_text().splitlines()) <= set(mappers.label_lists("demo", ("a",)).sounds)
+    assert set(llm.GENERIC.read_text().splitlines()) <= set(label_lists("demo", ("a",)).sounds)
 
 
 @pytest.mark.llm

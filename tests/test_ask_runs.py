@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import endpoint, shortlist
-from pipeline.errors import MapperError
+from adapt.errors import MapperError
+from pipeline.labels import shortlist
+from pipeline.llm import _endpoint as endpoint
 from tests import chat as served
 from tests.chat import CLASSES, FINISHED, PROJECT, TRUE_PAIRS, UNFINISHED, Answer, Chat, Request, lines, only, record, replay, right, sounds_of
 

@@ -12,8 +12,10 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from pipeline import channels, ffmpeg_run, sound
-from pipeline.errors import DecodeError
+from adapt.errors import DecodeError
+from pipeline.audio import _channels as channels
+from pipeline.audio import _ffmpeg_run as ffmpeg_run
+from pipeline.audio import sound
 from tests.sounds import encode, hear, sine, write_wav
 
 RATE = 16000

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from adapt.errors import DatasetError
 from pipeline import datasets
-from pipeline.errors import DatasetError
 from tests.layouts import clips, enter_project, film, put, run, splits
 
 

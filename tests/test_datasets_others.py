@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from adapt.errors import DatasetError
 from pipeline.datasets import ava
-from pipeline.errors import DatasetError
 from tests.layouts import clips, enter_project, film, put, run
 from tests.sounds import encode
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import DatasetError
+from adapt.errors import DatasetError
 from tests.layouts import clips, enter_project, film, put, run, splits
 
 

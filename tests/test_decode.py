@@ -10,8 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cache, decode, perturb, shards, sound, stage
-from pipeline.errors import CacheError, DatasetError, DecodeError
+from adapt import command
+from adapt.errors import CacheError, DatasetError, DecodeError
+from adapt.tables import parquet
+from adapt.tables.files import sha256_file
+from pipeline import decode
+from pipeline.audio import perturb, sound
+from pipeline.workers import shards
 from tests.sounds import PICTURE, PROJECT, bytes_of, encode, hear, make_project, sine, stored_sound, write_clips, write_wav
 
 ODD_NAME = "-dash 'quote' \"two\" colon: %d é\nline.mp4"
@@ -65,7 +70,7 @@ def rows(films: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
 
 
 def audio() -> list[dict[str, object]]:
-    found: list[dict[str, object]] = cache.read_table(Path("cache/tiny/audio"), "audio").to_pylist()
+    found: list[dict[str, object]] = parquet.read_table(Path("cache/tiny/audio"), "audio").to_pylist()
     return found
 
 
@@ -140,10 +145,10 @@ def test_new_and_changed_clips_are_decoded_and_gone_ones_dropped(project: Path) 
 
 
 def test_a_clip_may_take_its_sound_from_another_file(project: Path) -> None:
-    clips = cache.read_table(Path("cache/tiny/clips.parquet"), "clips").to_pylist()
-    lent = {"sound_path": "tone.mp4", "sound_sha256": cache.sha256_file(Path("data/videos/tiny/tone.mp4"))}
+    clips = parquet.read_table(Path("cache/tiny/clips.parquet"), "clips").to_pylist()
+    lent = {"sound_path": "tone.mp4", "sound_sha256": sha256_file(Path("data/videos/tiny/tone.mp4"))}
     decode.run(OPTIONS)
-    cache.write_table(Path("cache/tiny/clips.parquet"), "clips", [row | (lent if row["clip_id"] == "no_track" else {}) for row in clips])
+    parquet.write_table(Path("cache/tiny/clips.parquet"), "clips", [row | (lent if row["clip_id"] == "no_track" else {}) for row in clips])
     assert decode.run(OPTIONS)["n_made"] == 1
     assert {row["clip_id"]: row["status"] for row in audio()}["no_track"] == "ok"
     samples = stored_sound("tiny")
@@ -223,7 +228,9 @@ def test_sound_cannot_be_made_again_before_decode_or_without_its_settings(projec
 KILLED = """
 import os, signal
 from pathlib import Path
-from pipeline import decode, shards, sound
+from pipeline import decode
+from pipeline.audio import sound
+from pipeline.workers import shards
 shards.CLIPS_PER_SHARD = 2
 real, n_started = sound.stream, 0
 def deadly(*args):
@@ -261,7 +268,7 @@ def test_the_command_prints_its_counts_as_one_line_of_json(project: Path, capsys
     flags = "--dataset tiny --tagger yamnet --variant  --ffmpeg packaged --track default --silent_below_dbfs -20.0 --no-keep_audio --jobs 2"
     flags += " --max_failed_share 1 --perturb none --snr_db 10.0 --shift_s 1.0 --music_file  --seed 0"  # as DVC writes them
     write_clips("tiny", ["tone.mp4", "zero.mp4"])
-    stage.main(decode.Options, decode.run, prog="pipeline.decode", args=flags.split(" "))
+    command.main(decode.Options, decode.run, prog="pipeline.decode", args=flags.split(" "))
     counts = json.loads(capsys.readouterr().out)
     assert counts == {
         "n_clips": 2, "n_ok": 0, "n_no_track": 0, "n_silent": 1, "n_truncated": 0, "n_failed": 1, "n_kept": 0, "n_made": 2, "n_dropped": 0
@@ -270,7 +277,7 @@ def test_the_command_prints_its_counts_as_one_line_of_json(project: Path, capsys
 
 def test_help_tells_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        stage.main(decode.Options, decode.run, prog="pipeline.decode", args=["--help"])
+        command.main(decode.Options, decode.run, prog="pipeline.decode", args=["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "{none,noise,shift,swap,mute,music}" in text
     for words in ("dB, -40 to 60", "seconds, -60 to 60", "(default: -60.0)", "(default: 10.0)", "counted from 0", "(default: default)"):

@@ -244,7 +244,7 @@ def test_nothing_is_written_to_the_terminal_for_bad_files(tmp_path: Path, film: 
 def test_a_child_made_by_fork_reads_with_workers_of_its_own(film: Path) -> None:
     """As processes of multiprocessing do, which share their parent's handles and must not share its workers."""
     code = (
-        "import multiprocessing, sys\nfrom pathlib import Path\nfrom adapt.decoding import Decoders\nfilm = Path(sys.argv[1])\n"
+        "import multiprocessing, sys\nfrom pathlib import Path\nfrom adapt.video.decoding import Decoders\nfilm = Path(sys.argv[1])\n"
         "def pid():\n"
         "    with Decoders() as decoders, decoders.open(film) as video:\n"
         "        assert next(video.frames([3])).shape[0] == 1\n"
@@ -268,7 +268,7 @@ def environment() -> dict[str, str]:
 
 
 HOLDING = (
-    "import os, signal, sys, threading\nfrom pathlib import Path\nfrom adapt.decoding import Decoders\n"
+    "import os, signal, sys, threading\nfrom pathlib import Path\nfrom adapt.video.decoding import Decoders\n"
     "decoders = Decoders()\n"
     "with decoders.open(Path(sys.argv[1])) as video:\n"
     "    pid = video._process._process.pid\n"

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torchaudio.functional import resample
 
+from adapt.errors import DatasetError
+from adapt.tables.files import sha256_file
 from pipeline import taggers
-from pipeline.cache import sha256_file
+from pipeline.audio.soundfont import Note, SoundFont
 from pipeline.datasets import demo
 from pipeline.demo import scenes, sounds
-from pipeline.demo.soundfont import Note, SoundFont
-from pipeline.errors import DatasetError
 
 FLUTE, GLOCKENSPIEL = 73, 9
 # Which of AudioSet's sounds are a class's own, for the check by ear.

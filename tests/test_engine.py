@@ -5,8 +5,8 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from pipeline import engine
-from pipeline.errors import EarshotError
+from adapt.errors import EarshotError
+from pipeline.workers import engine
 
 
 def test_map_clips_keeps_the_order_and_raises_what_an_item_raised() -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from adapt.errors import MapperError
 from pipeline import evaluate, mappers
-from pipeline.errors import MapperError
+from pipeline.labels.lists import label_lists, listed_classes
 from pipeline.mappers import Settings
 from tests import chat as served
 from tests.chat import PROJECT
@@ -58,7 +59,7 @@ def test_references_ship_for_six_data_sets_and_are_hand_made_or_computed_never_a
     monkeypatch.chdir(PROJECT)
     assert {"demo", "photosound", "ave", "kinetics_sounds", "avmit", "ucf101"} <= set(REFERENCES)
     for dataset in REFERENCES:
-        lists = mappers.label_lists(dataset, mappers.listed_classes(dataset))
+        lists = label_lists(dataset, listed_classes(dataset))
         found = mappers.build("table", Settings(table=f"data/maps/reference/{dataset}.csv"))(lists)
         assert found.source == "hand"
         assert found.pairs
@@ -74,9 +75,9 @@ def test_the_reference_of_ave_is_the_sounds_of_the_same_name_and_all_below_them_
         return {mid}.union(*(below(child) for child in nodes[mid]["child_ids"]))
 
     mids = {name: mid for mid, name in sounds.items()}
-    classes = mappers.listed_classes("ave")
+    classes = listed_classes("ave")
     expected = {(sounds[mid], label) for label in classes for mid in below(mids[label]) if mid in sounds}
-    lists = mappers.label_lists("ave", classes)
+    lists = label_lists("ave", classes)
     assert {(lists.sounds[i], lists.classes[j]) for i, j in evaluate.reference(lists)} == expected
 
 

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cache, map_labels, mappers, shortlist
-from pipeline.errors import MapperError
-from pipeline.forms import Cut, block, pick
-from pipeline.mappers import LabelLists, LabelMap, Settings
+from adapt.errors import MapperError
+from adapt.tables import cache, parquet
+from pipeline import map_labels, mappers
+from pipeline.labels import shortlist
+from pipeline.labels.lists import LabelLists, label_lists, listed_classes, shown
+from pipeline.llm.forms import Cut, block, pick
+from pipeline.mappers import LabelMap, Settings
 from tests import chat as served
 from tests.chat import CLASSES, PROJECT
 
@@ -33,7 +36,7 @@ def recorded(project: Path) -> Path:
 
 
 def replay() -> LabelMap:
-    return mappers.build("llm")(mappers.label_lists("pets", cache.read_labels("pets")))
+    return mappers.build("llm")(label_lists("pets", cache.read_labels("pets")))
 
 
 def test_the_folder_is_the_list_of_mappers_and_an_unknown_one_is_told_the_choice() -> None:
@@ -61,7 +64,7 @@ def test_the_shipped_replies_replay_offline_and_byte_identically(dataset: str, t
         map_labels.run(map_labels.Options(dataset))
         written.append((tmp_path / f"cache/{dataset}/label_map.parquet").read_bytes())
     assert written[0] == written[1]
-    rows = cache.read_table(tmp_path / f"cache/{dataset}/label_map.parquet", "label_map").to_pylist()
+    rows = parquet.read_table(tmp_path / f"cache/{dataset}/label_map.parquet", "label_map").to_pylist()
     classes = cache.read_labels(dataset)
     assert rows
     assert all(classes[row["label_id"]] == row["label"] and row["source"].startswith("llm:") for row in rows)
@@ -76,7 +79,7 @@ SAME_NAME = {
 @pytest.mark.parametrize("dataset", ["demo", "photosound"])
 def test_in_the_shipped_replies_a_sound_with_the_name_of_a_class_maps_to_that_class(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
-    lists = mappers.label_lists(dataset, mappers.listed_classes(dataset))
+    lists = label_lists(dataset, listed_classes(dataset))
     found = {(lists.sounds[p.audio_id], lists.classes[p.label_id]) for p in mappers.build("llm")(lists).pairs}
     assert {(sound, sound.lower().replace(" ", "_")) for sound in SAME_NAME[dataset]} <= found
     assert not {sound for sound, _ in found} & {"Speech", "Music", "Rain", "Silence"}
@@ -135,18 +138,18 @@ def test_a_broken_recording_is_one_line(spoil: object, told: str, recorded: Path
 @pytest.mark.parametrize("classes", [("drum_kit", "drum kit"), ("PlayingDhol", "Playing Dhol"), ("a", "b", "a")])
 def test_two_classes_that_read_the_same_are_refused(classes: tuple[str, ...], project: Path) -> None:
     with pytest.raises(MapperError, match="of pets read the same: rename one"):
-        mappers.label_lists("pets", classes)
+        label_lists("pets", classes)
 
 
 def test_a_class_called_none_of_these_is_told_to_use_the_other_form(project: Path) -> None:
-    lists = mappers.label_lists("pets", (*CLASSES, "none_of_these"))
+    lists = label_lists("pets", (*CLASSES, "none_of_these"))
     with pytest.raises(MapperError, match="use --form block"):
         pick.asked(lists, Cut())
     assert block.asked(lists, Cut())
 
 
 def test_names_are_shown_as_words() -> None:
-    assert [mappers.shown(label) for label in ("drum_kit", "PlayingDhol", "YoYo", "Train horn", "fire_truck")] == [
+    assert [shown(label) for label in ("drum_kit", "PlayingDhol", "YoYo", "Train horn", "fire_truck")] == [
         "drum kit", "Playing Dhol", "Yo Yo", "Train horn", "fire truck"]
 
 
@@ -202,7 +205,7 @@ def test_the_stage_writes_any_mappers_map_and_says_whose_it_is(mapper: str, proj
     counts = map_labels.run(map_labels.Options("pets", mapper))
     source = {"lexical": "lexical", "table": "hand"}[mapper]
     assert counts["source"] == source
-    rows = cache.read_table(Path("cache/pets/label_map.parquet"), "label_map").to_pylist()
+    rows = parquet.read_table(Path("cache/pets/label_map.parquet"), "label_map").to_pylist()
     assert {row["source"] for row in rows} == {source}
     assert ("Dog", "dog", 1.0) in {(row["audio_label"], row["label"], row["weight"]) for row in rows}
 

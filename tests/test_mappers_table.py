@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cache, map_labels, mappers
-from pipeline.errors import CacheError, MapperError
+from adapt.errors import CacheError, MapperError
+from adapt.tables import parquet
+from pipeline import map_labels, mappers
+from pipeline.labels.lists import label_lists, read_classes
 from pipeline.mappers import LabelMap, Settings
 from tests import chat as served
 
@@ -20,7 +22,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read(path: Path = TABLE) -> LabelMap:
-    return mappers.build("table", Settings(table=str(path)))(mappers.label_lists("pets", mappers.read_classes("pets")))
+    return mappers.build("table", Settings(table=str(path)))(label_lists("pets", read_classes("pets")))
 
 
 def cached() -> list[dict[str, object]]:
@@ -32,7 +34,7 @@ def cached() -> list[dict[str, object]]:
         dict(zip(names, pair, strict=True)) | {"necessary": pair[0] == 2, "reason": reason, "source": "llm:m"}
         for pair, reason in zip(pairs, reasons, strict=True)
     ]
-    cache.write_table(Path("cache/pets/label_map.parquet"), "label_map", rows, {"mapper": "llm"})
+    parquet.write_table(Path("cache/pets/label_map.parquet"), "label_map", rows, {"mapper": "llm"})
     return rows
 
 
@@ -86,7 +88,7 @@ def test_a_deleted_line_is_an_edit_and_the_stage_writes_edited_as_source(project
     export()
     TABLE.write_text("".join(line for line in TABLE.read_text().splitlines(keepends=True) if not line.startswith("Speech")))
     map_labels.run(map_labels.Options("pets", "table", table=str(TABLE)))
-    rows = cache.read_table(Path("cache/pets/label_map.parquet"), "label_map").to_pylist()
+    rows = parquet.read_table(Path("cache/pets/label_map.parquet"), "label_map").to_pylist()
     assert [(row["audio_label"], row["source"]) for row in rows] == [("Dog", "edited"), ("Bark", "edited"), ("Meow", "edited")]
 
 
@@ -146,4 +148,4 @@ def test_a_table_that_is_not_utf_8_or_not_there_is_one_line(project: Path) -> No
     with pytest.raises(MapperError, match="map.csv: not UTF-8"):
         read()
     with pytest.raises(MapperError, match="data/maps/pets.csv is missing: write it, or export one: `python -m pipeline.map_labels export pets"):
-        mappers.build("table")(mappers.label_lists("pets", served.CLASSES))
+        mappers.build("table")(label_lists("pets", served.CLASSES))

@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cache, decode, perturb, sound
-from pipeline.errors import CacheError, DecodeError
+from adapt.errors import CacheError, DecodeError
+from adapt.tables import parquet
+from adapt.tables.files import sha256_file
+from pipeline import decode
+from pipeline.audio import perturb, sound
 from tests.sounds import PICTURE, PROJECT, encode, make_project, sine, stored_sound, write_wav
 
 RATE = 8000
@@ -108,7 +111,7 @@ def test_what_is_random_comes_from_seed_clip_and_block_alone(kind: perturb.Kind)
 
 
 def test_importing_perturb_does_not_import_torch() -> None:
-    code = "import sys, pipeline.perturb; sys.exit('torch' in sys.modules)"
+    code = "import sys, pipeline.audio.perturb; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=PROJECT, check=False).returncode == 0
 
 
@@ -170,14 +173,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write_clips(names: str) -> None:
     rows = [
         {"clip_id": name, "path": f"{name}.wav", "split": "test", "label_id": i // 2, "label": f"class {i // 2}", "status": "ok",
-         "duration_s": 0.5, "n_frames": 4, "content_sha256": cache.sha256_file(Path(f"data/videos/tiny/{name}.wav")), "error": None}
+         "duration_s": 0.5, "n_frames": 4, "content_sha256": sha256_file(Path(f"data/videos/tiny/{name}.wav")), "error": None}
         for i, name in enumerate(names)
     ]  # fmt: skip
-    cache.write_table(Path("cache/tiny/clips.parquet"), "clips", rows)
+    parquet.write_table(Path("cache/tiny/clips.parquet"), "clips", rows)
 
 
 def audio() -> dict[str, dict[str, object]]:
-    return {row["clip_id"]: row for row in cache.read_table(Path("cache/tiny/audio"), "audio").to_pylist()}
+    return {row["clip_id"]: row for row in parquet.read_table(Path("cache/tiny/audio"), "audio").to_pylist()}
 
 
 def hertz(samples: "np.ndarray") -> float:
@@ -247,8 +250,8 @@ def test_a_swapped_clip_sounds_as_its_partner_and_follows_its_content(project: P
 def test_swap_does_not_look_at_labels(project: Path) -> None:
     swapping = replace(OPTIONS, perturb="swap")
     decode.run(swapping)
-    table = cache.read_table(Path("cache/tiny/clips.parquet"), "clips").to_pylist()
-    cache.write_table(Path("cache/tiny/clips.parquet"), "clips", [row | {"label_id": 7, "label": "other"} for row in table])
+    table = parquet.read_table(Path("cache/tiny/clips.parquet"), "clips").to_pylist()
+    parquet.write_table(Path("cache/tiny/clips.parquet"), "clips", [row | {"label_id": 7, "label": "other"} for row in table])
     assert decode.run(swapping)["n_made"] == 0
 
 

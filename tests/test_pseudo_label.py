@@ -8,8 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import cache, pseudo_label, stage
-from pipeline.errors import CacheError, OntologyError, OptionsError
+from adapt import command
+from adapt.errors import CacheError, OntologyError, OptionsError
+from adapt.tables import parquet
+from adapt.tables.files import sha256_file
+from pipeline import pseudo_label
 from tests import pets
 from tests.pets import FAINT, FOLDER, LABELS, LOUD, label
 
@@ -104,14 +107,14 @@ def test_memory_does_not_grow_with_the_number_of_shards(project: Path, monkeypat
     monkeypatch.setattr(pseudo_label, "WINDOWS_AT_ONCE", 300)
     monkeypatch.setattr(pseudo_label, "CLIPS_AT_ONCE", 300)
     pets.write_labels([*pets.SOUNDS, *(f"sound {i}" for i in range(396))])
-    made_by = {"tagger": "ears", "labels_file": LABELS.as_posix(), "labels_sha256": cache.sha256_file(LABELS)}
+    made_by = {"tagger": "ears", "labels_file": LABELS.as_posix(), "labels_sha256": sha256_file(LABELS)}
     (FOLDER / SHARD).unlink()
     offsets, zeros, random = pa.array(range(0, 120_001, 400), pa.int32()), pa.array(np.zeros(300)), np.random.default_rng(0)
     peaks = []
     for shard in range(6):
         logits = pa.ListArray.from_arrays(offsets, pa.array(random.standard_normal(120_000).astype(np.float32)))
         ids = [f"c{300 * shard + i:05d}" for i in range(300)]
-        with cache.Writer(FOLDER / f"tags/part-{shard:05d}.parquet", "tags", made_by) as writer:
+        with parquet.Writer(FOLDER / f"tags/part-{shard:05d}.parquet", "tags", made_by) as writer:
             writer.add(pa.table({"clip_id": ids, "window_start_s": zeros, "padded_share": zeros, "cache_key": ids, "logits": logits}))
         if shard in (0, 5):
             clip_ids = [f"c{i:05d}" for i in range(300 * (shard + 1))]
@@ -244,6 +247,6 @@ def test_a_setting_out_of_range_names_itself(name: str, value: float, project: P
 
 def test_an_unknown_way_to_combine_is_wrong_usage(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        stage.main(pseudo_label.Options, pseudo_label.run, prog="p", args=["--dataset", "pets", "--tagger", "ears", "--combine", "avg"])
+        command.main(pseudo_label.Options, pseudo_label.run, prog="p", args=["--dataset", "pets", "--tagger", "ears", "--combine", "avg"])
     assert stop.value.code == 2
     assert "noisy_or" in capsys.readouterr().err

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import evidence as arithmetic
-from pipeline import ontology
-from pipeline.errors import OntologyError
-from pipeline.evidence import Mask, absence, clip_probabilities, evidence, loudest
+from adapt.errors import OntologyError
+from pipeline.labels import evidence as arithmetic
+from pipeline.labels import ontology
+from pipeline.labels.evidence import Mask, absence, clip_probabilities, evidence, loudest
 
 PROJECT = Path(__file__).parent.parent
 HEARD = np.array([[0.5, 0.8]])  # two sounds

@@ -13,8 +13,9 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import cache, query
-from pipeline.errors import EarshotError, OptionsError, QueryError
+from adapt.errors import EarshotError, OptionsError, QueryError
+from pipeline import query
+from pipeline.query import connect
 from tests import pets
 
 ROOT = Path(__file__).parent.parent
@@ -209,7 +210,7 @@ def test_nothing_is_written_and_nothing_outside_the_cache_is_read(project: Path,
     ["FROM read_csv('/etc/passwd')", "COPY (SELECT 1) TO 'x.csv'", "ATTACH 'x.duckdb'", "INSTALL httpfs", "LOAD httpfs", "SET threads = 1"],
 )
 def test_the_connection_that_python_gets_is_locked_as_well(project: Path, sql: str) -> None:
-    with cache.connect("pets") as connection, pytest.raises(duckdb.Error, match="disabled by configuration|through configuration|locked"):
+    with connect("pets") as connection, pytest.raises(duckdb.Error, match="disabled by configuration|through configuration|locked"):
         connection.execute(sql)
     assert not Path("x.csv").exists()
     assert not Path("x.duckdb").exists()
@@ -219,11 +220,11 @@ def test_the_connection_that_python_gets_is_locked_as_well(project: Path, sql: s
 def test_a_data_set_lies_in_the_cache(project: Path, dataset: str) -> None:
     shutil.copytree("cache/pets", "elsewhere")
     with pytest.raises(QueryError, match="is no data set: SQL reads nothing but cache/<dataset>"):
-        cache.connect(dataset)
+        connect(dataset)
 
 
 def test_python_gets_the_same_tables(project: Path) -> None:
-    with cache.connect("pets") as connection:
+    with connect("pets") as connection:
         assert connection.sql("SELECT top_label FROM pseudo_labels WHERE clip_id = 'turns'").fetchall() == [("cat",)]
 
 
@@ -237,7 +238,7 @@ def run_prompt(lines: list[str | type[BaseException]], capsys: pytest.CaptureFix
             return line
         raise line
 
-    with cache.connect("pets") as connection:
+    with connect("pets") as connection:
         query.prompt(connection, "pets", query.write_csv, read)
     return capsys.readouterr()
 
@@ -301,7 +302,7 @@ def test_a_reader_that_has_had_enough_ends_the_command_quietly(project: Path) ->
 def test_an_exported_file_works_from_any_folder_and_holds_no_rows_of_the_cache(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with cache.connect("pets") as connection:
+    with connect("pets") as connection:
         expected = connection.sql("FROM why('barks')").fetchall()
     assert ask(capsys, "--export", "earshot.duckdb") == ""
     monkeypatch.chdir("/")

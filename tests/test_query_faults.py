@@ -6,8 +6,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import cache, query, tables
-from pipeline.errors import CacheError, QueryError
+from adapt.errors import CacheError, QueryError
+from pipeline import query
+from pipeline.query import connect
+from pipeline.sql import tables
 from tests import pets
 from tests.pets import FOLDER
 
@@ -46,7 +48,7 @@ def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def refusal() -> str:
     """What `connect` says; one line, as a command prints it."""
     with pytest.raises(CacheError) as error:
-        cache.connect("pets")
+        connect("pets")
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -162,23 +164,23 @@ def test_what_is_not_made_yet_names_the_stage_and_leaves_the_rest(
 
 def test_a_stage_that_had_nothing_to_write_leaves_an_empty_table(project: Path) -> None:
     SHARD.unlink()
-    with cache.connect("pets") as connection:
+    with connect("pets") as connection:
         assert connection.sql("FROM tags").fetchall() == connection.sql("FROM sounds").fetchall() == []
 
 
 def test_predictions_of_all_methods_are_one_table(project: Path) -> None:
     pets.write_predictions("source")
-    with cache.connect("pets") as connection:
+    with connect("pets") as connection:
         assert connection.sql("SELECT method FROM predictions ORDER BY method").fetchall() == [("audio",), ("source",)]
 
 
 def test_a_data_set_without_tables_names_those_there_are(project: Path) -> None:
     Path("cache/metrics").mkdir()
     with pytest.raises(QueryError, match=r"cache/none has no tables: run `dvc repro`, or ask one of \['pets'\]"):
-        cache.connect("none")
+        connect("none")
 
 
 def test_outside_the_project_the_place_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CacheError, match=r"cache/views.sql is missing: run from the project's root"):
-        cache.connect("pets")
+        connect("pets")

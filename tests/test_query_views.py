@@ -8,8 +8,9 @@ import duckdb
 import numpy as np
 import pytest
 
-from pipeline import cache, sql
-from pipeline.tables import FILES
+from pipeline.query import connect
+from pipeline.sql import connection as sql
+from pipeline.sql.tables import FILES
 from tests import pets
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +30,7 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.Duck
         pets.write_clips(list(pets.STATUSES), {"turns": 1, "barks": 1})
         pets.label()
         pets.write_predictions()
-        opened = cache.connect("pets")
+        opened = connect("pets")
     with opened:
         yield opened
 
@@ -129,7 +130,7 @@ def test_why_arrives_at_the_stored_scores_by_its_own_arithmetic(settings: dict[s
     pairs = [(sound, c, round(float(random.uniform(0.1, 1)), 2)) for sound in sounds for c in (0, 1) if random.random() < 0.7]
     pets.write_map(pairs)
     stored = pets.label(**settings)
-    with cache.connect("pets") as connection:
+    with connect("pets") as connection:
         kin = rows(connection, "SELECT count(*) FROM related_sounds")[0][0]
         assert (kin == 0) == (settings.get("related") == "all")
         dropped = 0

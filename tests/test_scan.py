@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from adapt.errors import VideoError
+from adapt import command
+from adapt.errors import DatasetError, EarshotError, VideoError
+from adapt.tables import parquet
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions, count_frames, read_clip
-from pipeline import cache, datasets, scan, stage
+from pipeline import datasets, scan
 from pipeline.datasets import demo, folder
-from pipeline.errors import DatasetError, EarshotError
 from tests import numbered
 from tests.clips import write_video
 from tests.sounds import encode, make_project
@@ -35,7 +36,7 @@ def videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def rows() -> dict[str, dict[str, object]]:
-    return {row["clip_id"]: row for row in cache.read_table(Path("cache/mine/clips.parquet"), "clips").to_pylist()}
+    return {row["clip_id"]: row for row in parquet.read_table(Path("cache/mine/clips.parquet"), "clips").to_pylist()}
 
 
 def touch(path: Path) -> Path:
@@ -55,7 +56,7 @@ def test_a_row_has_the_clips_split_label_length_and_hash(videos: Path) -> None:
     }  # fmt: skip
     assert Path("cache/mine/labels.txt").read_text() == "cat\ndog\n"
     expected = hashlib.sha256(b"cat\ndog").hexdigest()
-    assert cache.provenance(Path("cache/mine/clips.parquet"))["classes_sha256"] == expected
+    assert parquet.provenance(Path("cache/mine/clips.parquet"))["classes_sha256"] == expected
 
 
 def test_a_file_without_a_readable_picture_is_a_row_that_says_why(videos: Path) -> None:
@@ -102,12 +103,12 @@ def test_the_command_prints_counts_on_one_line_or_one_reason(
 ) -> None:
     write_video(videos / "test/cat/a.mp4", [0, 255])
     (videos / "test/cat/text.mp4").write_text("not a film")
-    stage.main(scan.Options, scan.run, prog="pipeline.scan", args=["--dataset", "mine", "--recipe", "folder", "--jobs", "2"])
+    command.main(scan.Options, scan.run, prog="pipeline.scan", args=["--dataset", "mine", "--recipe", "folder", "--jobs", "2"])
     out, _ = capfd.readouterr()
     assert json.loads(out)["n_clips"] == 2 and out.count("\n") == 1
     assert "test/cat/text.mp4: no video can be opened" in caplog.text
     with pytest.raises(SystemExit, match="1"):
-        stage.main(scan.Options, scan.run, prog="pipeline.scan", args=["--dataset", "mine", "--recipe", "foldr"])
+        command.main(scan.Options, scan.run, prog="pipeline.scan", args=["--dataset", "mine", "--recipe", "foldr"])
     assert capfd.readouterr().err == f"pipeline.scan: unknown recipe 'foldr': choose one of [{', '.join(datasets.names())}]\n"
 
 
@@ -239,4 +240,5 @@ def test_ctrl_c_ends_a_scan_whose_file_hangs(videos: Path) -> None:
         time.sleep(0.5)
         assert run.poll() is None
         run.send_signal(signal.SIGINT)
-        assert run.wait(10) != 0
+        assert run.wait(10) == command.INTERRUPTED
+        assert run.stderr is not None and run.stderr.read().decode().splitlines()[-1] == "pipeline.scan: interrupted"

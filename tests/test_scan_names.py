@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from adapt.errors import VideoError
+from adapt import command
+from adapt.errors import DatasetError, VideoError
+from adapt.tables import cache, parquet
 from adapt.tables import cache as adapt_cache
 from adapt.video.clips import VideoOptions, stream
-from pipeline import cache, datasets, decode, query, scan, stage
+from pipeline import datasets, decode, query, scan
 from pipeline.datasets import LOOP, NO_FILE, NO_VIDEO, NOWHERE, LeftOut
-from pipeline.errors import DatasetError
 from tests.layouts import clips, enter_project, film, put, run, splits
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
@@ -158,7 +159,7 @@ def test_a_file_that_cannot_be_read_is_a_failed_row_for_the_picture_and_for_the_
     assert (row["status"], row["content_sha256"], row["error"]) == ("failed", None, "the file cannot be read (Input/output error)")
     counts = decode.run(decode.Options("mine", "yamnet"))
     assert (counts["n_failed"], counts["n_no_track"]) == (1, 1)
-    audio = {row["clip_id"]: row for row in cache.read_table(Path("cache/mine/audio"), "audio").to_pylist()}
+    audio = {row["clip_id"]: row for row in parquet.read_table(Path("cache/mine/audio"), "audio").to_pylist()}
     assert audio["test/cat/broken"]["error"] == "scan could not read test/cat/broken.mp4: the file cannot be read (Input/output error)"
     assert decode.run(decode.Options("mine", "yamnet"))["n_kept"] == 2
 
@@ -181,7 +182,7 @@ def test_an_original_whose_sound_cannot_be_read_leaves_the_picture_and_fails_the
     (videos / "sound/good.mp4").symlink_to("/proc/self/mem")
     scanned(videos)
     assert decode.run(decode.Options("mine", "yamnet", max_failed_share=1.0))["n_made"] == 1  # for another reason than before
-    said = {row["clip_id"]: row["error"] for row in cache.read_table(Path("cache/mine/audio"), "audio").to_pylist()}
+    said = {row["clip_id"]: row["error"] for row in parquet.read_table(Path("cache/mine/audio"), "audio").to_pylist()}
     assert said["test/cat/good"] == "scan could not read sound/good.mp4: of its sound, the file cannot be read (Input/output error)"
 
 
@@ -191,7 +192,7 @@ def test_a_class_folder_whose_name_no_class_can_have_is_refused_in_one_line(
 ) -> None:
     (videos / os.fsdecode(b"test/" + name)).mkdir()
     with pytest.raises(SystemExit, match="1"):
-        stage.main(scan.Options, scan.run, prog="pipeline.scan", args=["--dataset", "mine"])
+        command.main(scan.Options, scan.run, prog="pipeline.scan", args=["--dataset", "mine"])
     out, err = capfd.readouterr()
     assert out == "" and err.endswith("\n") and len(err.splitlines()) == 1
     assert err.startswith("pipeline.scan: data/videos/mine has ")

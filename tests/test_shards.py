@@ -5,8 +5,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import cache, shards
-from pipeline.errors import CacheError
+from adapt.errors import CacheError
+from adapt.tables import parquet
+from pipeline.workers import shards
 
 
 def tag_rows(clip_ids: list[str]) -> Iterator[shards.TableRow]:
@@ -26,7 +27,7 @@ def sounds_in(folder: Path) -> shards.Group:
     return shards.Group("audio", {"audio": folder / "audio", "waveforms": folder / "waveforms"}, {"waveforms": "n_blocks"})
 
 
-def audio_row(clip: str, n_blocks: int, key: str) -> cache.Row:
+def audio_row(clip: str, n_blocks: int, key: str) -> parquet.Row:
     empty = dict.fromkeys(("track", "mix", "n_channels", "duration_s", "expected_s", "level_dbfs", "rms_dbfs", "peak_dbfs", "error"))
     return empty | {"clip_id": clip, "status": "ok", "sample_rate": 8000, "n_samples": 1, "n_blocks": n_blocks, "cache_key": key}
 
@@ -62,7 +63,7 @@ def test_shards_make_what_is_missing_once_and_drop_what_is_gone(tmp_path: Path) 
     changed = {k: v for k, v in wanted.items() if k != "clip007"} | {"new": "key new"}
     assert shards.sync(group, changed, make, {}) == {"n_kept": 149, "n_made": 1, "n_dropped": 1}
     assert asked == ["new"]
-    assert set(cache.read_table(tmp_path / "tags", "tags").column("clip_id").to_pylist()) == set(changed)
+    assert set(parquet.read_table(tmp_path / "tags", "tags").column("clip_id").to_pylist()) == set(changed)
 
 
 def test_two_tables_grow_together_and_a_grown_set_gives_the_bytes_of_a_fresh_one(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_new_key_makes_a_clips_rows_again_in_every_table(tmp_path: Path) -> No
 
     shards.sync(sounds_in(tmp_path), keys(10), sound_rows, {})
     assert shards.sync(sounds_in(tmp_path), keys(10) | {"clip003": "other"}, other, {})["n_made"] == 1
-    rows = cache.read_table(tmp_path / "waveforms", "waveforms").to_pylist()
+    rows = parquet.read_table(tmp_path / "waveforms", "waveforms").to_pylist()
     assert [row["cache_key"] for row in rows if row["clip_id"] == "clip003"] == ["other"] * 3
     assert len(rows) == sum(range(10))
 
@@ -137,7 +138,7 @@ def test_a_broken_shard_is_made_again(tmp_path: Path) -> None:
     n_in_shard = pq.read_metadata(shard).num_rows
     shard.write_bytes(shard.read_bytes()[:99])
     assert shards.sync(group, wanted, tag_rows, {})["n_made"] == n_in_shard
-    assert cache.read_table(tmp_path, "tags").num_rows == 100
+    assert parquet.read_table(tmp_path, "tags").num_rows == 100
 
 
 def test_a_shard_of_another_provenance_is_written_again_from_its_own_rows(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_a_shard_of_another_provenance_is_written_again_from_its_own_rows(tmp_pa
     shards.sync(tags_in(tmp_path), keys(10), tag_rows, {"tagger": "a"})
     assert shards.sync(tags_in(tmp_path), keys(10), asking(asked, tag_rows), {"tagger": "b"})["n_kept"] == 10
     assert asked == []
-    assert cache.provenance(next(tmp_path.iterdir()))["tagger"] == "b"
+    assert parquet.provenance(next(tmp_path.iterdir()))["tagger"] == "b"
 
 
 def test_a_table_about_some_clips_is_sharded_like_the_one_about_all(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import ffmpeg_log, sound
-from pipeline.errors import CacheError, DecodeError
+from adapt.errors import CacheError, DecodeError
+from pipeline.audio import _ffmpeg_log as ffmpeg_log
+from pipeline.audio import sound
 from tests.sounds import PICTURE, PROJECT, encode, hear, sine, write_wav
 
 RATE = 16000
@@ -216,7 +217,7 @@ def test_a_gap_of_two_hours_takes_no_memory_of_ours_or_of_ffmpegs(tmp_path: Path
     gap = GAP.replace("+1/TB", "+7200/TB")
     path = encode(tmp_path / "gap.mkv", "-f", "lavfi", "-i", "sine=sample_rate=48000:duration=1", "-af", gap, "-c:a", "pcm_s16le")
     code = (
-        "import resource, sys\nfrom pathlib import Path\nfrom pipeline import sound\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom pipeline.audio import sound\n"
         "def peak(who): return resource.getrusage(who).ru_maxrss / 1000\n"
         "parts = sound.stream(sound.Decoder(sound.ffmpeg_binary('packaged'), 16000, -90.0), Path(sys.argv[1]))\n"
         "heard = next(parts)\nbefore = peak(resource.RUSAGE_SELF)\nfor heard in parts: pass\n"

@@ -14,8 +14,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline import cache, decode, shards, stage, tag, taggers
-from pipeline.errors import CacheError, TaggerError
+from adapt import command
+from adapt.errors import CacheError, TaggerError
+from adapt.tables import parquet
+from adapt.tables.files import sha256_text
+from pipeline import decode, tag, taggers
+from pipeline.workers import shards
 from tests.sounds import PROJECT, encode, make_project, write_clips
 
 RATE = 100  # of the fake tagger, in Hz
@@ -59,7 +63,7 @@ def write_audio(clips: dict[str, np.ndarray], sample_rate: int = RATE, statuses:
     """Fill audio and waveforms as `decode` does."""
     audio, waveforms = [], []
     for clip_id, samples in sorted(clips.items()):
-        key = cache.sha256_text(samples.tobytes().hex())
+        key = sha256_text(samples.tobytes().hex())
         blocks = [samples[i : i + BLOCK] for i in range(0, samples.size, BLOCK)]
         levels = dict.fromkeys(("track", "mix", "expected_s", "level_dbfs", "rms_dbfs", "peak_dbfs", "error"))
         audio.append(
@@ -67,8 +71,8 @@ def write_audio(clips: dict[str, np.ndarray], sample_rate: int = RATE, statuses:
                       "duration_s": samples.size / sample_rate, "n_samples": samples.size, "n_blocks": len(blocks), "cache_key": key}
         )  # fmt: skip
         waveforms += [{"clip_id": clip_id, "block": i, "n_samples": len(b), "flac": flac(b), "cache_key": key} for i, b in enumerate(blocks)]
-    cache.write_table(Path("cache/tiny/audio/part-00000-of-00001.parquet"), "audio", audio)
-    cache.write_table(Path("cache/tiny/waveforms/part-00000-of-00001.parquet"), "waveforms", waveforms)
+    parquet.write_table(Path("cache/tiny/audio/part-00000-of-00001.parquet"), "audio", audio)
+    parquet.write_table(Path("cache/tiny/waveforms/part-00000-of-00001.parquet"), "waveforms", waveforms)
 
 
 def flac(samples: np.ndarray) -> bytes:
@@ -82,7 +86,7 @@ def ramp(n_samples: int) -> np.ndarray:
 
 
 def rows() -> list[dict[str, object]]:
-    found: list[dict[str, object]] = cache.read_table(Path("cache/tiny/tags"), "tags").to_pylist()
+    found: list[dict[str, object]] = parquet.read_table(Path("cache/tiny/tags"), "tags").to_pylist()
     return found
 
 
@@ -171,7 +175,7 @@ def test_a_new_checkpoint_or_window_tags_everything_again_and_a_batch_size_nothi
 def test_a_shards_metadata_say_what_made_it(tagger: FakeTagger) -> None:
     write_audio({"a": ramp(50)})
     tag.run(OPTIONS)
-    stated = cache.provenance(next(Path("cache/tiny/tags").iterdir()))
+    stated = parquet.provenance(next(Path("cache/tiny/tags").iterdir()))
     assert stated["tagger"] == "fake"
     assert stated["checkpoint_sha256"] == "0" * 64
     assert stated["code_version"] == f"{tag.VERSION}.7"
@@ -209,7 +213,7 @@ def test_the_command_hears_noise_as_noise_and_a_step_of_int16_as_silence(
     generator = np.random.default_rng(0)
     write_audio({"noise": generator.normal(0, 3000, 48000), "quiet": generator.integers(0, 2, 48000)}, sample_rate=16000)
     flags = ["--dataset", "tiny", "--tagger", "yamnet", "--checkpoint", "", "--window_s", "10.0", "--hop_s", "5.0", "--batch_size", "8"]
-    stage.main(tag.Options, tag.run, prog="pipeline.tag", args=[*flags, "--device", "cpu"])
+    command.main(tag.Options, tag.run, prog="pipeline.tag", args=[*flags, "--device", "cpu"])
     assert json.loads(capsys.readouterr().out) == {"n_clips": 2, "n_with_sound": 2, "n_made": 2, "n_kept": 0, "n_dropped": 0}
     labels = taggers.read_labels(Path("data/labels/yamnet.csv"))
     heard = {row["clip_id"]: labels[int(np.argmax(np.array(row["logits"])))] for row in rows()}
@@ -230,7 +234,7 @@ def test_sound_that_was_not_kept_gives_the_same_logits_as_sound_that_was(tmp_pat
         assert counts["n_with_sound"] == counts["n_made"] == 3
         found.append([{name: value for name, value in row.items() if name != "cache_key"} for row in rows()])
     assert len(list(Path("cache/tiny/waveforms").iterdir())) == 1
-    assert cache.read_table(Path("cache/tiny/waveforms"), "waveforms").num_rows == 0
+    assert parquet.read_table(Path("cache/tiny/waveforms"), "waveforms").num_rows == 0
     assert found[0] == found[1]
 
 
@@ -238,16 +242,17 @@ def test_sound_that_was_not_kept_gives_the_same_logits_as_sound_that_was(tmp_pat
 def test_blocks_that_audio_does_not_promise_ask_for_decode(tagger: FakeTagger, table: str) -> None:
     write_audio({"a": ramp(250)})
     file = next(Path("cache/tiny/waveforms").iterdir())
-    stored = cache.read_table(file, "waveforms").to_pylist()
+    stored = parquet.read_table(file, "waveforms").to_pylist()
     broken = stored[:-1] if table == "blocks" else [row | {"cache_key": "of yesterday"} for row in stored]
-    cache.write_table(file, "waveforms", broken)
+    parquet.write_table(file, "waveforms", broken)
     with pytest.raises(CacheError, match="run `dvc repro decode`"):
         tag.run(OPTIONS)
 
 
 KILLED = """
 import sys, time
-from pipeline import shards, tag, taggers
+from pipeline import tag, taggers
+from pipeline.workers import shards
 from tests.test_tag import FakeTagger, OPTIONS
 
 class SlowTagger(FakeTagger):
@@ -284,10 +289,10 @@ def test_a_tag_stage_killed_with_signal_9_goes_on_and_ends_with_the_bytes_of_an_
 
 
 def split_shard(folder: Path, table: str) -> None:
-    rows = cache.read_table(folder, table).to_pylist()
+    rows = parquet.read_table(folder, table).to_pylist()
     next(folder.iterdir()).unlink()
     for name in {shards.shard_name(row["clip_id"], 16) for row in rows}:
-        cache.write_table(folder / name, table, [row for row in rows if shards.shard_name(row["clip_id"], 16) == name])
+        parquet.write_table(folder / name, table, [row for row in rows if shards.shard_name(row["clip_id"], 16) == name])
 
 
 def wait_for_files(folder: Path, n_files: int, process: "subprocess.Popen[bytes]", limit_s: float = 60.0) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from adapt.errors import TaggerError
 from pipeline import taggers
-from pipeline.errors import TaggerError
 from pipeline.taggers import _mel, _torch
 from tests.sounds import PROJECT
 from tests.tagging import in_project_on_one_thread

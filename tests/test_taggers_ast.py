@@ -12,8 +12,8 @@ import transformers
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
+from adapt.errors import TaggerError
 from pipeline import taggers
-from pipeline.errors import TaggerError
 from pipeline.taggers import ast, read_labels
 from tests.golden import Floats, sound
 from tests.tagging import differences_by_batch_and_padding, golden, hear, in_project_on_one_thread, noise

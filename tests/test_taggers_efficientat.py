@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import cache, taggers
-from pipeline.errors import TaggerError
+from adapt.errors import TaggerError
+from adapt.tables.files import sha256_file
+from pipeline import taggers
 from pipeline.taggers import efficientat
 from tests import networks
 from tests.golden import sound
@@ -105,7 +106,7 @@ def test_a_sound_of_one_sample_is_heard_as_the_start_of_a_second(mn04: efficient
 def test_efficientat_states_what_decides_its_logits(mn04: efficientat.EfficientAt, checkpoint: Path) -> None:
     stated = mn04.provenance()
     assert (stated["tagger"], stated["variant"], stated["precision"]) == ("efficientat", "mn04_as", "fp32")
-    assert stated["checkpoint_sha256"] == cache.sha256_file(checkpoint)
+    assert stated["checkpoint_sha256"] == sha256_file(checkpoint)
     assert (len(mn04.labels), mn04.labels[526]) == (527, "Field recording")
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import stage
-from pipeline.errors import TaggerError
+from adapt import command
+from adapt.errors import TaggerError
 from pipeline.taggers import _fetch, panns
 from pipeline.taggers._panns_networks import VARIANTS
 
@@ -153,7 +153,7 @@ def test_the_command_prints_the_path_and_the_sha256(
     zenodo: Zenodo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(VARIANTS, "Cnn6", dataclasses.replace(VARIANTS["Cnn6"], md5=MD5))
-    stage.main(panns.Fetch, panns.fetch, prog="pipeline.taggers.panns", args=["fetch", "Cnn6", "--out", str(tmp_path)])
+    command.main(panns.Fetch, panns.fetch, prog="pipeline.taggers.panns", args=["fetch", "Cnn6", "--out", str(tmp_path)])
     assert json.loads(capsys.readouterr().out) == {"checkpoint": f"{tmp_path}/Cnn6.pth", "n_bytes": len(BYTES), "sha256": SHA256}
 
 

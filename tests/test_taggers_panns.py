@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import cache, decode, tag, taggers
-from pipeline.errors import TaggerError
+from adapt.errors import TaggerError
+from adapt.tables import parquet
+from adapt.tables.files import sha256_file
+from pipeline import decode, tag, taggers
 from pipeline.taggers import _panns_networks, _panns_package, panns
 from pipeline.taggers._panns_networks import VARIANTS
 from tests import networks
@@ -117,9 +119,9 @@ def test_panns_states_what_decides_its_logits(cnn6: panns.Panns, published: Publ
         "implementation": "ours",
         "variant": "Cnn6",
         "precision": "fp32",
-        "checkpoint_sha256": cache.sha256_file(published("Cnn6")[0]),
+        "checkpoint_sha256": sha256_file(published("Cnn6")[0]),
         "labels_file": "data/labels/audioset.csv",
-        "labels_sha256": cache.sha256_file(PROJECT / "data/labels/audioset.csv"),
+        "labels_sha256": sha256_file(PROJECT / "data/labels/audioset.csv"),
         "code_version": panns.VERSION,
     }
     assert (len(cnn6.labels), cnn6.labels[0]) == (527, "Speech")
@@ -237,8 +239,8 @@ def test_the_tag_stage_tags_again_with_the_other_implementation_and_says_which(
         options = tag.Options("tiny", "panns", checkpoint=str(path), implementation=implementation)  # type: ignore[arg-type]
         assert tag.run(options)["n_made"] == (0 if implementation in logits else 1)
         (file,) = Path("cache/tiny/tags").glob("part-*")
-        assert cache.provenance(file)["implementation"] == implementation
-        (row,) = cache.read_table(Path("cache/tiny/tags"), "tags").to_pylist()
+        assert parquet.provenance(file)["implementation"] == implementation
+        (row,) = parquet.read_table(Path("cache/tiny/tags"), "tags").to_pylist()
         logits[implementation] = np.array(row["logits"])
     np.testing.assert_allclose(logits["ours"], logits["package"], atol=1e-4)
 

@@ -13,8 +13,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from pipeline import cache, taggers
-from pipeline.errors import TaggerError
+from adapt.errors import TaggerError
+from adapt.tables.files import sha256_file
+from pipeline import taggers
 from pipeline.taggers import yamnet
 from tests.golden import sound
 from tests.sounds import PROJECT
@@ -150,9 +151,9 @@ def test_yamnet_states_what_decides_its_logits(hearing: taggers.Tagger) -> None:
         "implementation": "ours",
         "variant": "w8a8",
         "precision": "fp32",
-        "checkpoint_sha256": cache.sha256_file(yamnet.packaged_zip()),
+        "checkpoint_sha256": sha256_file(yamnet.packaged_zip()),
         "labels_file": "data/labels/yamnet.csv",
-        "labels_sha256": cache.sha256_file(PROJECT / "data/labels/yamnet.csv"),
+        "labels_sha256": sha256_file(PROJECT / "data/labels/yamnet.csv"),
         "code_version": yamnet.VERSION,
     }
 

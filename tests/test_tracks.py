@@ -5,8 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import cache, decode, ffmpeg_log, sound, stage
-from pipeline.errors import DecodeError
+from adapt import command
+from adapt.errors import DecodeError
+from adapt.tables import parquet
+from pipeline import decode
+from pipeline.audio import _ffmpeg_log as ffmpeg_log
+from pipeline.audio import sound
 from tests.sounds import PICTURE, encode, hear, make_project, write_clips
 from tests.test_channels import ffmpegs_own
 
@@ -104,15 +108,15 @@ def test_the_stage_takes_default_or_a_position_as_dvc_writes_them(
     monkeypatch.chdir(make_project(tmp_path))
     three_tracks(tmp_path / "data/videos/tiny/film.mkv", 1)
     write_clips("tiny", ["film.mkv"])
-    stage.main(decode.Options, decode.run, prog="pipeline.decode", args=["--dataset", "tiny", "--tagger", "yamnet", *flags])
+    command.main(decode.Options, decode.run, prog="pipeline.decode", args=["--dataset", "tiny", "--tagger", "yamnet", *flags])
     assert json.loads(capsys.readouterr().out)["n_ok"] == 1
-    (row,) = cache.read_table(Path("cache/tiny/audio"), "audio").to_pylist()
-    (stored,) = cache.read_table(Path("cache/tiny/waveforms"), "waveforms").to_pylist()
+    (row,) = parquet.read_table(Path("cache/tiny/audio"), "audio").to_pylist()
+    (stored,) = parquet.read_table(Path("cache/tiny/waveforms"), "waveforms").to_pylist()
     assert (row["track"], pitch(sound.read_flac(stored["flac"]))) == (HERTZ.index(hertz), hertz)
 
 
 def test_a_track_that_is_neither_is_a_wrong_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        stage.main(decode.Options, decode.run, prog="pipeline.decode", args=["--dataset", "tiny", "--tagger", "yamnet", "--track", "second"])
+        command.main(decode.Options, decode.run, prog="pipeline.decode", args=["--dataset", "tiny", "--tagger", "yamnet", "--track", "second"])
     assert stopped.value.code == 2
     assert "second" in capsys.readouterr().err

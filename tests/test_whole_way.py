@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapt.tables import cache as adapter_cache
-from pipeline import cache
+from adapt.tables import parquet
 from tests.sounds import encode, make_project
 
 pytestmark = pytest.mark.slow  # minutes
@@ -71,7 +71,7 @@ def test_bad_files_become_status_rows_and_the_run_ends_with_their_count(folder: 
     assert "5 of them unreadable" in (folder / str(report["report"])).read_text()
 
     monkeypatch.chdir(folder)
-    statuses = {r["clip_id"]: r["status"] for r in cache.read_table(Path("cache/own/clips.parquet"), "clips").to_pylist()}
+    statuses = {r["clip_id"]: r["status"] for r in parquet.read_table(Path("cache/own/clips.parquet"), "clips").to_pylist()}
     assert {c for c, s in statuses.items() if s == "failed"} == BAD
     predictions = adapter_cache.read_predictions(Path("cache/own/adapt/audio/predictions.parquet"))
     assert {r["clip_id"] for r in predictions if r["stop_reason"] == "failed"} == BAD

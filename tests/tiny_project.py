@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from adapt.methods import Settings
 from adapt.source import statistics, train
-from adapt.stream import streaming
-from adapt.tables import classes
+from adapt.stream.options import Options
+from adapt.tables import classes, parquet
 from adapt.video.clips import VideoOptions
-from pipeline import cache as writer
+from tests import built
 from tests.clips import write_video
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +44,7 @@ def pseudo_label(clip_id: str, label_id: int | None) -> dict[str, object]:
 
 def write_clips(rows: list[dict[str, object]]) -> None:
     """Write cache/tiny/clips.parquet as `scan` does."""
-    writer.write_table(Path("cache/tiny/clips.parquet"), "clips", rows)
+    parquet.write_table(Path("cache/tiny/clips.parquet"), "clips", rows)
 
 
 def make(base: Path) -> Path:
@@ -73,7 +72,7 @@ def fill(folder: Path) -> None:
         rows.append(rows[-1] | {"clip_id": "test/dark/broken", "path": "test/dark/broken.mp4", "label_id": 0, "label": "dark", "status": "failed"})
         write_clips(rows)
         heard = [pseudo_label(str(r["clip_id"]), 0 if r["label"] == "dark" else None) for r in rows]
-        writer.write_table(Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": classes.sha256(LABELS)})
+        parquet.write_table(Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": classes.sha256(LABELS)})
         done = train.run(train.Options("tiny", "tanet", video=VIDEO, epochs=6, batch_size=8, lr=0.01, flip=False, augment=False))
         assert done["val_accuracy"] == 1.0  # on any processor: answers are right by 1 to 2 logits, and kernels differ by 0.1
         assert statistics.run(statistics.Options("tiny", "tanet", video=VIDEO))["n_clips"] == 16
@@ -88,7 +87,7 @@ def copy(factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(method: str, **changes: object) -> streaming.Options:
+def options(method: str, **changes: object) -> Options:
     """A short run in this process: the clean and the noisy stream, at most three steps a clip."""
-    made = streaming.Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=Settings(max_iterations=3), jobs=1)
+    made = Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=built.fitting(method, "trusted", max_iterations=3), jobs=1)
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Guards of methods that take gradients (adapt/METHOD.md, section 9), each off by default and shared by all of them.
+"""Guards of methods that take gradients (adapt/METHOD.md, section 8), each off by default and shared by all of them.
 
 Weight ensembling, after each clip w <- alpha w + (1 - alpha) w_source (ROID, Marsden et al., WACV 2024, arXiv 2306.00650).  Collapse guard
 (ours): a model that has collapsed answers few classes and contradicts what the source was sure of; then the last good weights come back.

@@ -24,6 +24,8 @@ class Run:
     """What one run answered in some streams."""
 
     name: str
+    method: str
+    fusion: str
     clip_ids: tuple[str, ...]  # sorted
     label_ids: tuple[int, ...]  # of each clip the first
     order_seeds: tuple[int, ...]
@@ -33,6 +35,15 @@ class Run:
     mean_steps: float
     ms_per_clip: float
     sees_labels: bool  # an upper bound
+
+    def has_own_name(self) -> bool:
+        """Whether it was given a name, beside those of its method and fusion."""
+        return self.name not in (self.method, f"{self.method}+{self.fusion}")
+
+    def row_name(self, answer: str) -> str:
+        """What an answer of it is called: `vitta` alone, `vitta + plain` fused; a run that was given a name of its own goes by that."""
+        alone = self.name if self.has_own_name() else self.method
+        return alone if answer == "alone" else f"{alone} + {self.fusion}"
 
 
 @dataclass(frozen=True)
@@ -68,10 +79,20 @@ def _streams(path: Path, wanted: Wanted) -> dict[Stream, list[dict[str, object]]
     return result
 
 
+def _files(name: str, wanted: Wanted) -> tuple[Path, Path]:
+    full = Path(wanted.folder) / name
+    return cache.ROOT / wanted.dataset / "adapt" / full / "predictions.parquet", METRICS / wanted.dataset / f"{full}.json"
+
+
+def exists(name: str, wanted: Wanted) -> bool:
+    """Whether there is a finished run of that name."""
+    return all(path.exists() for path in _files(name, wanted))
+
+
 def read(name: str, wanted: Wanted) -> Run:
     """Read what the run called `name` answered in these streams.  Raises CacheError where it, or one of them, is missing."""
     full = Path(wanted.folder) / name
-    path, scores = cache.ROOT / wanted.dataset / "adapt" / full / "predictions.parquet", METRICS / wanted.dataset / f"{full}.json"
+    path, scores = _files(name, wanted)
     for needed in (path, scores):
         if not needed.exists():
             stage = "" if wanted.folder else f"`dvc repro adapt@{name}`, or "
@@ -82,6 +103,8 @@ def read(name: str, wanted: Wanted) -> Run:
     first, n_corruptions = next(iter(streams.values())), len(wanted.corruptions)
     return Run(
         name,
+        str(first[0]["method"]),
+        str(first[0]["fusion"]),
         tuple(str(row["clip_id"]) for row in first),
         tuple(int(str(row["label_id"])) for row in first),
         tuple(dict.fromkeys(order_seed for order_seed, _ in streams)),

@@ -1,11 +1,11 @@
 """The result table (`python -m adapt.report`): one row a run and kind of answer, and how far each is from runs of reference.
 
 In: what each run answered (adapt/report/runs.py).  Out, in cache/metrics/<dataset>/: report.md for people, report.json for programs, accuracy.csv for
-`dvc plots show`.  `fused` rows are the same run with the sound fused in when predicting; they are never passed off as the adapted model's
-own answer.  Upper bounds are marked as such.  Every mean has an interval, every difference an interval and a p (adapt/report/significance.py).
+`dvc plots show`.  Rows such as `vitta + plain` are the same run with the sound fused in when predicting; they are never
+passed off as the adapted model's own answer.  Upper bounds are marked as such.  Every mean has an interval, every difference an interval and a p (adapt/report/significance.py).
 """
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +55,7 @@ class Row:
     @property
     def name(self) -> str:
         """What the row is called; an upper bound says so."""
-        fused = ", fused" if self.answer == "fused" else ""
-        return f"{self.run.name}{fused}{' (sees labels)' if self.run.sees_labels else ''}"
+        return f"{self.run.row_name(self.answer)}{' (sees labels)' if self.run.sees_labels else ''}"
 
     @property
     def mean_ap(self) -> float | None:
@@ -75,15 +74,59 @@ def compare(right: np.ndarray, other: np.ndarray, corruptions: Sequence[str], gr
     return Comparison(differences, significance.ratio(ours, theirs), significance.mcnemar(ours[0], theirs[0]))
 
 
-def make_row(run: Run, answer: str, references: Sequence[Run], groups: dict[str, np.ndarray], corruptions: Sequence[str]) -> Row:
-    """Score one kind of answer; it is compared with the same kind of each other run's, or with the other's own where that has no such kind."""
+@dataclass(frozen=True)
+class Reference:
+    """What rows are compared with."""
+
+    name: str  # as it was asked for
+    run: Run
+    answer: str  # alone or fused; "" for the same kind as the row's, where the run has it
+
+    def right(self, answer: str) -> np.ndarray:
+        """Its answers for a row of that kind: bool (orders, corruptions, clips)."""
+        return self.run.right.get(self.answer or answer, self.run.right["alone"])
+
+    def is_row(self, run: Run, answer: str) -> bool:
+        """Whether that row is the reference itself."""
+        same = run.name == self.run.name or (self.answer == "alone" and run.row_name("alone") == self.run.row_name("alone"))
+        return same and answer == (self.answer or answer)
+
+
+def reference(name: str, found: Mapping[str, Run]) -> Reference:
+    """The reference of that name among runs by name: the fused answer of vitta+plain, the answer alone of a method, or a run by its own name.
+
+    Raises MethodError where there is none.
+    """
+    if name in found and found[name].has_own_name():
+        return Reference(name, found[name], "")
+    for run in found.values():
+        if not run.has_own_name() and name in (run.method, f"{run.method}+{run.fusion}"):
+            return Reference(name, run, "alone" if name == run.method else "fused")
+    raise MethodError(f"--against {name}: no run is called so, and none is of that method; there are {sorted(found)}")
+
+
+def make_row(run: Run, answer: str, references: Sequence[Reference], groups: dict[str, np.ndarray], corruptions: Sequence[str]) -> Row:
+    """Score one kind of answer, and compare it with each reference."""
     right = run.right[answer]
     counted = right[:, [corruptions.index(c) for c in metrics.averaged(corruptions)]]
     means = {group: float(counted[..., mask].mean()) for group, mask in groups.items()}
     singles = {corruption: float(right[:, i].mean()) for i, corruption in enumerate(corruptions)}
-    others = [other for other in references if other.name != run.name]
-    against = {other.name: compare(right, other.right.get(answer, other.right["alone"]), corruptions, groups) for other in others}
+    others = [other for other in references if not other.is_row(run, answer)]
+    against = {other.name: compare(right, other.right(answer), corruptions, groups) for other in others}
     return Row(run, answer, means | singles, significance.mean(counted), significance.spread(counted), against)
+
+
+def _distinct(rows: Sequence[Row]) -> list[Row]:
+    """Without the rows of a method alone that another run of it has shown already: its fusion does not change that.
+
+    Raises MethodError for two runs whose rows are called the same and say something else.
+    """
+    kept: dict[str, Row] = {}
+    for row in rows:
+        first = kept.setdefault(row.name, row)
+        if first is not row and not np.array_equal(first.run.right[row.answer], row.run.right[row.answer]):
+            raise MethodError(f"runs {first.run.name} and {row.run.name} both give a row {row.name!r}, of other answers: give one another --name")
+    return list(kept.values())
 
 
 def _percent(value: float | None) -> str:
@@ -143,8 +186,7 @@ def markdown(rows: Sequence[Row], options: Options) -> str:
     if differences := [line for reference in options.against for line in _differences(rows, reference)]:
         lines += [
             "",
-            "Differences in points, paired, and ratios of means, with 95 % bootstrap intervals over clips; *fused* is compared with *fused* where "
-            "the other run has it. *p* is McNemar's, exact, over all corruptions of the first order: a clip counts once a corruption there, so "
+            "Differences in points, paired, and ratios of means, with 95 % bootstrap intervals over clips. *p* is McNemar's, exact, over all corruptions of the first order: a clip counts once a corruption there, so "
             "trust the interval more.",
             *differences,
         ]
@@ -178,8 +220,7 @@ def _write_csv(path: Path, rows: Sequence[Row], corruptions: Sequence[str]) -> N
         writer = csv.writer(file)
         writer.writerow(["method", "corruption", "top1"])
         for row in rows:
-            name = f"{row.run.name} ({row.answer}){' (sees labels)' if row.run.sees_labels else ''}"
-            writer.writerows((name, column, round(100 * row.scores[column], 2)) for column in ("all", *corruptions))
+            writer.writerows((row.name, column, round(100 * row.scores[column], 2)) for column in ("all", *corruptions))
     temporary.replace(path)
 
 
@@ -189,13 +230,14 @@ def run(options: Options) -> dict[str, object]:
         if not 0 < len(set(values)) == len(values):
             raise MethodError(f"--{name} is {' '.join(values) or 'empty'}: give at least one, each once")
     wanted = runs.Wanted(options.dataset, options.corruptions, options.severity, options.order_seeds, options.folder)
-    found = {name: runs.read(name, wanted) for name in dict.fromkeys((*options.methods, *options.against))}
+    found = {name: runs.read(name, wanted) for name in options.methods}
+    found |= {name: runs.read(name, wanted) for name in options.against if name not in found and runs.exists(name, wanted)}
     runs.check_paired(list(found.values()))
     groups = runs.class_groups(found[options.methods[0]], options.dataset, options.split)
-    references = [found[name] for name in options.against]
-    rows = [make_row(found[name], answer, references, groups, options.corruptions) for name in options.methods for answer in found[name].right]
+    references = [reference(name, found) for name in options.against]
+    rows = _distinct([make_row(found[name], answer, references, groups, options.corruptions) for name in options.methods for answer in found[name].right])
     folder = METRICS / options.dataset
-    metrics.write_json(folder / f"{options.out}.json", {f"{row.run.name}/{row.answer}": _numbers(row) for row in rows})
+    metrics.write_json(folder / f"{options.out}.json", {row.run.row_name(row.answer): _numbers(row) for row in rows})
     _write_csv(folder / ("accuracy.csv" if options.out == "report" else f"{options.out}.csv"), rows, options.corruptions)
     path = folder / f"{options.out}.md"
     temporary = path.with_name(f".{path.name}.tmp")

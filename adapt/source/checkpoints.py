@@ -53,10 +53,25 @@ def load(path: Path, stage: str) -> dict[str, Any]:
     return content
 
 
-def save_model(path: Path, model: nn.Module, backbone: str, labels: list[str], n_frames: int, variant: str = "", size: int = 0) -> None:
-    """Save a source model with what it was trained for; `size` is the side of its frames in pixels, 0 for any."""
+def counts_of(path: Path, run: Mapping[str, str]) -> dict[str, object] | None:
+    """What was said at the end of the run that made the file, if it was of just these options, data and code; None for any other file."""
+    try:
+        content = load(path, "train") if path.exists() else {}
+    except CheckpointError:
+        return None  # what another program left, or half a file: made again
+    return dict(content["counts"]) if content.get("run") == dict(run) and content.get("counts") else None
+
+
+def save_model(
+    path: Path, model: nn.Module, backbone: str, labels: list[str], n_frames: int, variant: str = "", size: int = 0,
+    run: Mapping[str, str] | None = None, counts: Mapping[str, object] | None = None,
+) -> None:  # fmt: skip
+    """Save a source model with what it was trained for; `size` is the side of its frames in pixels, 0 for any.
+
+    `run` is all that its weights depend on, by name, which `counts_of` compares; `counts` is what its training said at the end.
+    """
     state = {name: value.cpu() for name, value in model.state_dict().items()}
-    about = {"backbone": backbone, "variant": variant, "n_frames": n_frames, "size": size}
+    about = {"backbone": backbone, "variant": variant, "n_frames": n_frames, "size": size, "run": dict(run or {}), "counts": dict(counts or {})}
     save(path, {"state": state, **about, "labels": list(labels), "labels_sha256": classes.sha256(labels), "n_classes": len(labels)})
 
 

@@ -5,6 +5,8 @@ norm layer's output over clips, time, height and width, with the checkpoint's ha
 
 With `fisher` there are also EATA's weights of the regulariser, by parameter name (adapt/methods/eata.py); they cost a backward a clip.
 """
+import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -18,9 +20,11 @@ from adapt.errors import AdaptError, VideoError
 from adapt.methods import eata
 from adapt.source import checkpoints
 from adapt.source._loader import to_device
-from adapt.tables import cache
+from adapt.tables import cache, code, files
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions, stream
+
+log = logging.getLogger("statistics")
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,18 @@ class Frames:
                 yield to_device(frames.centre, self.device).float() / 255
 
 
+def identity(options: Options, model_sha256: str) -> dict[str, str]:
+    """All that the statistics depend on, by name: options, data, model, code and torch."""
+    chosen = {name: value for name, value in vars(options).items() if name not in ("workers", "video")}
+    chosen |= {name: value for name, value in vars(options.video).items() if name != "decode_timeout_s"}
+    return {name: json.dumps(value) for name, value in chosen.items()} | {
+        "clips.parquet": files.sha256_file(cache.ROOT / options.dataset / "clips.parquet")[:12],
+        "model": model_sha256[:12],
+        "code": code.code_sha256(["adapt.source.statistics", f"adapt.backbones.{options.backbone}"])[:12],
+        "torch": str(torch.__version__),
+    }
+
+
 def run(options: Options) -> dict[str, object]:
     """Stream the clean train split through the source model."""
     device = device_of(options.device)
@@ -67,13 +83,20 @@ def run(options: Options) -> dict[str, object]:
         raise AdaptError(f"max_clips {options.max_clips}: give 1 or more, or 0 for all clips")
     labels, path = cache.read_labels(options.dataset), checkpoints.model_path(options.dataset, options.backbone)
     source = checkpoints.load_model(path, options.backbone, labels, options.video.frames, options.variant, options.video.size)
+    known = identity(options, source.sha256)
+    path = checkpoints.statistics_path(options.dataset, options.backbone)
+    if (kept := checkpoints.counts_of(path, known)) is not None:
+        log.info("%s is made already, of the same options, data and code: kept", path)
+        return kept
     clips = spread(cache.read_clips(options.dataset, "train"), options.max_clips)
     names, frames = moments.norm_layers(source.model), Frames(clips, options, device)
     model = source.model.to(device)
     found = moments.collect(model, names, frames)
     importance = eata.importance(model, frames, eata.Settings(scope=options.scope)) if options.fisher else {}
     fisher = {name: (omega.cpu(), value.cpu()) for name, (omega, value) in importance.items()}
+    counts: dict[str, object] = {
+        "n_clips": len(clips), "n_failed": frames.n_failed, "n_layers": len(names), "n_fisher": len(fisher),
+    }  # fmt: skip
     about = {"backbone": options.backbone, "variant": options.variant, "n_clips": len(clips) - frames.n_failed}
-    path = checkpoints.statistics_path(options.dataset, options.backbone)
-    checkpoints.save_statistics(path, SourceStatistics(found, fisher), source.sha256, about)
-    return {"n_clips": len(clips), "n_failed": frames.n_failed, "n_layers": len(names), "n_fisher": len(fisher)}
+    checkpoints.save_statistics(path, SourceStatistics(found, fisher), source.sha256, {**about, "run": known, "counts": counts})
+    return counts

@@ -6,15 +6,8 @@ In: cache/<dataset>/clips.parquet and the videos.  Out: cache/<dataset>/model/<b
 A clip of several classes is trained by cross-entropy to the first of them, `label_id`: what is trained is the one answer of top-1, which
 counts as right where it is any of them.
 """
-from adapt.command import be_passive
-from adapt.core.device import device_of
-
-if __name__ == "__main__":
-    be_passive()  # before torch is imported
-
 import copy
 import dataclasses
-import hashlib
 import importlib
 import json
 import logging
@@ -28,13 +21,14 @@ import torch
 from torch import nn
 
 from adapt import backbones
+from adapt.core.device import device_of
 from adapt.errors import AdaptError, CheckpointError
 from adapt.source import _loader, checkpoints
 from adapt.source._augment import augmented
 from adapt.source._loader import Loaded
 from adapt.source._resume import Progress
 from adapt.source._trainer import Trainer, check_precision
-from adapt.tables import cache, classes
+from adapt.tables import cache, classes, code, files
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions
 
@@ -204,13 +198,14 @@ def published(options: Options, labels: list[str]) -> nn.Module:
 
 
 def identity(options: Options, labels: list[str]) -> dict[str, str]:
-    """All that decides what a run ends with, by name."""
-    files = {"clips.parquet": cache.ROOT / options.dataset / "clips.parquet", "the file of weights": Path(options.weights)}
-    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in files.items() if path.is_file()}
+    """All that decides what a run ends with, by name: options, data, code and torch."""
+    paths = {"clips.parquet": cache.ROOT / options.dataset / "clips.parquet", "the file of weights": Path(options.weights)}
+    hashes = {name: files.sha256_file(path)[:12] for name, path in paths.items() if path.is_file()}
     options_by_name = dataclasses.asdict(options)
     del options_by_name["video"]["decode_timeout_s"]
     chosen = {name: json.dumps(value) for name, value in options_by_name.items() if name not in WITHOUT_EFFECT}
-    return chosen | hashes | {"labels_sha256": classes.sha256(labels), "torch": str(torch.__version__)}
+    made_by = code.code_sha256(["adapt.source.train", f"adapt.backbones.{options.backbone}"])
+    return chosen | hashes | {"labels_sha256": classes.sha256(labels), "torch": str(torch.__version__), "code": made_by[:12]}
 
 
 def run(options: Options) -> dict[str, object]:
@@ -223,7 +218,11 @@ def run(options: Options) -> dict[str, object]:
         raise AdaptError("scope is 'head', but the rest of the network is random: set train.weights, or train.scope to all")
     labels = cache.read_labels(options.dataset)
     path = checkpoints.model_path(options.dataset, options.backbone)
-    progress = Progress(path.with_name(f".{options.backbone}.progress.pt"), identity(options, labels))
+    known = identity(options, labels)
+    if (kept := checkpoints.counts_of(path, known)) is not None:
+        log.info("%s is made already, of the same options, data and code: kept", path)
+        return kept
+    progress = Progress(path.with_name(f".{options.backbone}.progress.pt"), known)
     val, n_train = cache.read_clips(options.dataset, "val"), 0
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same seed, the same weights
@@ -237,6 +236,8 @@ def run(options: Options) -> dict[str, object]:
             raise AdaptError(f"no train clip of {options.dataset} can be read: see the status of its rows in clips.parquet")
         model, n_train = build(options, labels, options.seed), len(train)
         score = fit(model, train, val, options, progress)
-    checkpoints.save_model(path, model, options.backbone, labels, options.video.frames, options.variant, options.video.size)
+    counts: dict[str, object] = {"n_train": n_train, "n_val": len(val), "val_accuracy": round(score, 4), "checkpoint": str(path)}
+    video = options.video
+    checkpoints.save_model(path, model, options.backbone, labels, video.frames, options.variant, video.size, known, counts)
     progress.remove()
-    return {"n_train": n_train, "n_val": len(val), "val_accuracy": round(score, 4), "checkpoint": str(path)}
+    return counts

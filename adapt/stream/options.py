@@ -17,6 +17,7 @@ from adapt.stream.streams import SETTINGS
 from adapt.video import corruptions
 from adapt.video.clips import VideoOptions
 
+FUSION = "trusted"  # where none is named
 WORD = "[A-Za-z0-9][A-Za-z0-9_.+=-]*"  # of a run's name: a file's name anywhere
 
 
@@ -28,11 +29,11 @@ class Options:
     backbone: str
     method: str  # a file of adapt/methods; vitta+plain is vitta with --fusion plain
     corruptions: tuple[str, ...]  # each its own stream; "clean" for none
-    fusion: str = "trusted"  # how its answers are put together with the sound, a file of adapt/fusion; none: they are not
+    fusion: str = FUSION  # how its answers are put together with the sound, a file of adapt/fusion; none: they are not
     video: VideoOptions = field(default_factory=VideoOptions)
     settings: Any = field(default_factory=dict)  # of the method and the fusion, by name
     settings_file: str = ""  # a JSON file of such settings by name; flags win
-    name: str = ""  # of this run: its folder, its metrics, its rows in tables; group/name puts several in one; "" for method+fusion
+    name: str = ""  # of this run: its folder, its metrics, its rows in tables; group/name puts several in one; "" for the method's, or method+fusion
     variant: str = ""  # one of the backbone's; "" for its first
     severity: int = 5  # 1 to 5
     order_seeds: tuple[int, ...] = (0,)  # a stream per corruption and seed
@@ -64,7 +65,7 @@ def method_and_fusion(options: Options) -> tuple[str, str]:
 def run_name(options: Options) -> str:
     """What a run is called."""
     method, fusion = method_and_fusion(options)
-    return options.name or (method if fusion == "none" else f"{method}+{fusion}")
+    return options.name or (method if fusion == FUSION else f"{method}+{fusion}")
 
 
 def given_settings(options: Options) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def options_for(words: Sequence[str]) -> type[Options]:
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name, default="")
     named, _ = parser.parse_known_args(list(words))
     method, fusion = methods.parts_of(named.method or "audio")
-    fusion = (named.fusion or "trusted") if fusion is None else fusion
+    fusion = (named.fusion or FUSION) if fusion is None else fusion
     known = methods.settings_of(method, fusion)
     for word in words:
         flag = word.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_") if word.startswith("--") else ""

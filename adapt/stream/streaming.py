@@ -29,7 +29,7 @@ from adapt.stream.pace import News, Pace
 from adapt.stream.profile import Profile
 from adapt.stream.progress import Progress
 from adapt.stream.streams import Reading, Rows, Stream, adapt_batches, order, start, starts_anew
-from adapt.tables import cache
+from adapt.tables import cache, files
 from adapt.tables.cache import Clip, Sound
 
 log = logging.getLogger("adapt")
@@ -145,7 +145,7 @@ def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
         "code_sha256": fingerprint.code_sha256([f"adapt.{name}" for name in modules], without=WITHOUT_ROWS),
         "data_sha256": fingerprint.data_sha256(options.dataset),
         "checkpoint_sha256": source.sha256,
-        "statistics_sha256": "none: source_free" if options.source_free else fingerprint.file_sha256(statistics),
+        "statistics_sha256": "none: source_free" if options.source_free else files.sha256_file(statistics),
         **fingerprint.environment(device_of(options.device)),
     }
 

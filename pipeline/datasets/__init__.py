@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol, cast
 
+from adapt.errors import DatasetError
 from adapt.tables import classes
 from adapt.tables.classes import ClassesError
-from pipeline.errors import DatasetError
 
 SPLITS = ("train", "val", "test")
 ENDINGS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")

@@ -24,9 +24,12 @@ from pathlib import Path
 
 import imageio_ffmpeg
 
-from pipeline import datasets, engine, stage
+from adapt import command
+from adapt.errors import DatasetError
+from adapt.tables.files import replacing
+from pipeline import datasets
 from pipeline.datasets import QUOTED, Listed
-from pipeline.errors import DatasetError
+from pipeline.workers import engine
 
 VARIANTS = ("",)
 N_VIDEOS = {"train": 235, "val": 64}
@@ -126,18 +129,18 @@ def cut(options: Options) -> dict[str, int]:
 def _cut_one(options: Options, films: dict[str, list[str]], key: KeyFrame) -> str:
     """Write one clip, and return why that failed, or ""."""
     film, target = options.videos / films[key[0]][0], options.root / _clip(*key)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}")
     start_s = max(0.0, int(key[1]) - DURATION_S / 2)
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-y", "-ss", str(start_s), "-i", f"file:{film}"]
-    command += ["-t", str(DURATION_S), "-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-c:a", "aac", "-f", "mp4", f"file:{temporary}"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode:
-        temporary.unlink(missing_ok=True)
-        return f"{film}: ffmpeg cannot cut it at {key[1]} s: {done.stderr.decode(errors='replace').strip()[-200:]}"
-    temporary.replace(target)
+    command += ["-t", str(DURATION_S), "-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-c:a", "aac", "-f", "mp4"]
+    try:
+        with replacing(target) as temporary:
+            done = subprocess.run([*command, f"file:{temporary}"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+            if done.returncode:
+                raise DatasetError(f"{film}: ffmpeg cannot cut it at {key[1]} s: {done.stderr.decode(errors='replace').strip()[-200:]}")
+    except DatasetError as error:
+        return str(error)
     return ""
 
 
 if __name__ == "__main__":
-    stage.main(Options, cut, prog="pipeline.datasets.ava")
+    command.main(Options, cut, prog="pipeline.datasets.ava")

@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from adapt.errors import DatasetError
 from pipeline import datasets
 from pipeline.datasets import LeftOut, Listed
-from pipeline.errors import DatasetError
 
 VARIANTS = ("",)
 N_SAMPLES = 4_143

@@ -12,9 +12,9 @@ the folder is that of Moments in Time, whose class may be another.  A file that 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from adapt.errors import DatasetError
 from pipeline import datasets
 from pipeline.datasets import QUOTED, Listed
-from pipeline.errors import DatasetError
 
 VARIANTS = ("",)
 N_TEST = 960

@@ -20,13 +20,14 @@ import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline import stage
+from adapt import command
+from adapt.errors import DatasetError
+from adapt.tables.files import replacing
+from pipeline.audio.soundfont import SoundFont, load_soundfont
 from pipeline.datasets import LeftOut, folder
 from pipeline.demo.canvas import SIZE
 from pipeline.demo.scenes import FPS, SCENES, frames
-from pipeline.demo.soundfont import SoundFont
-from pipeline.demo.sounds import DURATION_S, SAMPLE_RATE, STYLES, load_soundfont, play, play_seashore
-from pipeline.errors import DatasetError
+from pipeline.demo.sounds import DURATION_S, SAMPLE_RATE, STYLES, play, play_seashore
 
 LABELS = tuple(SCENES)
 CLIPS_PER_CLASS = {"train": 12, "val": 3, "test": 12}
@@ -92,12 +93,10 @@ def render_clip(clip: Clip, path: Path, seed: int = 0) -> None:
     pictures, waveform = frames(clip.label, clip.generator(seed).spawn(2)[0]), sound(clip, seed)
     with tempfile.TemporaryDirectory() as scratch:
         track = None if waveform is None else _write_wav(Path(scratch, "sound.wav"), waveform)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        done = subprocess.run(_encode_command(track, temporary), input=pictures.tobytes(), capture_output=True, check=False)
-        if done.returncode:
-            raise DatasetError(f"{path}: ffmpeg cannot encode it: {done.stderr.decode(errors='replace').strip()[-300:]}")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            done = subprocess.run(_encode_command(track, temporary), input=pictures.tobytes(), capture_output=True, check=False)
+            if done.returncode:
+                raise DatasetError(f"{path}: ffmpeg cannot encode it: {done.stderr.decode(errors='replace').strip()[-300:]}")
 
 
 def _write_wav(path: Path, waveform: NDArray[np.float32]) -> Path:
@@ -142,4 +141,4 @@ def render(options: Options) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    stage.main(Options, render, prog="pipeline.datasets.demo")
+    command.main(Options, render, prog="pipeline.datasets.demo")

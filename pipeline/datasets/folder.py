@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unicodedata import normalize
 
+from adapt.errors import DatasetError
 from adapt.tables import classes
 from adapt.tables.classes import ClassesError
 from pipeline import datasets
 from pipeline.datasets import NO_VIDEO, SOUND, SPLITS, LeftOut
-from pipeline.errors import DatasetError
 
 VARIANTS = ("",)
 

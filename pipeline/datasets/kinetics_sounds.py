@@ -15,9 +15,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from adapt.errors import DatasetError
 from pipeline import datasets
 from pipeline.datasets import SPLITS, LeftOut, Listed
-from pipeline.errors import DatasetError
 
 VARIANTS = ("val", "test")
 COLUMNS = ("label", "youtube_id")

@@ -10,9 +10,9 @@ any ending) are what `decode` then listens to.  n_frames is checked for its form
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from adapt.errors import DatasetError
 from pipeline import datasets
 from pipeline.datasets import QUOTED, SPLITS, Listed
-from pipeline.errors import DatasetError
 
 VARIANTS = ("",)
 

@@ -14,9 +14,9 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from adapt.errors import DatasetError
 from pipeline import datasets
 from pipeline.datasets import QUOTED, Listed
-from pipeline.errors import DatasetError
 
 VARIANTS = ("",)
 N_VIDEOS = 168_913 + 24_777

@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from adapt.errors import DatasetError
 from pipeline import datasets
 from pipeline.datasets import LeftOut, Listed
-from pipeline.errors import DatasetError
 
 VARIANTS = ("1", "2", "3")
 N_VIDEOS = 13_320

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.demo._percussion import drum_kit, glockenspiel, steelpan, timpani
+from pipeline.demo._quiet import chess, yoga
+from pipeline.demo._winds import flute, organ, saxophone, trumpet
 from pipeline.demo.canvas import DRAWN, MARGIN, OVERSAMPLING, Canvas, Painter, Palette, Points, backdrop, distractors, turned
-from pipeline.demo.percussion import drum_kit, glockenspiel, steelpan, timpani
-from pipeline.demo.quiet import chess, yoga
-from pipeline.demo.winds import flute, organ, saxophone, trumpet
 
 FPS = 16
 N_FRAMES = 48

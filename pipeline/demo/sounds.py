@@ -4,20 +4,15 @@ Each instrument is played in the way in which YAMNet was found to know it in the
 loudness and room of `STYLES` come from a search over some 5,000 phrases (a timpani has to be far away, a steelpan close and
 loud).  Inside these ranges every clip plays its own melody.
 """
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.cache import sha256_file
-from pipeline.demo.soundfont import DRUMS, Note, SoundFont
-from pipeline.errors import DatasetError
+from pipeline.audio.soundfont import DRUMS, Note, SoundFont
 
 SAMPLE_RATE = 32000  # Hz
 DURATION_S = 3.0
-SOUNDFONT_SHA256 = "82475b91a76de15cb28a104707d3247ba932e228bada3f47bba63c6b31aaf7a1"
 MAJOR = (0, 2, 4, 5, 7, 9, 11)
 PENTATONIC = (0, 2, 4, 7, 9)
 SEASHORE = 122  # program, counted from 0
@@ -53,20 +48,6 @@ STYLES = {
     "trumpet": Style((56,), (55, 64), (5, 11), (0.25, 0.6), (1,), (0.85, 1.0), (0.1, 0.5), (0.6, 1.2), (0.3, 0.9)),
     "drum_kit": Style((0,), (0, 0), (0, 0), (0.12, 0.22), (1,), (0.9, 0.9), (0.2, 0.5), (0.3, 0.8), (0.3, 0.9)),
 }
-
-
-def load_soundfont() -> SoundFont:
-    """Read the soundfont that the wheel of pretty_midi carries, without importing that package.
-
-    Raises DatasetError where the package is missing or its soundfont is another one.
-    """
-    found = importlib.util.find_spec("pretty_midi")
-    if found is None or found.origin is None:
-        raise DatasetError("pretty_midi, which carries the demo's soundfont, is not installed: pip install 'earshot[pipeline]'")
-    path = Path(found.origin).with_name("TimGM6mb.sf2")
-    if not path.exists() or sha256_file(path) != SOUNDFONT_SHA256:
-        raise DatasetError(f"{path} is missing, or not the soundfont whose sha256 is {SOUNDFONT_SHA256}: pip install 'pretty-midi>=0.2.11,<0.3'")
-    return SoundFont(path)
 
 
 def play(label: str, font: SoundFont, rng: np.random.Generator) -> Waveform:

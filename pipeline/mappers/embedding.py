@@ -2,9 +2,10 @@
 
 It knows words, not causes: "Splash, splatter" lies nowhere near to `diving`, and "Cello" lies near to `violin`.
 """
-from pipeline.errors import MapperError
-from pipeline.mappers import LabelLists, LabelMap, Pair, Settings, shown
-from pipeline.shortlist import WEIGHTS_SHA256, embed
+from adapt.errors import MapperError
+from pipeline.labels.lists import LabelLists, shown
+from pipeline.labels.shortlist import WEIGHTS_SHA256, embed
+from pipeline.mappers import LabelMap, Pair, Settings
 
 
 def map_labels(lists: LabelLists, settings: Settings) -> LabelMap:

@@ -1,7 +1,8 @@
 """The control: a sound supports the classes whose words its name contains.  Knows nothing of meaning, needs nothing."""
 import re
 
-from pipeline.mappers import LabelLists, LabelMap, Pair, Settings, shown
+from pipeline.labels.lists import LabelLists, shown
+from pipeline.mappers import LabelMap, Pair, Settings
 
 STOP_WORDS = frozenset({"a", "an", "and", "in", "of", "or", "the", "to"})
 MIN_SHARE = 0.5  # of a class name's words

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import sha256_file
-from pipeline.errors import MapperError
-from pipeline.forms import Form, Match, Question, Record, ReplyError, block, pick, read_prompt
-from pipeline.mappers import LABELS, LabelLists, LabelMap, Pair, Settings, read_list
-from pipeline.recording import ask_command, finished_path, last_plan, question_sha256, read_records, stale, unfinished_path
+from adapt.errors import MapperError
+from adapt.tables.files import sha256_file
+from pipeline.labels.lists import LABELS, LabelLists, read_list
+from pipeline.llm import forms
+from pipeline.llm.forms import Match, Question, Record, ReplyError, read_prompt
+from pipeline.llm.recording import ask_command, finished_path, last_plan, question_sha256, read_records, stale, unfinished_path
+from pipeline.mappers import LabelMap, Pair, Settings
 
 log = logging.getLogger(__name__)
-FORMS: dict[str, Form] = {"pick": pick, "block": block}
 GENERIC = LABELS / "generic_sounds.txt"
 
 
@@ -28,14 +29,14 @@ def map_labels(lists: LabelLists, settings: Settings) -> LabelMap:
     path = finished_path(lists.dataset)
     records = _read(path, lists.dataset)
     plan = last_plan(records[:1])
-    if plan.get("form") not in FORMS:
-        raise MapperError(f"{path} does not start with the plan of a form {sorted(FORMS)}: run `{ask_command(lists.dataset)}`")
+    if plan.get("form") not in forms.names():
+        raise MapperError(f"{path} does not start with the plan of a form {forms.names()}: run `{ask_command(lists.dataset)}`")
     prompt, command = read_prompt(plan["form"]), ask_command(lists.dataset, plan["model"], plan["form"])
     if what := stale(plan, lists, prompt):
         raise MapperError(f"{path} is stale: {what} has changed since it was recorded: run `{command}`{_begun(lists.dataset)}")
     given = {r["question_sha256"]: r for r in records if r["kind"] == "reply" and r["error"] is None}
     matches: list[Match] = []
-    for question in FORMS[plan["form"]].questions(plan):
+    for question in forms.build(plan["form"]).questions(plan):
         record = given.get(question_sha256(plan, prompt, question))
         if record is None:
             raise MapperError(f"{path} has no valid reply for the sound {question.sound!r}: run `{command}`{_begun(lists.dataset)}")

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from pipeline import cache
-from pipeline.errors import MapperError
-from pipeline.mappers import LabelLists, LabelMap, Pair, Settings
+from adapt.errors import MapperError
+from adapt.tables.files import sha256_text, write_text
+from pipeline.labels.lists import LabelLists
+from pipeline.mappers import LabelMap, Pair, Settings
 
 MAPS = Path("data/maps")
 COLUMNS = ("audio_label", "label", "weight", "necessary", "reason")
@@ -38,7 +39,7 @@ def default_path(dataset: str) -> Path:
 
 def rows_sha256(rows: Iterable[Row]) -> str:
     """Hash of what the rows say, in any order."""
-    return cache.sha256_text(sorted((r.audio_label, r.label, r.weight, r.necessary, r.reason) for r in rows))
+    return sha256_text(sorted((r.audio_label, r.label, r.weight, r.necessary, r.reason) for r in rows))
 
 
 def write(path: Path, dataset: str, rows: Sequence[Row], source: str) -> None:
@@ -52,7 +53,7 @@ def write(path: Path, dataset: str, rows: Sequence[Row], source: str) -> None:
     writer.writerow(COLUMNS)
     for row in rows:
         writer.writerow([_guarded(row.audio_label), _guarded(row.label), repr(row.weight), str(row.necessary).lower(), _guarded(row.reason)])
-    cache.write_text(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def _guarded(text: str) -> str:

@@ -14,8 +14,8 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import cache
-from pipeline.errors import TaggerError
+from adapt.errors import TaggerError
+from adapt.tables.files import sha256_file
 
 Implementation = Literal["ours", "package"]  # whose network runs
 
@@ -79,7 +79,7 @@ def provenance(
         "precision": precision,
         "checkpoint_sha256": checkpoint_sha256,
         "labels_file": tagger.labels_file.as_posix(),
-        "labels_sha256": cache.sha256_file(tagger.labels_file),
+        "labels_sha256": sha256_file(tagger.labels_file),
         "code_version": version,
     }
 

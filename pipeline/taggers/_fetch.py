@@ -8,9 +8,9 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import cache
-from pipeline.errors import TaggerError
-from pipeline.stage import progress
+from adapt.errors import TaggerError
+from adapt.tables.files import sha256_file
+from pipeline.workers.progress import progress
 
 ZENODO = "https://zenodo.org"
 TIMEOUT_S = 30.0  # without a byte
@@ -40,7 +40,7 @@ def download(published: Published, path: Path) -> str:
     try:
         md5 = published.md5 or _md5_of_record(published)
         if path.is_file() and _md5(path) == md5:
-            return cache.sha256_file(path)
+            return sha256_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
         _receive(published.url, part)
@@ -55,7 +55,7 @@ def download(published: Published, path: Path) -> str:
         part.unlink()
         raise TaggerError(f"what came as {published.file} has md5 {found}, but {md5} is published; it was not kept: run the same command again")
     part.replace(path)
-    return cache.sha256_file(path)
+    return sha256_file(path)
 
 
 def _receive(url: str, part: Path) -> None:

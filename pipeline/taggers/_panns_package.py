@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pipeline import cache
-from pipeline.errors import TaggerError
+from adapt.errors import TaggerError
+from adapt.tables.files import sha256_file
 from pipeline.taggers import _torch, provenance, read_labels
 
 PACKAGE = "panns_inference"
@@ -45,7 +45,7 @@ class PannsPackage:
         self.labels_file, self.labels = labels_file, read_labels(labels_file)
         self.sample_rate = VARIANTS[variant]["sample_rate"]
         self._variant, self._device, self._n_least = variant, device, round(min_s * self.sample_rate)
-        self._sha256 = cache.sha256_file(checkpoint)
+        self._sha256 = sha256_file(checkpoint)
         weights = _torch.read_checkpoint(checkpoint, variant, published).get("model")
         network = models().Cnn14(**VARIANTS[variant], classes_num=len(self.labels))
         try:

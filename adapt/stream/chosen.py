@@ -1,0 +1,69 @@
+"""Settings by run (`python -m adapt.choose`): of the settings given for all runs, each run's file holds those that its method and fusion read.
+
+Out: cache/<dataset>/settings/<run>.json.  The stage `adapt` depends on its own run's file alone, so a setting that changes runs the
+methods that read it again, and no others.
+"""
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from adapt import methods
+from adapt.core import settings
+from adapt.errors import MethodError
+from adapt.stream.options import FUSION
+from adapt.tables import cache
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which runs there are."""
+
+    dataset: str
+    methods: tuple[str, ...]  # a method, or method+fusion, a run each
+    fusion: str = FUSION  # of those that name none
+    against: tuple[str, ...] = ()  # comes with the same section of params.yaml; the report reads it, not this
+    settings: Any = field(default_factory=dict)  # by name; each of some run's method or fusion
+
+
+def options_for(words: Sequence[str]) -> type[Options]:
+    """The options, with every setting of every method and fusion as a flag."""
+    fields: dict[str, Any] = {}
+    for method in methods.names():
+        for fusion in ("plain", "balanced", "trusted"):
+            fields |= methods.settings_of(method, fusion)
+    for word in words:
+        name = word.removeprefix("--").split("=")[0].removeprefix("no-").replace("-", "_")
+        if word.startswith("--") and name not in fields and (name in settings.GONE or name in settings.RENAMED):
+            raise MethodError(settings.explain(name, sorted(fields)))
+    made = [(name, one.type | None, field(default=None)) for name, one in sorted(fields.items())]
+    flags = dataclasses.make_dataclass("Settings", made, frozen=True)
+    kind: type[Options] = dataclasses.make_dataclass(
+        "Options", [("settings", flags, field(default_factory=flags))], bases=(Options,), frozen=True
+    )
+    return kind
+
+
+def run(options: Options) -> dict[str, object]:
+    """Write a file a run; return how many settings each has.  Raises MethodError for a setting that no run reads."""
+    given = dict(options.settings) if isinstance(options.settings, dict) else dataclasses.asdict(options.settings)
+    given = {name: value for name, value in given.items() if value is not None}
+    folder, read = cache.ROOT / options.dataset / "settings", set[str]()
+    chosen: dict[str, dict[str, object]] = {}
+    for name in options.methods:
+        method, fusion = methods.parts_of(name)
+        fusion = options.fusion if fusion is None else fusion
+        known = methods.settings_of(method, fusion)
+        chosen[name] = {key: value for key, value in sorted(given.items()) if key in known}
+        methods.choose(method, fusion, chosen[name])  # raises for a value out of range
+        read |= chosen[name].keys()
+    if unread := sorted(given.keys() - read):
+        raise MethodError(f"{unread[0]} is a setting of none of {' '.join(options.methods)}: take it out of adapt.args")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, values in chosen.items():
+        Path(folder / f"{name}.json").write_text(json.dumps(values, sort_keys=True) + "\n", encoding="utf-8")
+    return {name: len(values) for name, values in chosen.items()}

@@ -1,0 +1,77 @@
+"""The two lists of names that label maps connect: AudioSet's sounds and a data set's classes, as they lie in data/labels and the cache."""
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapt.errors import MapperError
+from adapt.tables import cache, classes
+from adapt.tables.classes import ClassesError
+from adapt.tables.files import sha256_file
+
+LABELS = Path("data/labels")
+SOUNDS = LABELS / "audioset.csv"
+
+
+@dataclass(frozen=True)
+class LabelLists:
+    """What a mapper may know: the sounds in audio_id order, the classes of `dataset` in label_id order, and their hashes."""
+
+    dataset: str
+    sounds: tuple[str, ...]
+    classes: tuple[str, ...]
+    sounds_sha256: str
+    classes_sha256: str
+
+
+def shown(label: str) -> str:
+    """A class name as words: `drum_kit` is `drum kit`, `PlayingDhol` is `Playing Dhol`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label.replace("_", " "))
+
+
+def listed_classes(dataset: str) -> list[str]:
+    """The classes of data/labels/<dataset>.txt, which needs no cache.  Raises MapperError where the file is missing."""
+    path = LABELS / f"{dataset}.txt"
+    if not path.exists():
+        raise MapperError(f"{path} is missing: write the class names of {dataset} there, one a line, in label_id order")
+    return read_list(path)
+
+
+def read_list(path: Path) -> list[str]:
+    """The names of a list of data/labels, one a line.  Raises MapperError where one of them is no name, or stands there twice."""
+    try:
+        return classes.read(path, by_hand=True)
+    except ClassesError as error:
+        raise MapperError(str(error)) from error
+
+
+def read_classes(dataset: str) -> list[str]:
+    """The classes as `scan` wrote them, or before it has run those of data/labels.  Raises MapperError where neither is there."""
+    scanned = cache.folder(dataset) / "labels.txt"
+    if scanned.exists():
+        return cache.read_labels(dataset)
+    if not (LABELS / f"{dataset}.txt").exists():
+        raise MapperError(f"{scanned} and {LABELS / f'{dataset}.txt'} are missing: run `dvc repro scan` or write the class list")
+    return listed_classes(dataset)
+
+
+def label_lists(dataset: str, listed: Sequence[str]) -> LabelLists:
+    """Put AudioSet's sounds beside the classes `listed`.
+
+    Raises MapperError where the list of sounds is missing or out of order, or where two classes read the same (`drum_kit`, `drum kit`).
+    """
+    if not SOUNDS.exists():
+        raise MapperError(f"{SOUNDS} is missing: run from the project's root")
+    with SOUNDS.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if [row["index"] for row in rows] != [str(i) for i in range(len(rows))]:
+        raise MapperError(f"{SOUNDS}: column index does not count 0, 1, 2, ...: restore the file")
+    seen: dict[str, str] = {}
+    for label in listed:
+        if (other := seen.setdefault(shown(label), label)) != label or list(listed).count(label) > 1:
+            raise MapperError(f"classes {other!r} and {label!r} of {dataset} read the same: rename one")
+        if not label.strip():
+            raise MapperError(f"the class list of {dataset} has an empty name: give each line a name")
+    sounds = tuple(row["display_name"] for row in rows)
+    return LabelLists(dataset, sounds, tuple(listed), sha256_file(SOUNDS), classes.sha256(listed))
