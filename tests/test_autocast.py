@@ -27,7 +27,8 @@ def test_every_method_and_fusion_runs_in_autocast_near_to_what_it_answers_withou
 ) -> None:
     chosen = built.fitting(method, way, lr=0.01, entropy_margin=1.0, audio_lr=0.05, scope=scope)
     mine = trained()
-    before, model, plain = weights(mine), wrapped(method, mine, fusion=way, **chosen), wrapped(method, fusion=way, **chosen)
+    before, model = weights(mine), wrapped(method, mine, fusion=way, **chosen)
+    plain = wrapped(method, fusion=way, **chosen)
     with torch.autocast("cpu", dtype=dtype):
         answers = [model(clip(i), SOUND) for i in range(3)]
     assert all(answer.isfinite().all() for answer in answers)
@@ -49,7 +50,7 @@ def test_an_upper_bound_runs_in_autocast(method: str, way: str) -> None:
 
 
 def test_the_answer_is_by_the_weights_of_now_not_by_casts_of_before() -> None:
-    """Autocast keeps a weight's cast until its block ends; in one long block the answers would be by the first weights."""
+    """Autocast keeps a weight's cast until its block ends: in one block the answers would be by the first weights."""
     model = wrapped("vitta", scope="all", lr=0.1, fusion="none")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with torch.no_grad():

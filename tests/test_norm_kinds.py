@@ -22,7 +22,8 @@ class OfMyOwn(_BatchNorm):
 
 def network(norm: nn.Module) -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv3d(3, 5, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(5, K)).eval()
+    head = (nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(5, K))
+    return nn.Sequential(nn.Conv3d(3, 5, 3), norm, *head).eval()
 
 
 def settled(norm: nn.Module) -> nn.Sequential:
@@ -67,9 +68,9 @@ def test_scale_and_shift_of_an_instance_norm_adapt_and_its_own_moments_are_no_on
     assert [id(p) for p in adapted_parameters(model, "norm")] == [id(model[1].weight), id(model[1].bias)]
     with pytest.raises(MethodError, match="has no norm layer to align"):
         norm_layers(model)
-    before = model[1].weight.clone()
+    before = model.get_parameter("1.weight").clone()
     wrapped("tent", model)(clip())
-    assert not torch.equal(model[1].weight, before)
+    assert not torch.equal(model.get_parameter("1.weight"), before)
 
 
 def test_an_instance_norm_with_running_statistics_is_aligned_with_statistics_of_source_clips() -> None:
@@ -82,10 +83,10 @@ def test_an_instance_norm_with_running_statistics_is_aligned_with_statistics_of_
     statistics = adapt.source_statistics(model, clips)
     outputs = torch.cat([model[:2](frames).transpose(0, 1).flatten(1) for frames in clips], 1).double()
     assert torch.allclose(statistics.moments["1"][1].double(), outputs.var(1, correction=0), rtol=1e-5)
-    before = model[1].weight.clone()
+    before = model.get_parameter("1.weight").clone()
     made = adapt.wrap(model, "vitta", classes=NAMES, statistics=statistics)
     assert made(clip()).isfinite().all()
-    assert not torch.equal(model[1].weight, before)
+    assert not torch.equal(model.get_parameter("1.weight"), before)
 
 
 def test_statistics_of_an_instance_norm_are_not_mixed() -> None:

@@ -1,4 +1,4 @@
-"""Classes that a head masks by -inf, and steps whose loss or gradient is not finite: neither spoils an answer, a weight or an estimate."""
+"""Classes that a head masks by -inf, and steps that are not finite: neither spoils an answer, a weight or an estimate."""
 import copy
 import math
 from collections.abc import Callable
@@ -41,8 +41,8 @@ def masking() -> Masking:
 
 
 def adapting(method: str, way: str, model: nn.Module) -> Wrapped:
-    chosen = fitting(method, way, lr=0.05, entropy_margin=1.0, eata_similarity=2.0, collapse_entropy=0.1, ensemble=0.9, bn_prior=0.5)
-    return wrapped(method, model, fusion=way, **chosen)
+    settings = {"lr": 0.05, "entropy_margin": 1.0, "eata_similarity": 2.0, "collapse_entropy": 0.1, "ensemble": 0.9}
+    return wrapped(method, model, fusion=way, **fitting(method, way, **settings))
 
 
 def takes_gradients(method: str) -> bool:
@@ -137,11 +137,12 @@ def test_entropy_and_divergence_of_known_distributions_with_a_zero() -> None:
 def test_the_mix_with_the_source_rules_out_what_either_rules_out() -> None:
     mix = SourceMix(3, Settings(source_mix=1.0, information=0.2))
     ours, theirs = log_p(0.5, 0.5, 0.0)[None].detach(), log_p(0.2, 0.4, 0.4)[None].detach()
-    half = torch.tensor([(0.5 * 0.2) ** 0.5, (0.5 * 0.4) ** 0.5, 0.0], dtype=torch.float64)  # the weight starts at one half
-    expected = half / half.sum()
+    half = torch.tensor([(0.5 * 0.2) ** 0.5, (0.5 * 0.4) ** 0.5, 0.0], dtype=torch.float64)
+    expected = half / half.sum()  # the weight starts at one half
     assert torch.allclose(mix.mix(ours, theirs).exp()[0], expected)
     assert torch.allclose(mix.mix(theirs, ours).exp()[0], expected)
-    assert torch.equal(SourceMix(3, Settings(source_mix=0.0)).mix(theirs, ours), theirs.log_softmax(1))  # no weight: no say
+    unheeded = SourceMix(3, Settings(source_mix=0.0))
+    assert torch.equal(unheeded.mix(theirs, ours), theirs.log_softmax(1))
 
 
 # steps that are not finite
@@ -227,7 +228,8 @@ def test_a_gradient_that_is_not_finite_is_no_step_though_the_loss_is(method: str
 
     mine = Overflowing()
     mine.load_state_dict(trained().state_dict())
-    before, model = weights(mine), wrapped(method, mine, **fitting(method, "trusted", entropy_margin=1.0, consistency=1.0))
+    before = weights(mine)
+    model = wrapped(method, mine, **fitting(method, "trusted", entropy_margin=1.0, consistency=1.0))
     assert model(clip(), SOUND).isfinite().all()
     assert model.answer is not None and (model.answer.stop_reason, model.answer.steps) == ("not_finite", 0)
     assert same_weights(mine, before) and model.n_not_finite == 1

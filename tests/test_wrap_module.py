@@ -1,4 +1,4 @@
-"""A wrapped model is an nn.Module: to the rest of torch it is the network, and what the method remembers moves along."""
+"""A wrapped model is an nn.Module: to the rest of torch it is the network; what the method remembers moves along."""
 import copy
 import pickle
 from typing import Any
@@ -45,7 +45,7 @@ def test_state_dict_parameters_and_buffers_are_the_networks_own() -> None:
     assert isinstance(model, nn.Module)
     assert list(model.state_dict()) == list(mine.state_dict()) == list(TinyVideoModel().state_dict())
     assert same_weights(mine, model.state_dict())
-    assert [(name, id(p)) for name, p in model.named_parameters()] == [(name, id(p)) for name, p in mine.named_parameters()]
+    assert [name for name, _ in model.named_parameters()] == [name for name, _ in mine.named_parameters()]
     assert [id(p) for p in model.parameters()] == [id(p) for p in mine.parameters()]
     assert [name for name, _ in model.named_buffers()] == [name for name, _ in mine.named_buffers()]
     TinyVideoModel().load_state_dict(model.state_dict())
@@ -61,7 +61,8 @@ def test_loading_a_state_dict_sets_the_weights_and_not_what_reset_gives_back() -
     with pytest.raises(MethodError, match="assign=True"):
         model.load_state_dict(other.state_dict(), assign=True)
     model.reset()
-    assert torch.equal(mine.norm.weight, source["norm.weight"]) and torch.equal(mine.norm.bias, source["norm.bias"])  # those that adapt
+    assert torch.equal(mine.norm.weight, source["norm.weight"])  # these two adapt
+    assert torch.equal(mine.norm.bias, source["norm.bias"])
 
 
 def test_inside_another_module_its_state_dict_is_saved_and_loaded_under_the_networks_names() -> None:
@@ -137,7 +138,7 @@ def test_moving_in_the_middle_of_a_stream_keeps_the_state(method: str, way: str)
 
 
 def test_a_stream_moved_to_float64_answers_as_one_moved_before_it() -> None:
-    """The first step is taken in float32, the rest alike: what the move forgot would show in the momentum and the moments."""
+    """Only the first step is in float32: what the move forgot of momentum and moments would show."""
     early, late = wrapped("vitta", lr=0.05).to(torch.float64), wrapped("vitta", lr=0.05)
     first = clip()
     early(first.double(), SOUND)
@@ -190,14 +191,14 @@ def blocks_adapting() -> Wrapped:
     return made
 
 
-COPIES = [("tiny", "deepcopy"), ("blocks", "deepcopy"), ("prepared", "deepcopy"), ("tiny", "pickle"), ("blocks", "pickle")]
+COPIES = [(kind, "deepcopy") for kind in ("tiny", "blocks", "prepared")] + [(kind, "pickle") for kind in ("tiny", "blocks")]
 
 
 @pytest.mark.parametrize(("kind", "copied"), COPIES)
 def test_a_copy_goes_on_alike_and_apart(kind: str, copied: str) -> None:
     frames = torch.rand(4, 1, 3, 4, 32, 32)
     if kind == "prepared":
-        model: Wrapped = adapt.wrap(tanet(), "audio", classes=NAMES, scope="last", prepare=torch.nn.Identity(), read=torch.clone)
+        model = wrapped("audio", tanet(), scope="last", prepare=nn.Identity(), read=torch.clone)
     else:
         model = wrapped("audio", lr=0.01) if kind == "tiny" else blocks_adapting()
     model(frames[0], SOUND)
@@ -228,7 +229,7 @@ def in_place(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize(("cover", "message"), [
-    (lambda model: torch.compile(model, backend="eager"), r"the model \(OptimizedModule\) wraps a network .*: pass the one inside, its attribute _orig_mod"),
+    (lambda model: torch.compile(model, backend="eager"), r"the model \(OptimizedModule\) wraps .* its attribute _orig_mod"),
     (nn.DataParallel, r"the model \(DataParallel\) wraps a network .*: pass the one inside, its attribute module"),
     (lambda model: nn.Sequential(nn.DataParallel(model)), r"0 \(DataParallel\) wraps"),
     (in_place, r"the model \(TinyVideoModel\) was compiled by its method compile"),

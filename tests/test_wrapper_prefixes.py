@@ -1,5 +1,6 @@
 """Published weights that were saved through a wrapper of torch: their names have its prefix."""
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,8 +31,8 @@ def test_prefixes_alone_or_nested_are_taken_off(prefix: str, suffix: str, tmp_pa
 
 
 def test_the_prefixes_are_those_that_torch_itself_writes() -> None:
-    compiled = torch.compile(nn.Linear(2, 1), backend="eager")
-    for cover in (compiled, nn.DataParallel(nn.Linear(2, 1)), nn.DataParallel(compiled)):  # type: ignore[arg-type]
+    compiled: Any = torch.compile(nn.Linear(2, 1), backend="eager")
+    for cover in (compiled, nn.DataParallel(nn.Linear(2, 1)), nn.DataParallel(compiled)):
         assert without_wrappers(Path("file"), cover.state_dict()).keys() == {"weight", "bias"}
 
 
@@ -40,7 +41,8 @@ def test_a_backbone_takes_weights_saved_through_a_wrapper(prefix: str, tmp_path:
     published = r2plus1d._tiny(num_classes=K).state_dict()
     torch.save({"state_dict": prefixed(published, prefix)}, tmp_path / "published.pth")
     model = backbones.build("r2plus1d", K, T, str(tmp_path / "published.pth"), "tiny")
-    assert all(torch.equal(value, published[name.removeprefix("network.")]) for name, value in model.state_dict().items())
+    ours = {name.removeprefix("network."): value for name, value in model.state_dict().items()}
+    assert all(torch.equal(value, published[name]) for name, value in ours.items())
 
 
 @pytest.mark.parametrize("prefix", ["", *PREFIXES])
@@ -53,10 +55,11 @@ def test_tanet_takes_weights_saved_through_a_wrapper(prefix: str, tmp_path: Path
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod."])
 @pytest.mark.parametrize("reader", ["read_state", "tanet"])
-def test_a_file_of_which_a_part_has_a_prefix_is_one_line_that_names_it(prefix: str, reader: str, tmp_path: Path) -> None:
+def test_a_file_of_which_a_part_has_a_prefix_is_refused_by_its_name(prefix: str, reader: str, tmp_path: Path) -> None:
     path = tmp_path / "mixed.pth"
-    torch.save({"state_dict": prefixed({"a": torch.ones(1), "b": torch.ones(1)}, prefix) | {"c.weight": torch.ones(1)}}, path)
-    with pytest.raises(CheckpointError, match=f"mixed.pth: the prefix '{prefix}' stands before 2 of 3 names, not before 'c.weight'") as caught:
+    torch.save({"state_dict": prefixed(STATE, prefix) | {"c.weight": torch.ones(1)}}, path)
+    message = f"mixed.pth: the prefix '{prefix}' stands before 2 of 3 names, not before 'c.weight'"
+    with pytest.raises(CheckpointError, match=message) as caught:
         read_state(path) if reader == "read_state" else backbones.build("tanet", K, T, str(path), "resnet18")
     assert "\n" not in str(caught.value)
 
