@@ -85,6 +85,18 @@ def test_a_new_clip_does_not_ask_for_a_new_label_map(pipeline_that_has_run: Path
         video.unlink()
 
 
+def test_another_data_sets_list_map_and_replies_run_neither_scan_nor_map_labels(pipeline_that_has_run: Path) -> None:
+    files = [pipeline_that_has_run / "data" / name for name in ("labels/other.txt", "maps/other.csv", "replies/other.jsonl")]
+    for file in files:
+        file.write_text("new")
+    try:
+        assert changed_stages(pipeline_that_has_run) == {"lists"}  # which writes what it wrote: tests/test_lists.py
+        assert dry_run(pipeline_that_has_run) == {"pipeline.lists"}
+    finally:
+        for file in files:
+            file.unlink()
+
+
 def test_every_settings_folder_uses_the_one_pipeline_and_knows_every_parameter_of_it() -> None:
     import yaml
 
