@@ -1,4 +1,9 @@
-"""Losses that need no label: functions of what a network answers, and the alignment of its features, which keeps an estimate of the stream."""
+"""Losses that need no label: functions of what a network answers, and the alignment of its features.
+
+A head may mask a class: its logit and log-probability are then -inf, and 0 x -inf is 0 in every loss and every gradient.
+"""
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,7 +14,7 @@ from adapt.errors import MethodError
 
 def entropy(log_p: Tensor) -> Tensor:
     """-sum_k p_k log p_k; 0 log 0 is 0: (B, K) -> (B,)."""
-    return -(log_p.exp() * log_p).sum(1)
+    return -(log_p.exp() * log_p.masked_fill(log_p == -math.inf, 0)).sum(1)
 
 
 def consistency(log_p: Tensor) -> Tensor:
@@ -19,8 +24,9 @@ def consistency(log_p: Tensor) -> Tensor:
 
 
 def divergence(log_p: Tensor, t: Tensor) -> Tensor:
-    """KL(t || p_v), mean over views: log p (B, V, K), t (B, K) summing to 1 -> (B,)."""
-    return (t[:, None] * (t.clamp_min(1e-12).log()[:, None] - log_p)).sum(2).mean(1)
+    """KL(t || p_v), mean over views; 0 where t is 0: log p (B, V, K), t (B, K) summing to 1, held fixed -> (B,)."""
+    terms = t[:, None] * (t.clamp_min(1e-12).log()[:, None] - log_p)
+    return torch.where(t[:, None] > 0, terms, 0).sum(2).mean(1)
 
 
 class Alignment(Stateful):
@@ -62,3 +68,8 @@ class Alignment(Stateful):
             name: (new * mean + old * self.online[name][0], new * variance + old * self.online[name][1])
             for name, (mean, variance) in seen.items()
         }
+
+
+def three_terms(alignment: Alignment, seen: Moments, log_p: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(alignment, consistency, divergence from t (B,)) of one forward of the views: moments, log p (B, V, K) and a target t (B, K)."""
+    return alignment.loss(seen), consistency(log_p), divergence(log_p, t)

@@ -4,22 +4,24 @@
     logits = model(frames, sound={"dog barking": 0.9})
 
 Frames go in as (B, C, T, H, W) float in [0, 1]: that tensor is what the clip is predicted from.  The views to adapt on are sub-samples of it,
-as adapt/video/clips.py takes them of a file: with `view_frames` below T a view is one frame from each of `view_frames` equal segments, at
+as adapt/video/views.py takes them of a file: with `view_frames` below T a view is one frame from each of `view_frames` equal segments, at
 equidistant offsets for the views and in the middle for the prediction; without, view v holds every V-th frame from the v-th on, each shown V
 times, so that a network built for T frames gets T.  Or bring your own views, (B, V, C, T, H, W): the middle one is predicted from.
 """
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from adapt import methods
-from adapt.contract import Answer, Batch, Block, SourceStatistics, Step, blocks_of
+from adapt.contract import Answer, Batch, SourceStatistics, Step
 from adapt.core import moments
+from adapt.core.network import Network, check_is_bare, check_logits
 from adapt.errors import MethodError
 from adapt.fusion import Fused
+from adapt.video.views import view_indices
 
 
 @dataclass(frozen=True)
@@ -33,51 +35,6 @@ class Sound:
 
 
 Heard = Mapping[str, float] | Tensor | Sound | None
-
-
-class _Network(nn.Module):
-    """The user's network between `prepare` and `read`, checked: frames (N, C, T, H, W) -> logits (N, K)."""
-
-    def __init__(self, model: nn.Module, n_classes: int, prepare: Callable[[Tensor], Any] | None, read: Callable[[Any], Tensor] | None) -> None:
-        super().__init__()
-        self.model, self.n_classes, self.prepare, self.read = model, n_classes, prepare, read
-        self.layers: list[str] = []
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Frames (N, C, T, H, W) -> logits (N, K).  Raises MethodError for anything else that the network answers."""
-        return self._read(self.model(frames if self.prepare is None else self.prepare(frames)), len(frames))
-
-    def _read(self, answer: Any, n_clips: int | None) -> Tensor:
-        """Logits (N, K) of what the network answers; `n_clips` is None where it is not known here."""
-        logits = answer if self.read is None else self.read(answer)
-        if not isinstance(logits, Tensor):
-            raise MethodError(f"{self._get_name()} answers {type(logits).__name__}, no tensor: pass read=, such as lambda answer: answer.logits")
-        n, k = len(logits) if n_clips is None else n_clips, self.n_classes
-        if logits.shape != (n, k):
-            raise MethodError(f"{self._get_name()} answers {tuple(logits.shape)} to {n} clips, ({n}, {k}) is wanted: classes= has {k} names")
-        return logits
-
-    def blocks(self) -> list[Block]:
-        """The network's own, from `prepare` to `read`; [] where it has none."""
-        found = [replace(block, modules=tuple(f"model.{name}" for name in block.modules)) for block in blocks_of(self.model)]
-        if found and self.prepare is not None:
-            first, prepare = found[0].run, self.prepare
-            found[0] = replace(found[0], run=lambda frames: first(prepare(frames)))
-        if found:
-            last = found[-1].run
-            found[-1] = replace(found[-1], run=lambda x: self._read(last(x), None))
-        return found
-
-    def _get_name(self) -> str:
-        """What errors call this: the user's own class."""
-        return self.model._get_name()
-
-    def alignment_layers(self) -> list[str]:
-        """The layers asked for, else the network's own choice, else all norm layers."""
-        prefix = "model."
-        if self.layers:
-            return [prefix + name for name in self.layers]
-        return [prefix + name for name in moments.norm_layers(self.model)]
 
 
 def wrap(
@@ -98,10 +55,11 @@ def wrap(
     """Adapt `model` by `method`; its weights change in place, it goes to eval mode, and weights that do not adapt stop needing gradients.
 
     `model` takes frames (N, C, T, H, W) in [0, 1] to logits (N, K), K = len(classes), and normalises them itself; else `prepare` turns
-    such frames into what it takes, and `read` its answer into logits.  `statistics` are those of `source_statistics`; without them they are
-    read from batch norm buffers.  `layers` names the norm layers to align, all by default.  `predict` is the
-    answer given where a method has two: fused with the sound, or the adapted model alone.  `settings` are fields of
-    adapt.methods.Settings, such as lr=1e-4.  Raises MethodError for an unknown method or setting, and where the method cannot work with the model.
+    such frames into what it takes, and `read` its answer into logits.  A class may be masked by a logit of -inf.  `statistics` are those of
+    `source_statistics`; without them they are read from batch norm buffers.  `layers` names the norm layers to align, all by default.
+    `predict` is the answer given where a method has two: fused with the sound, or the adapted model alone.  `settings` are those of the
+    method and of the fusion, such as lr=1e-4.  Raises MethodError for an unknown method, fusion or setting, for a network in the wrapper of
+    torch.compile, DataParallel or DistributedDataParallel, and where the method cannot work with the model.
     """
     if predict not in ("fused", "alone"):
         raise MethodError(f"predict {predict!r}: choose 'fused' or 'alone'")
@@ -109,21 +67,34 @@ def wrap(
         raise MethodError(f"views={views}, view_frames={view_frames}: both count from 1")
     if strangers := [name for name in layers if name not in dict(model.named_modules())]:
         raise MethodError(f"{model._get_name()} has no layer {strangers[0]!r}: choose among its named_modules()")
-    network = _Network(model, len(classes), prepare, read)
-    network.layers = list(layers)
-    prefixed = None if statistics is None else SourceStatistics(*({f"model.{name}": pair for name, pair in part.items()} for part in statistics))
-    built = methods.build(method, fusion, network, prefixed, len(classes), settings)
-    return Wrapped(network, built, list(classes), views, view_frames, alone=predict == "alone")
+    check_is_bare(model)
+    network = model
+    if prepare is not None or read is not None or layers:
+        network = Network(model, len(classes), prepare, read, layers)
+        if statistics is not None:
+            statistics = SourceStatistics(*({f"model.{name}": pair for name, pair in part.items()} for part in statistics))
+    built = methods.build(method, fusion, network, statistics, len(classes), settings)
+    return Wrapped(model, built, list(classes), views, view_frames, alone=predict == "alone", checked=network is not model)
 
 
-class Wrapped:
-    """A network that adapts on each clip it is asked about."""
+class Wrapped(nn.Module):
+    """A network that adapts on each clip it is asked about.
+
+    To the rest of torch it is the network: state dict, parameters and buffers are the network's, under its names.  Moving it to another device
+    or type moves the method's memory along.  `train` and `eval` neither stop nor start adapting, nor change how: the network stays in
+    eval mode, dropout as the method's setting says.
+    """
 
     def __init__(
-        self, network: nn.Module, method: Fused, classes: list[str], n_views: int, view_frames: int | None, alone: bool = False
-    ) -> None:
-        self.method, self.classes, self._alone = method, classes, alone
-        self._network, self._n_views, self._view_frames = network, n_views, view_frames
+        self, model: nn.Module, method: Fused, classes: list[str], n_views: int, view_frames: int | None, alone: bool = False,
+        checked: bool = False,
+    ) -> None:  # fmt: skip
+        """`checked` says that the network checks its own answers; else they are looked at once, on the first clip."""
+        super().__init__()
+        self.model = model
+        self.method, self.classes, self._alone, self._checked = method, classes, alone, checked
+        self._n_views, self._view_frames, self.training = n_views, view_frames, False
+        self.register_load_state_dict_pre_hook(_under_model)  # type: ignore[no-untyped-call]
         self._forget()
 
     def _forget(self) -> None:
@@ -135,7 +106,12 @@ class Wrapped:
         """The steps taken on the last batch."""
         return [] if self.answer is None else self.answer.trace
 
-    def __call__(self, frames: Tensor, sound: Heard = None) -> Tensor:
+    @property
+    def n_not_finite(self) -> int:
+        """Batches so far that gave no step because a loss, a gradient or an answer was not finite; their stop reason is `not_finite`."""
+        return int(getattr(self.method.method, "n_not_finite", 0))
+
+    def forward(self, frames: Tensor, sound: Heard = None) -> Tensor:
         """Adapt on frames (B, C, T, H, W) or (B, V, C, T, H, W) in [0, 1], then predict them: logits (B, K), scaled to log-probabilities.
 
         Where the method has a fused answer, that is given unless `predict` is "alone"; `answer` has both.
@@ -143,8 +119,12 @@ class Wrapped:
         (B, K); or a Sound.  Raises MethodError for frames or a sound that are not so.
         """
         self._check(frames)
+        if self.model.training:  # its owner may have changed that behind our back
+            self.model.eval()
         with torch.inference_mode(False), torch.enable_grad():  # adapting needs gradients whatever the caller's context
             batch = self._batch(frames.clone() if frames.is_inference() else frames.detach(), sound)
+            if not self._checked:
+                self._check_answer(batch)
             self.answer = self.method.adapt(batch)
             self._n_clips += len(frames)
             fused = None if self._alone else self.answer.fused
@@ -157,8 +137,7 @@ class Wrapped:
 
     def save(self) -> dict[str, Tensor]:
         """A copy of the adapted weights: a state dict of the network that was wrapped."""
-        inner = self._network.get_submodule("model")
-        return {name: value.detach().clone() for name, value in inner.state_dict().items()}
+        return {name: value.detach().clone() for name, value in self.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
         """Everything that changes from clip to clip; `torch.save` keeps it, `load_state` goes on from it bit for bit."""
@@ -168,12 +147,56 @@ class Wrapped:
         """Go on where `state` was taken.  Raises MethodError where it is of another method or network."""
         self.method.load_state(state)
 
+    def train(self, mode: bool = True) -> Self:
+        """Set `training`, and nothing else."""
+        self.training = mode
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The wrapped network's own, adapted as it is now; see nn.Module."""
+        return self.model.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Set the weights of the wrapped network; see nn.Module.  What `reset` gives back stays, and so does what the method has learned.
+
+        Raises MethodError for `assign`, which would put other parameters in the place of those that adapt.
+        """
+        if assign:
+            raise MethodError("load_state_dict(assign=True) would replace the parameters that adapt: leave assign out, or load before wrapping")
+        return self.model.load_state_dict(state_dict, strict)
+
+    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Parameter]]:
+        """The wrapped network's own."""
+        return self.model.named_parameters(prefix, recurse, remove_duplicate)
+
+    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """The wrapped network's own."""
+        return self.model.named_buffers(prefix, recurse, remove_duplicate)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to`, `cuda`, `double` and the like call: the method's memory moves with the network.
+
+        Raises MethodError where torch replaced a parameter instead of moving it, as on the way to the meta device.
+        """
+        before = list(self.model.parameters())
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if any(old is not new for old, new in zip(before, self.model.parameters(), strict=True)):
+            raise MethodError("the move replaced the parameters that adapt: move the network first, then wrap it")
+        self.method.move(fn)
+        return self
+
+    def _check_answer(self, batch: Batch) -> None:
+        """Raise MethodError where the network's answer to the first clip is not logits of the classes."""
+        with torch.inference_mode():
+            check_logits(self.model(batch.centre[:, 0]), len(batch.centre), len(self.classes), self.model._get_name())
+        self._checked = True
+
     def _check(self, frames: Tensor) -> None:
         if frames.dim() not in (5, 6) or 0 in frames.shape:
             raise MethodError(f"frames are {tuple(frames.shape)}: pass (B, C, T, H, W), or (B, V, C, T, H, W) with views of your own")
         if not frames.is_floating_point():
             raise MethodError(f"frames are {frames.dtype}: pass float in [0, 1], such as frames / 255")
-        device = next((p.device for p in self._network.parameters()), frames.device)
+        device = next((p.device for p in self.model.parameters()), frames.device)
         if frames.device != device:
             raise MethodError(f"frames are on {frames.device}, the model is on {device}: move one of them")
         low, high = (bound.item() for bound in frames.detach().aminmax())
@@ -218,6 +241,12 @@ class Wrapped:
         return from_evidence(rows(sound, "sound"))
 
 
+def _under_model(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Load hook of a Wrapped inside another module, whose state dict has the wrapped network's own names."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[f"{prefix}model.{name.removeprefix(prefix)}"] = state.pop(name)
+
+
 def from_evidence(s: Tensor) -> Sound:
     """Evidence (B, K) in [0, 1] -> q = s / sum, uniform where nothing is heard, and the mass.
 
@@ -226,12 +255,6 @@ def from_evidence(s: Tensor) -> Sound:
     total = s.sum(1, keepdim=True)
     q = torch.where(total > 0, s / total.clamp_min(torch.finfo(s.dtype).tiny), torch.full_like(s, 1 / s.shape[1]))
     return Sound(q, s, s.amax(1))
-
-
-def _segment_places(n_frames: int, frames: int, offset: float, device: torch.device) -> Tensor:
-    """adapt.video.clips.view_indices, which needs a decoder to import: one frame from each of `frames` segments of `n_frames`."""
-    places = (torch.arange(frames, device=device, dtype=torch.float64) + offset) * n_frames / frames
-    return places.long().clamp_max(n_frames - 1)
 
 
 def views_of(frames: Tensor, n_views: int, view_frames: int | None) -> tuple[Tensor, Tensor]:
@@ -247,8 +270,8 @@ def views_of(frames: Tensor, n_views: int, view_frames: int | None) -> tuple[Ten
     elif view_frames > t:
         raise MethodError(f"the clip has {t} frames, a view takes {view_frames}: pass more frames or set view_frames to {t}")
     else:
-        places = [_segment_places(t, view_frames, (v + 0.5) / n_views, device) for v in range(n_views)]
-        centre = _segment_places(t, view_frames, 0.5, device)
+        offsets = [(v + 0.5) / n_views for v in range(n_views)] + [0.5]
+        *places, centre = (torch.from_numpy(view_indices(t, view_frames, offset)).to(device) for offset in offsets)
     return torch.stack([frames[:, :, place] for place in places], 1), frames[:, None, :, centre]
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from adapt.errors import CheckpointError, MethodError
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+WRAPPERS = ("module.", "_orig_mod.")  # what DataParallel, DistributedDataParallel and torch.compile put before a network's own names
 SMALL_FILES = ["config.json", "*token*", "vocab.json", "merges.txt"]
 INSTALL = "install it with `pip install -e '.[backbones]'`"
 
@@ -26,7 +27,7 @@ def missing_package(error: ImportError) -> MethodError:
 def read_state(path: Path) -> dict[str, Tensor]:
     """Name -> tensor of a safetensors file, or of torch's own format, where a dict may hold them under `state_dict` or `model`.
 
-    Raises CheckpointError where it is neither.
+    Prefixes of wrappers are taken off the names.  Raises CheckpointError where it is neither, or some names have such a prefix and others not.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} is no file: set train.weights to the published state dict (.pth or .safetensors), or to '' for random weights")
@@ -34,7 +35,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return dict(load_file(path))
+            return without_wrappers(path, load_file(path))
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
         raise missing_package(error) from error
@@ -43,9 +44,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()):
         raise CheckpointError(f"{path} holds no state dict, but {type(content).__name__}: save the network's state_dict()")
-    return dict(content)
+    return without_wrappers(path, content)
+
+
+def without_wrappers(path: Path, state: Mapping[str, Any]) -> dict[str, Any]:
+    """`state` without the prefixes of WRAPPERS, alone or one inside the other, that all its names have.
+
+    Raises CheckpointError where a part of the names has one: then it is not a wrapper's, or two networks lie in one file.
+    """
+    while prefix := next((prefix for prefix in WRAPPERS if any(name.startswith(prefix) for name in state)), None):
+        if bare := [name for name in state if not name.startswith(prefix)]:
+            n_bare, n = len(bare), len(state)
+            raise CheckpointError(
+                f"{path}: the prefix {prefix!r} stands before {n - n_bare} of {n} names, not before {bare[0]!r}: save one network's state_dict()"
+            )
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(state)
 
 
 def load_file_into(network: nn.Module, path: Path, head: str) -> None:

@@ -13,6 +13,7 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from adapt.backbones._folding import Norm2d, conv_norm, max_pool_relu
+from adapt.backbones._pretrained import without_wrappers
 from adapt.backbones._temporal import TemporalAdaptiveModule
 from adapt.contract import Block
 from adapt.errors import CheckpointError, MethodError
@@ -143,7 +144,9 @@ def _load(model: TANet, path: Path, variant: str) -> TANet:
         raise CheckpointError(f"{path} does not exist: set weights to the file of a published TANet checkpoint, or to an empty string")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+        model.load_state_dict(without_wrappers(path, state))
+    except CheckpointError:
+        raise
     except Exception as error:  # torch.load raises many kinds for a file that is not its own
         detail = " ".join(str(error).split())[:300]
         wanted = f"TANet {variant} checkpoint with {model.new_fc.out_features} classes and {model.n_frames} frames"

@@ -60,7 +60,7 @@ class Mixing:
             return None
         shape = (1, -1, *[1] * (x.dim() - 2))
         scale = ((variance + self.norm.eps) / (mixed_variance + self.norm.eps)).sqrt()
-        return ((x - mixed_mean.view(shape)) * scale.view(shape) + mean.view(shape),)
+        return (((x - mixed_mean.view(shape)) * scale.view(shape) + mean.view(shape)).to(x.dtype),)
 
     def remove(self) -> None:
         """Leave the layer as it was."""

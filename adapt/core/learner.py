@@ -2,25 +2,28 @@
 
 A method proper (adapt/methods) says in `learn` what it does with a batch; everything else that such methods share lives here.
 """
+import dataclasses
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from adapt.contract import Answer, Batch, Moments, Step, blocks_of
+from adapt.contract import Answer, Batch, Moments, blocks_of
 from adapt.core.budget import Budget
 from adapt.core.guards import Guards, GuardSettings
-from adapt.core.moments import NORMS, norm_layers, recording
+from adapt.core.moments import NORMS, norm_layers, record
 from adapt.core.prefix import Prefix
 from adapt.core.settings import setting
 from adapt.core.state import Sgd, Stateful, Weights
 from adapt.errors import MethodError
 
+NOT_FINITE = "not_finite"  # stop reason: a loss, a gradient or an answer was not finite, and the step was not taken
 SCOPES = ("norm", "last_norm", "last", "all")
 
 
@@ -44,25 +47,25 @@ class Settings(SgdSettings):
     """left on while adapting"""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Views:
     """What one forward of the views gives."""
 
-    log_p: Tensor  # (B, V, K)
+    log_p: Tensor  # (B, V, K); -inf for a class that the head masks
     seen: Moments = field(default_factory=dict)  # of the aligned layers, for methods that align
+    log_mean: Tensor = field(init=False)  # (B, K) log of p, the mean over views, without underflow
+    agree: Tensor = field(init=False)  # () bool: whether all views of every clip have the same class on top
+
+    def __post_init__(self) -> None:
+        """Work out what follows from log p; logsumexp has no gradient where all it sums is 0."""
+        masked, top = (self.log_p == -math.inf).all(1, keepdim=True), self.log_p.argmax(2)
+        log_sum = self.log_p.masked_fill(masked, 0).logsumexp(1)
+        self.log_mean = (log_sum - math.log(self.log_p.shape[1])).masked_fill(masked[:, 0], -math.inf)
+        self.agree = (top == top[:, :1]).all()
 
     def mean(self) -> Tensor:
         """p, the mean over views: (B, K)."""
         return self.log_p.exp().mean(1)
-
-    def log_mean(self) -> Tensor:
-        """log p without underflow: (B, K)."""
-        return self.log_p.logsumexp(1) - math.log(self.log_p.shape[1])
-
-    def agree(self) -> bool:
-        """Whether all views of every clip have the same class on top."""
-        top = self.log_p.argmax(2)
-        return bool((top == top[:, :1]).all())
 
 
 def adapted_parameters(model: nn.Module, scope: str) -> list[nn.Parameter]:
@@ -109,6 +112,7 @@ class Learner(Stateful, ABC):
     """Adapts some weights of a model in place; all others stop needing gradients."""
 
     layers: Sequence[str] = ()  # norm layers whose moments `look` records
+    running = ("n_not_finite",)
 
     def __init__(
         self, model: nn.Module, settings: SgdSettings, parameters: Sequence[nn.Parameter], lr: float, weight_decay: float = 0.0,
@@ -126,48 +130,63 @@ class Learner(Stateful, ABC):
         self.optimiser = Sgd(self.parameters, lr, settings.momentum, weight_decay)
         self.guards = Guards(settings) if settings.guarded() else None
         self.budget = Budget(settings.budget_ms) if settings.budget_ms > 0 else None
+        self.n_not_finite = 0  # batches that gave no step because something was not finite
 
     @abstractmethod
     def learn(self, batch: Batch) -> Answer:
         """Adapt on `batch`, then predict it."""
 
     def adapt(self, batch: Batch) -> Answer:
-        """Adapt on `batch`, then predict it; the guards act between this batch and the next."""
+        """Adapt on `batch`, then predict it; the guards act between this batch and the next.
+
+        Where a step was not taken because something was not finite, the stop reason says so, whatever the method's own.
+        """
+        n_refused = self.optimiser.n_refused
         if self.budget is None:
             answer = self.learn(batch)
         else:
             self.budget.begin(lambda: self.predict(batch))
             answer = self.learn(batch) if self.budget.allows_step() else self._predict_only(batch)
             self.budget.end([step.ms for step in answer.trace])
+        refused = self.optimiser.n_refused > n_refused or answer.stop_reason == NOT_FINITE
+        if refused or bool(answer.before.isnan().any()):
+            self.n_not_finite += 1
+            return dataclasses.replace(answer, stop_reason=NOT_FINITE)
         if self.guards is None:
             return answer
         return self.guards.after(answer, self.weights, self.optimiser, lambda: self.predict(batch))
+
+    def reset(self) -> None:
+        """Give back the source weights; forget the momentum, what the guards know and every estimate."""
+        super().reset()
+        self.n_not_finite = 0
+
+    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Apply `fn` to every tensor beside the network, which has moved before; what was worked out for the last clip goes."""
+        super().move(fn)
+        self.network = Prefix(self.model) if blocks_of(self.model) else None
 
     def _predict_only(self, batch: Batch) -> Answer:
         """The answer to a batch that there is no time to adapt on."""
         log_p = self.predict(batch)
         return Answer(before=log_p, after=log_p, stop_reason="budget")
 
-    def may_step(self, trace: Sequence[Step]) -> bool:
-        """Whether there is time for one more step on this clip after those of `trace`."""
-        return self.budget is None or self.budget.allows_step(max(step.ms for step in trace))
-
     @contextmanager
     def _dropout(self) -> Iterator[None]:
         """Within the block dropout is as set; everything else is in eval mode."""
-        if self.dropout:
-            for module in self.model.modules():
-                if isinstance(module, nn.Dropout):
-                    module.train()
+        dropouts = [module for module in self.model.modules() if isinstance(module, nn.Dropout)] if self.dropout else []
+        for module in dropouts:
+            module.train()
         try:
             yield
         finally:
-            self.model.eval()
+            for module in dropouts:
+                module.eval()
 
     def look(self, batch: Batch) -> Views:
         """Forward the views, batch norm in eval mode and dropout as set; the moments of `layers` are recorded on the way."""
         seen: Moments = {}
-        handles = [self.model.get_submodule(name).register_forward_hook(recording(seen, name)) for name in self.layers]
+        handles = [self.model.get_submodule(name).register_forward_hook(partial(record, seen, name)) for name in self.layers]
         try:
             return Views(self.forward_views(batch), seen)
         finally:

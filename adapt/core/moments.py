@@ -1,29 +1,39 @@
 """The moments of what norm layers put out: mean and biased variance of each channel over clips, views, time, height and width."""
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from adapt.contract import Moments, SourceStatistics
 from adapt.errors import CheckpointError, MethodError
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm)
+NORMS = (_BatchNorm, _InstanceNorm, nn.LayerNorm, nn.GroupNorm)  # SyncBatchNorm and subclasses of one's own among them
+REDUCED = (torch.float16, torch.bfloat16)  # types of autocast, too coarse for sums
 
 
 def norm_layers(model: nn.Module) -> list[str]:
-    """Names of the norm layers aligned by default: the backbone's own choice, else all of them.  Raises MethodError for none."""
+    """Names of the norm layers aligned by default: the backbone's own choice, else all of them.  Raises MethodError for none.
+
+    An instance norm without running statistics is left out: the moments of its output are those of its weights, whatever comes in.
+    """
     chosen = getattr(model, "alignment_layers", None)
-    names = chosen() if chosen is not None else [name for name, module in model.named_modules() if isinstance(module, NORMS)]
+    names = chosen() if chosen is not None else [name for name, module in model.named_modules() if _says_something(module)]
     if not names:
         raise MethodError(f"{model._get_name()} has no norm layer to align: name layers, or use a method that needs none")
     return list(names)
 
 
+def _says_something(module: nn.Module) -> bool:
+    return isinstance(module, NORMS) and not (isinstance(module, _InstanceNorm) and module.running_mean is None)
+
+
 def moments(output: Tensor, channel_last: bool) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance per channel of a layer's output: (C,), (C,)."""
+    """Mean and biased variance per channel of a layer's output: (C,), (C,), in float32 at least."""
     flat = output.reshape(-1, output.shape[-1]) if channel_last else output
     mean, variance = _Moments.apply(flat)  # type: ignore[no-untyped-call]
     return mean, variance
@@ -34,7 +44,7 @@ class _Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+        mean, variance = torch.batch_norm_update_stats(x.float() if x.dtype in REDUCED else x, None, None, 0.0)
         ctx.save_for_backward(x, mean)
         return mean, variance
 
@@ -46,7 +56,7 @@ class _Moments(torch.autograd.Function):
         slope = 2 * per_value * of_variance
         offset = per_value * of_mean - slope * mean
         shape = (1, -1, *[1] * (x.dim() - 2))
-        return torch.addcmul(offset.view(shape), x, slope.view(shape))
+        return torch.addcmul(offset.view(shape), x, slope.view(shape)).to(x.dtype)
 
 
 def has_channels_last(norm: nn.Module) -> bool:
@@ -57,12 +67,12 @@ def has_channels_last(norm: nn.Module) -> bool:
 def output_moments(norm: nn.Module, given: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel of a norm layer's output, given its input.
 
-    Batch norm in eval mode is one scale and shift a channel, so its output's moments follow from its input's: exact, and safe where the
-    network overwrites the output (in-place activations and residual sums).  A norm whose work is done passes its input on
-    (adapt/backbones/_folding.py).
+    A norm with running statistics in eval mode is one scale and shift a channel, so its output's moments follow from its input's: exact,
+    and safe where the network overwrites the output (in-place activations and residual sums).  A norm whose work is done passes its input
+    on (adapt/backbones/_folding.py).
     """
     passed_on = output is given
-    if passed_on or not isinstance(norm, _BatchNorm) or norm.training or norm.running_mean is None or norm.running_var is None:
+    if passed_on or not isinstance(norm, _NormBase) or norm.training or norm.running_mean is None or norm.running_var is None:
         return moments(output, channel_last=has_channels_last(norm))
     mean, variance = moments(given, channel_last=False)
     scale = (norm.running_var + norm.eps).rsqrt()
@@ -72,16 +82,9 @@ def output_moments(norm: nn.Module, given: Tensor, output: Tensor) -> tuple[Tens
     return scale * mean + shift, scale.square() * variance
 
 
-Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
-
-
-def recording(seen: Moments, name: str) -> Hook:
-    """A forward hook of the norm layer called `name` that puts the moments of its output into `seen`."""
-
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[name] = output_moments(module, inputs[0], output)
-
-    return hook
+def record(seen: Moments, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Put the moments of a norm layer's output into `seen`; with the first two given, a forward hook of the layer called `name`."""
+    seen[name] = output_moments(module, inputs[0], output)
 
 
 def from_buffers(model: nn.Module, names: Sequence[str]) -> Moments:
@@ -148,17 +151,14 @@ def collect(model: nn.Module, names: Sequence[str], clips: Iterable[Tensor]) -> 
     seen: Moments = {}
     counts: dict[str, int] = {}
 
-    def counting(name: str) -> Hook:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            given = inputs[0].double()
-            seen[name] = output_moments(module, given, given if output is inputs[0] else output.double())
-            counts[name] = output.numel() // seen[name][0].numel()
-
-        return hook
+    def count(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        given = inputs[0].double()
+        seen[name] = output_moments(module, given, given if output is inputs[0] else output.double())
+        counts[name] = output.numel() // seen[name][0].numel()
 
     with ExitStack() as hooks:
         for name in names:
-            hooks.callback(modules[name].register_forward_hook(counting(name)).remove)
+            hooks.callback(modules[name].register_forward_hook(partial(count, name)).remove)
         for frames in clips:
             model(frames)
             running.add(seen, counts)

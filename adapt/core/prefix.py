@@ -46,10 +46,14 @@ class Prefix:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._parts = [_Part(model, block) for block in blocks_of(model)]
-        blockd = {id(parameter) for part in self._parts for parameter in part.parameters}
-        self._elsewhere = [parameter for parameter in model.parameters() if id(parameter) not in blockd]  # any block may use these
+        in_blocks = {id(parameter) for part in self._parts for parameter in part.parameters}
+        self._elsewhere = [parameter for parameter in model.parameters() if id(parameter) not in in_blocks]  # any block may use these
         self._clip: tuple[tuple[Tensor, Tensor], Hashable] | None = None  # what is kept belongs to
         self._kept: dict[tuple[str, Hashable], tuple[Tensor, int]] = {}  # outputs, each with its version
+
+    def __reduce__(self) -> tuple[type["Prefix"], tuple[nn.Module]]:
+        """A copy is made anew around the copied network: a block's `run` may be a closure around the one that it came from."""
+        return Prefix, (self.model,)
 
     def views(self, batch: Batch) -> Tensor:
         """Logits of every view: (B V, K)."""

@@ -1,11 +1,11 @@
 """What a method carries from clip to clip, and the one way to reset, save and restore it.
 
 Anything that changes is an attribute named in `running` or a `Stateful` of its own: a method is made of such parts and needs no code of its
-own to be saved.  A state holds dicts, lists, tuples, tensors, numbers and None, so `torch.load(weights_only=True)` reads it back.
+own to be saved or moved.  A state holds dicts, lists, tuples, tensors, numbers and None, so `torch.load(weights_only=True)` reads it back.
 Noise (dropout) comes from torch's global generator, which is not part of it.
 """
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -28,10 +28,22 @@ def _like(value: Any, old: Any) -> Any:
     return value
 
 
+def _moved(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    """`value` with `fn` applied to its tensors; parameters are the network's, which moves them itself."""
+    if isinstance(value, Tensor):
+        return value if isinstance(value, nn.Parameter) else fn(value)
+    if type(value) is dict:
+        return {key: _moved(item, fn) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_moved(item, fn) for item in value)
+    return value
+
+
 class Stateful:
-    """Resets, saves and restores the attributes named in `running` and every attribute that is Stateful itself."""
+    """Resets, saves, restores the attributes named in `running`, moves all its tensors, and so with every attribute that is Stateful itself."""
 
     running: ClassVar[tuple[str, ...]] = ()
+    moves: ClassVar[bool] = True  # False: counts in float64 on the CPU, whatever the network's type and device
 
     def _parts(self) -> dict[str, "Stateful"]:
         return {name: value for name, value in vars(self).items() if isinstance(value, Stateful)}
@@ -56,6 +68,18 @@ class Stateful:
             setattr(self, name, _like(state[name], getattr(self, name)))
         for name, part in parts.items():
             part.load_state(state[name])
+
+
+    @torch.no_grad()
+    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Apply `fn`, a change of device or type as in nn.Module, to every tensor; the network's parameters have moved before."""
+        if not self.moves:
+            return
+        for name, value in vars(self).items():
+            if isinstance(value, Stateful):
+                value.move(fn)
+            elif isinstance(value, Tensor | dict | list | tuple):
+                setattr(self, name, _moved(value, fn))
 
 
 class Weights(Stateful):
@@ -114,28 +138,43 @@ def _names(model: nn.Module, parameters: Sequence[nn.Parameter]) -> list[str]:
 
 
 class Sgd(Stateful):
-    """Stochastic gradient descent on some parameters."""
+    """Stochastic gradient descent on some parameters; a step whose loss or gradient is not finite is not taken."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
         self.parameters = list(parameters)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.n_refused = 0  # steps that were not taken
         self.reset()
 
     def reset(self) -> None:
         """Forget the momentum."""
         self.inner = torch.optim.SGD(self.parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
 
-    def step(self, loss: Tensor) -> None:
-        """One step down the gradient of `loss`."""
+    def step(self, loss: Tensor) -> bool:
+        """One step down the gradient of `loss`; False where it was not taken: then weights and momentum are as before."""
         self.inner.zero_grad(set_to_none=True)
         loss.backward()
-        self.inner.step()
+        return self._take(loss)
 
-    def apply(self, gradients: Sequence[Tensor | None]) -> None:
-        """One step along gradients worked out elsewhere, in the order of the parameters; None leaves a parameter alone."""
+    def apply(self, gradients: Sequence[Tensor | None], loss: Tensor) -> bool:
+        """`step` along gradients of `loss` worked out elsewhere, in the order of the parameters; None leaves a parameter alone."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
+        return self._take(loss)
+
+    def _take(self, loss: Tensor) -> bool:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if not bool(loss.isfinite() & norm.isfinite()):
+            self.inner.zero_grad(set_to_none=True)
+            self.n_refused += 1
+            return False
         self.inner.step()
+        return True
+
+    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Apply `fn` to the momentum."""
+        for values in self.inner.state.values():
+            values.update({name: _moved(value, fn) for name, value in values.items()})
 
     def state(self) -> dict[str, Any]:
         """What torch's optimiser saves."""
@@ -173,7 +212,7 @@ class MovingAverage(Stateful):
 class ClassPrior(Stateful):
     """The running mean of predicted distributions, from uniform: what to divide by so that no class takes everything."""
 
-    running = ("total",)
+    running, moves = ("total",), False
 
     def __init__(self, n_classes: int, weight: float = 0.0) -> None:
         """`weight` is the exponent; the uniform start counts as K clips."""

@@ -9,6 +9,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from adapt.contract import Answer, Batch, Fusion, Method
@@ -58,7 +59,19 @@ class Fused(Stateful):
         self.method, self.fusion = method, fusion
 
     def adapt(self, batch: Batch) -> Answer:
-        """Adapt on `batch`, predict it by the picture, then by picture and sound."""
+        """Adapt on `batch`, predict it by the picture, then by picture and sound.
+
+        In a caller's autocast no cast of a weight is kept: the weights change, and what inference mode cast is no use to a gradient.
+        """
+        kept = torch.is_autocast_cache_enabled()
+        torch.set_autocast_cache_enabled(False)
+        try:
+            return self._adapt(batch)
+        finally:
+            torch.clear_autocast_cache()
+            torch.set_autocast_cache_enabled(kept)
+
+    def _adapt(self, batch: Batch) -> Answer:
         if self.fusion is None:
             return dataclasses.replace(self.method.adapt(batch), fused=None)
         answer = self.method.adapt(batch)

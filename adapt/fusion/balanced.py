@@ -30,10 +30,11 @@ class Balanced(Stateful):
         self.answers = ClassPrior(n_classes, settings.prior_balance)
 
     def fuse(self, answer: Answer, batch: Batch) -> Tensor:
-        """Scores (B, K); the prior takes in the answer after it is given."""
+        """Scores (B, K); the prior takes in the answer after it is given, unless that is not a number."""
         picture = answer.after if answer.unheard is None else answer.unheard
         scores = self.answers.balanced(plain.fuse(picture, batch.s, self.floor))
-        self.answers.add(scores)
+        if not bool(scores.isnan().any()):
+            self.answers.add(scores)
         return scores
 
 

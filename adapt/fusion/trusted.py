@@ -55,7 +55,7 @@ class Settings(plain.Settings):
 class Information(Stateful):
     """The running mean of p and of its entropy."""
 
-    running = ("total", "entropy", "n_clips")
+    running, moves = ("total", "entropy", "n_clips"), False
 
     def __init__(self, n_classes: int, enough: float) -> None:
         """`enough` is the share of log K from which the picture counts fully."""
@@ -107,8 +107,16 @@ class SourceMix(Stateful):
         return self.most * (theirs / (ours + theirs) if ours + theirs > 0 else 0.5)
 
     def mix(self, adapted: Tensor, source: Tensor | None) -> Tensor:
-        """(1 - w) log p_adapted + w log p_source as log-probabilities, of (B, K) both; the former where there is no latter."""
-        return adapted if source is None else torch.lerp(adapted, source, self.weight()).log_softmax(1)
+        """(1 - w) log p_adapted + w log p_source as log-probabilities, of (B, K) both; the former where there is no latter.
+
+        A class that one of the two rules out, by log p = -inf, is ruled out, unless that one has no weight.
+        """
+        if source is None:
+            return adapted
+        w, not_ours, not_theirs = self.weight(), adapted == -math.inf, source == -math.inf
+        mixed = torch.lerp(adapted.masked_fill(not_ours, 0), source.masked_fill(not_theirs, 0), w)
+        ruled_out = torch.zeros_like(not_ours) if w >= 1 else not_ours
+        return mixed.masked_fill(ruled_out | not_theirs if w > 0 else ruled_out, -math.inf).log_softmax(1)
 
     def add(self, adapted: Tensor, source: Tensor | None) -> None:
         """Take in what both said of a batch: log-probabilities (B, K)."""
@@ -120,7 +128,7 @@ class SourceMix(Stateful):
 class Trust(Stateful):
     """The posterior probability, per class, that its sounds belong to what is seen."""
 
-    running = ("log_likelihoods",)
+    running, moves = ("log_likelihoods",), False
 
     def __init__(self, n_classes: int, prior: float) -> None:
         """`prior` is the probability that the stream's sounds belong."""
@@ -193,10 +201,13 @@ class Trusted(Stateful):
         return self.finish(answer, batch, self.believe(answer.before, answer.source, batch))
 
     def finish(self, answer: Answer, batch: Batch, belief: Belief) -> Tensor:
-        """`fuse`, where `believe` has been asked before the method's first step."""
+        """`fuse`, where `believe` has been asked before the method's first step; an answer that is not a number teaches nothing."""
         centre = answer.after if answer.unheard is None else answer.unheard
         seen = torch.lerp(centre.exp(), answer.before.exp(), self.settings.fusion_views).clamp_min(1e-12).log()
+        seen = seen.masked_fill((centre == -math.inf) & (answer.before == -math.inf), -math.inf)
         scores = self.together(self.mix.mix(seen, answer.source), batch, belief.trust, belief.weight)
+        if bool(scores.isnan().any()):
+            return scores
         self.answers.add(scores)
         self.mix.add(answer.before, answer.source)
         p = belief.picture.exp()

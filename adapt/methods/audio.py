@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from adapt.contract import Answer, Batch, SourceStatistics, Step
-from adapt.core.learner import Learner, SgdSettings, Views, adapted_parameters, milliseconds_since
+from adapt.core.learner import NOT_FINITE, Learner, SgdSettings, Views, adapted_parameters
 from adapt.core.moments import norm_layers, source_moments
 from adapt.core.settings import setting
 from adapt.core.state import Sgd
 from adapt.fusion import trusted
 from adapt.fusion.trusted import Belief, Trusted
-from adapt.losses import Alignment, consistency, divergence
+from adapt.losses import Alignment, three_terms
 from adapt.methods.vitta import Aligning
 
 UNHEARD = 0.01  # a weight of the audio term below this is no sound: the clip takes the stream's step alone
@@ -59,22 +59,24 @@ class Audio(Learner):
         self.fusion = Trusted(n_classes, settings)
         last = {id(parameter) for parameter in adapted_parameters(model, "last")}
         self.own = [parameter for parameter in self.parameters if id(parameter) in last]  # those that a clip's own steps change
+        self.own_optimiser = Sgd(self.own, settings.audio_lr)
 
     def learn(self, batch: Batch) -> Answer:
         """Take the stream's step, then the clip's own steps, predict, and let go of the latter."""
         started = time.perf_counter()
         source = self.source_answer(batch) if self.fusion.needs_source else None
         views = self.look(batch)
-        before = views.log_mean().detach()
+        before = views.log_mean.detach()
         belief = self.fusion.believe(before, source, batch)
         weight = torch.where(batch.mass > 0, belief.trust, 0).clamp(0, 1)
         loss, align, agree, audio = self.terms(views, belief.answer, weight)
-        self.optimiser.step(align + self.settings.consistency * agree)
-        self.alignment.commit(views.seen)
-        trace = [Step(loss.item(), views.agree(), milliseconds_since(started), align.item(), agree.item(), audio.item())]
+        trace = []
+        if self.optimiser.step(align + self.settings.consistency * agree):
+            self.alignment.commit(views.seen)
+            trace = [_step(started, views, loss.item(), align, agree, audio)]
         unheard = after = self.predict(batch)
-        answer = Answer(before, after, steps=1, stop_reason="unheard", gate=weight.mean().item(), unheard=unheard, source=source)
-        if self.settings.audio_weight > 0 and bool((weight > UNHEARD).any()):
+        answer = Answer(before, after, steps=len(trace), stop_reason="unheard", gate=weight.mean().item(), unheard=unheard, source=source)
+        if trace and self.settings.audio_weight > 0 and bool((weight > UNHEARD).any()):
             with self._for_this_clip():
                 reason = self._own_steps(batch, belief, weight, loss.item(), trace)
                 after = self.predict(batch) if len(trace) > 1 else after
@@ -83,15 +85,15 @@ class Audio(Learner):
 
     def terms(self, views: Views, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(loss, alignment, consistency, audio), each a scalar, of a target t (B, K) and the weights (B,) of the audio term."""
-        align, agree = self.alignment.loss(views.seen), consistency(views.log_p)
-        audio = self.settings.audio_weight * (weight * divergence(views.log_p, t)).mean()
+        align, agree, away = three_terms(self.alignment, views.seen, views.log_p, t)
+        audio = self.settings.audio_weight * (weight * away).mean()
         return align + self.settings.consistency * agree + audio, align, agree, audio
 
     def _own_steps(self, batch: Batch, belief: Belief, weight: Tensor, previous: float, trace: list[Step]) -> str:
         """Go on until a stop rule of METHOD.md section 5 holds, leave the best step's weights, return the rule's name."""
-        s, optimiser = self.settings, Sgd(self.own, self.settings.audio_lr)
+        s = self.settings
         best, best_weights = math.inf, _copy(self.own)
-        while self.may_step(trace):
+        while self.budget is None or self.budget.allows_step(max(step.ms for step in trace)):
             if s.cycle == "fixed" and len(trace) >= s.max_iterations:
                 return "max_iterations"  # without another look: what the last step made counts
             started = time.perf_counter()
@@ -105,8 +107,9 @@ class Audio(Learner):
                     if reason != "agreed":
                         _put(self.own, best_weights)
                     return reason
-            optimiser.step(loss)
-            trace.append(Step(value, views.agree(), milliseconds_since(started), align.item(), agree.item(), audio.item()))
+            if not self.own_optimiser.step(loss):
+                return NOT_FINITE
+            trace.append(_step(started, views, value, align, agree, audio))
             previous = value
         if s.cycle == "flexible":
             _put(self.own, best_weights)
@@ -117,7 +120,7 @@ class Audio(Learner):
 
         `agreed`: the views agree on the target's class, and are nearly as sure of it as the target.
         """
-        agree, p = views.agree(), views.mean()
+        agree, p = bool(views.agree), views.mean()
         t_sure, t_top = t.max(1)
         if agree and bool(((p.argmax(1) == t_top) & (p.amax(1) > SURE * t_sure)).all()):
             return "agreed"
@@ -146,6 +149,12 @@ class Audio(Learner):
         """The answers to a batch that there is no time to adapt on; the centre view stands for the views."""
         answer = super()._predict_only(batch)
         return dataclasses.replace(answer, fused=self.fusion.fuse(answer, batch))
+
+
+def _step(started: float, views: Views, loss: float, align: Tensor, agree: Tensor, audio: Tensor) -> Step:
+    """A row of the trace."""
+    ms = 1000 * (time.perf_counter() - started)
+    return Step(loss, bool(views.agree), ms, align.item(), agree.item(), audio.item())
 
 
 def _copy(parameters: list[nn.Parameter]) -> list[Tensor]:

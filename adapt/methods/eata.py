@@ -81,14 +81,15 @@ class Eata(Tent):
         """One step on the chosen clips of the batch, then predict all of it."""
         started = time.perf_counter()
         views = self.look(batch)
-        log_p = views.log_mean()
+        log_p = views.log_mean
         weight, reliable = self.weigh(log_p)
         picked = weight > 0
         if not picked.any():
             return self.answer(batch, views, "redundant" if reliable.any() else "unreliable", started)
-        self.chosen.add(log_p[picked].exp().mean(0))
         loss = (weight * entropy(log_p))[picked].mean() + self.regulariser().to(log_p)
-        self.optimiser.step(loss)
+        if not self.optimiser.step(loss):
+            return self.answer(batch, views, "max_iterations", started)
+        self.chosen.add(log_p[picked].exp().mean(0))
         return self.answer(batch, views, "max_iterations", started, loss)
 
 

@@ -69,18 +69,19 @@ class Sar(Tent):
         """One sharpness-aware step on the reliable clips of the batch, then predict all of it."""
         started = time.perf_counter()
         views = self.look(batch)
-        h = entropy(views.log_mean())
+        h = entropy(views.log_mean)
         reliable = h < self.margin
         if not reliable.any():
             return self.answer(batch, views, "unreliable", started)
         with self.weights.at(self.climbed(self.gradients(h[reliable].mean()))):
-            h_there = entropy(self.look(batch).log_mean())
+            h_there = entropy(self.look(batch).log_mean)
             still = reliable & (h_there < self.margin)
             loss = h_there[still].mean()
             gradients = self.gradients(loss) if still.any() else []
         if not gradients:
             return self.answer(batch, views, "unreliable", started)
-        self.optimiser.apply(gradients)
+        if not self.optimiser.apply(gradients, loss):
+            return self.answer(batch, views, "max_iterations", started)
         reason = self._recover(loss)
         return self.answer(batch, views, reason, started, loss)
 

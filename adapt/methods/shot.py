@@ -93,13 +93,18 @@ class Shot(Tent):
         """One step on the batch, then predict it."""
         started = time.perf_counter()
         views, features = self.look_at_features(batch)
-        log_p = views.log_mean()
+        log_p = views.log_mean
+        estimates = self.answers.state(), None if self.centroids is None else self.centroids.state()
         self.answers.add(log_p)
         loss = entropy(log_p).mean() + diversity(log_p, self.answers.mean().to(log_p))
         if features is not None and self.centroids is not None:
             loss = loss + self.settings.shot_labels * F.nll_loss(log_p, self.centroids.label(features, log_p.exp()))
-        self.optimiser.step(loss)
-        return self.answer(batch, views, "max_iterations", started, loss)
+        taken = self.optimiser.step(loss)
+        if not taken:
+            self.answers.load_state(estimates[0])
+            if self.centroids is not None and estimates[1] is not None:
+                self.centroids.load_state(estimates[1])
+        return self.answer(batch, views, "max_iterations", started, loss if taken else None)
 
 
 def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> Shot:

@@ -5,6 +5,7 @@ Supports of class k start as {w_k / ||w_k||}; a clip's unit feature joins those 
 a centroid is scaled to unit length and the head's bias is left out; unlike there a class always starts with its own weight vector, whatever
 class the head would give that.  The feature is what comes into the model's last linear layer for the centre view.
 """
+import math
 from dataclasses import dataclass
 
 import torch
@@ -71,8 +72,11 @@ class T3A(Stateful):
         """Take the batch into the supports, then predict it."""
         seen = forward_with_features(self.model, self.head, batch.centre[:, 0])
         before = seen.logits.log_softmax(1)
+        if bool(before.isnan().any()):
+            return Answer(before=before, after=before, stop_reason="not_finite", source=before)
         self.supports.add(seen.features, before)
-        after = (seen.features @ self.supports.centroids(self.n_classes).T).log_softmax(1)
+        scores = seen.features @ self.supports.centroids(self.n_classes).T
+        after = scores.masked_fill(before == -math.inf, -math.inf).log_softmax(1)
         return Answer(before=before, after=after, source=before)
 
     @torch.no_grad()

@@ -51,14 +51,14 @@ class Tent(Learner):
         """One step on the batch, then predict it."""
         started = time.perf_counter()
         views = self.look(batch)
-        loss = entropy(views.log_mean()).mean()
-        self.optimiser.step(loss)
-        return self.answer(batch, views, "max_iterations", started, loss)
+        loss = entropy(views.log_mean).mean()
+        taken = self.optimiser.step(loss)
+        return self.answer(batch, views, "max_iterations", started, loss if taken else None)
 
     def answer(self, batch: Batch, views: Views, reason: str, started: float, loss: Tensor | None = None) -> Answer:
         """Predict the batch after a step on `loss`, or after none."""
-        trace = [] if loss is None else [Step(loss.item(), views.agree(), milliseconds_since(started))]
-        return Answer(views.log_mean().detach(), self.predict(batch), steps=len(trace), stop_reason=reason, trace=trace)
+        trace = [] if loss is None else [Step(loss.item(), bool(views.agree), milliseconds_since(started))]
+        return Answer(views.log_mean.detach(), self.predict(batch), steps=len(trace), stop_reason=reason, trace=trace)
 
 
 def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> Tent:

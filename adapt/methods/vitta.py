@@ -52,10 +52,12 @@ class Vitta(Learner):
         views = self.look(batch)
         align, agree = self.alignment.loss(views.seen), consistency(views.log_p)
         loss = align + self.settings.consistency * agree
-        self.optimiser.step(loss)
-        self.alignment.commit(views.seen)
-        step = Step(loss.item(), views.agree(), milliseconds_since(started), align.item(), agree.item())
-        return Answer(views.mean().detach().log(), self.predict(batch), steps=1, stop_reason="max_iterations", trace=[step])
+        trace = []
+        if self.optimiser.step(loss):
+            self.alignment.commit(views.seen)
+            trace = [Step(loss.item(), bool(views.agree), milliseconds_since(started), align.item(), agree.item())]
+        before, after = views.mean().detach().log(), self.predict(batch)
+        return Answer(before, after, steps=len(trace), stop_reason="max_iterations", trace=trace)
 
 
 def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> Vitta:

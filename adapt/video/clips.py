@@ -22,6 +22,7 @@ from adapt.tables.cache import Clip
 from adapt.video import corruptions
 from adapt.video.corruptions import blur, ready_made
 from adapt.video.decoding import TIMEOUT_S, DecodeError, Decoders, FactsChangedError, Video
+from adapt.video.views import view_indices as view_indices
 
 LOOKAHEAD = 4  # clips held at once: the one with the model, and those decoded ahead of it
 CROP_SCALES = (1, 0.875, 0.75, 0.66)
@@ -48,12 +49,6 @@ class ClipFrames:
 
     views: torch.Tensor  # (V, C, T, H, W)
     centre: torch.Tensor  # (1, C, T, H, W)
-
-
-def view_indices(n_frames: int, frames: int, offset: float) -> np.ndarray:
-    """The `frames` indices of a view in a clip of `n_frames`; `offset` in [0, 1) is the place inside each segment."""
-    places = (np.arange(frames) + offset) * n_frames / frames
-    return np.minimum(places.astype(int), n_frames - 1)
 
 
 def read_video(path: Path, work: Callable[[Video], Result], decoders: Decoders | None = None) -> Result:
