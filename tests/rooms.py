@@ -56,7 +56,9 @@ ADAPT: Rooms = {
 }
 SHARED = ("adapt.errors", "adapt.command", "adapt.tables", "adapt.video.decoding")  # the last is how `scan` looks into a video; none loads torch
 TABLES: dict[str, Rooms] = {"pipeline": PIPELINE, "adapt": ADAPT}  # a package's name and its rooms
-REGISTRIES = ("adapt.backbones", "adapt.fusion", "adapt.methods", "pipeline.datasets", "pipeline.taggers", "pipeline.mappers", "pipeline.llm.forms")  # each file of such a folder is a choice
+REGISTRIES = (  # each file of such a folder is a choice
+    "adapt.backbones", "adapt.fusion", "adapt.methods", "pipeline.datasets", "pipeline.taggers", "pipeline.mappers", "pipeline.llm.forms",
+)  # fmt: skip
 MAY_IMPORT_THE_DEMO = ("pipeline.demo", "pipeline.datasets.demo")
 
 
@@ -109,8 +111,7 @@ def drawing(package: str) -> str:
         reach[room] = set(others).union(*(reach[other] for other in others))
     lines = ["```mermaid", "graph BT"]
     for room, others in rooms.items():
-        n_modules = sum(room_of(name) == room for name in modules(package))
-        lines.append(f'    {package}_{room}["{room} ({n_modules})"]')
+        lines.append(f'    {package}_{room}["{room}"]')
         direct = sorted(other for other in others if not any(other in reach[via] for via in others))
         lines += [f"    {package}_{room} --> {package}_{other}" for other in direct]
     return "\n".join([*lines, "```"])
