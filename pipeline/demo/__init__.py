@@ -1,1 +1,1 @@
-"""How the demo set is made: phrases of notes, a canvas and its scenes.  pipeline/datasets/demo.py makes clips of them."""
+"""How the demo set is made: phrases of notes, a canvas, scenes.  pipeline/datasets/demo.py makes clips of them."""
