@@ -1,4 +1,6 @@
-"""The stage `lists`: its files change with a data set's own class list, map and replies, and with nothing else of data/."""
+"""The stage `lists`: its files change with a data set's own class list, map and replies, and with nothing else of
+data/.
+"""
 import hashlib
 from pathlib import Path
 
@@ -7,7 +9,12 @@ import pytest
 from pipeline import lists
 from pipeline.lists import Options
 
-OWN = {"data/labels/mine.txt": "scan", "data/labels/folder.txt": "scan", "data/maps/mine.csv": "map_labels", "data/replies/mine.jsonl": "map_labels"}
+OWN = {
+    "data/labels/mine.txt": "scan",
+    "data/labels/folder.txt": "scan",
+    "data/maps/mine.csv": "map_labels",
+    "data/replies/mine.jsonl": "map_labels",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +46,12 @@ def test_files_of_other_data_sets_change_nothing() -> None:
     for name in OWN:
         Path(name).write_text("cat\n")
     before = hashes(Options("mine"))
-    for name in ("data/labels/other.txt", "data/labels/audioset.csv", "data/maps/other.csv", "data/replies/other.jsonl"):
+    for name in (
+        "data/labels/other.txt",
+        "data/labels/audioset.csv",
+        "data/maps/other.csv",
+        "data/replies/other.jsonl",
+    ):
         Path(name).write_text("dog\n")
     assert hashes(Options("mine")) == before
 
