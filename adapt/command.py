@@ -3,6 +3,7 @@
 DVC unpacks a section of params.yaml into flags (`--window_s 10.0 --no-keep_audio`); the stage's dataclass names, types
 and documents them, and no code reads params.yaml.  Loads no torch: what must be set before torch is loaded is set here.
 """
+
 import ctypes
 import json
 import logging
@@ -23,11 +24,7 @@ NEVER_BYTES, PAD_BYTES = 2**31 - 1, 2**26  # the most that mallopt takes; what t
 
 
 def main(
-<<<<<<< HEAD
     options: type[Options] | Callable[[Sequence[str]], type[Options]],
-=======
-    options: type[Options],
->>>>>>> rooms-pipeline
     run: Callable[[Options], Mapping[str, object] | None],
     *,
     prog: str,
@@ -35,15 +32,10 @@ def main(
 ) -> None:
     """Parse `args` into `options`, call `run`, and print its counts as one JSON line on stdout.
 
-<<<<<<< HEAD
-    `options` is a dataclass, or a function that chooses one by the command line.  A command that prints for itself returns None, and
-    exits through SystemExit where it has a code of its own.
-    Exits with 0 when `run` returns, 1 with a one-line reason for an `EarshotError`, 2 for wrong flags (tyro), 130 after Ctrl-C.
-=======
-    `args` is the command line where it is None.  A command that prints for itself returns None, and raises
-    SystemExit where it has an exit code of its own.  Exits with 0 when `run` returns, 1 with a one-line reason for an
-    `EarshotError`, 2 for wrong flags (tyro), 130 after Ctrl-C.
->>>>>>> rooms-pipeline
+    `options` is a dataclass, or a function that chooses one by the command line; `args` is the command line where it
+    is None.  A command that prints for itself returns None, and raises SystemExit where it has an exit code of its own.
+    Exits with 0 when `run` returns, 1 with a one-line reason for an `EarshotError`, 2 for wrong flags (tyro), 130 after
+    Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     words = sys.argv[1:] if args is None else args

@@ -4,6 +4,7 @@ Out: cache/<dataset>/lists/scan.sha256 and map_labels.sha256, a line a file, as 
 dependency that may be missing, and a class list, a map and replies may each be missing.  So `scan` and `map_labels`
 depend on these two, which stay as they are when the files of another data set come or change.
 """
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 `python -m tests.rooms` prints the drawing of docs/architecture.md.
 """
+
 import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 Rooms = Mapping[str, set[str]]
 
-# Every room of `pipeline`, a folder or a module on top, and the rooms that it may import; a room comes after those that it imports, and what is
-# on neither side is nobody's.  Of `adapt` any room may import the doors of SHARED, and of the libraries what it likes.
+# Every room of `pipeline`, a folder or a module on top, and the rooms that it may import; a room comes after those that
+# it imports, and what is on neither side is nobody's.  Of `adapt` any room may import the doors of SHARED, and of the
+# libraries what it likes.
 PIPELINE: Rooms = {
     "audio": set(),
     "demo": {"audio"},
@@ -31,7 +33,8 @@ PIPELINE: Rooms = {
     "query": {"sql"},
     "listen": {"audio", "taggers", "tag"},
 }
-# Of `adapt` the doors are: `wrapper`, what `import adapt` gives, and the commands below it, `__main__` (python -m adapt) among them.
+# Of `adapt` the doors are: `wrapper`, what `import adapt` gives, and the commands below it, `__main__` (python -m
+# adapt) among them.
 ADAPT: Rooms = {
     "errors": set(),
     "command": {"errors"},
@@ -54,10 +57,15 @@ ADAPT: Rooms = {
     "train": {"command", "source"},
     "__main__": {"command", "stream"},
 }
-SHARED = ("adapt.errors", "adapt.command", "adapt.tables", "adapt.video.decoding")  # the last is how `scan` looks into a video; none loads torch
+SHARED = (
+    "adapt.errors",
+    "adapt.command",
+    "adapt.tables",
+    "adapt.video.decoding",
+)  # the last is how `scan` looks into a video; none loads torch
 TABLES: dict[str, Rooms] = {"pipeline": PIPELINE, "adapt": ADAPT}  # a package's name and its rooms
 REGISTRIES = (  # each file of such a folder is a choice
-    "adapt.backbones", "adapt.fusion", "adapt.methods", "pipeline.datasets", "pipeline.taggers", "pipeline.mappers", "pipeline.llm.forms",
+    "adapt.backbones", "adapt.fusion", "adapt.methods", "pipeline.datasets", "pipeline.taggers", "pipeline.mappers", "pipeline.llm.forms",  # noqa: E501
 )  # fmt: skip
 MAY_IMPORT_THE_DEMO = ("pipeline.demo", "pipeline.datasets.demo")
 
@@ -69,7 +77,9 @@ def modules(package: str) -> dict[str, Path]:
 
 
 def imports(package: str) -> dict[str, set[str]]:
-    """Module -> the modules of both packages that it imports anywhere, functions included; a door's own name is no import of what it names."""
+    """Module -> the modules of both packages that it imports anywhere, functions included; a door's own name is no
+    import of what it names.
+    """
     known = {name: None for other in ("pipeline", "adapt") for name in modules(other)}
     return {module: set(_imported(file, module, known)) for module, file in modules(package).items()}
 
@@ -104,7 +114,9 @@ def crossing(package: str) -> list[tuple[str, str]]:
 
 
 def drawing(package: str) -> str:
-    """The rooms of a package as a Mermaid graph: an arrow from each room to those that it imports, but for those that it reaches anyway."""
+    """The rooms of a package as a Mermaid graph: an arrow from each room to those that it imports, but for those that
+    it reaches anyway.
+    """
     rooms = TABLES[package]
     reach: dict[str, set[str]] = {}
     for room, others in rooms.items():  # those that it imports stand above it

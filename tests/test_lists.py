@@ -1,6 +1,7 @@
 """The stage `lists`: its files change with a data set's own class list, map and replies, and with nothing else of
 data/.
 """
+
 import hashlib
 from pathlib import Path
 

@@ -1,9 +1,24 @@
-"""Who may import whom: the import graph, read from the source, against the table of rooms (tests/rooms.py), and the drawing of it."""
+"""Who may import whom: the import graph, read from the source, against the table of rooms (tests/rooms.py), and the
+drawing of it.
+"""
+
 import ast
 
 import pytest
 
-from tests.rooms import MAY_IMPORT_THE_DEMO, REGISTRIES, ROOT, SHARED, TABLES, crossing, drawing, imports, is_within, modules, room_of
+from tests.rooms import (
+    MAY_IMPORT_THE_DEMO,
+    REGISTRIES,
+    ROOT,
+    SHARED,
+    TABLES,
+    crossing,
+    drawing,
+    imports,
+    is_within,
+    modules,
+    room_of,
+)
 
 
 @pytest.mark.parametrize("package", TABLES)
@@ -14,7 +29,12 @@ def test_the_table_names_every_room_and_no_other(package: str) -> None:
 @pytest.mark.parametrize("package", TABLES)
 def test_a_room_imports_only_rooms_that_stand_above_it_in_the_table(package: str) -> None:
     order = list(TABLES[package])
-    upwards = [(room, other) for room, others in TABLES[package].items() for other in others if order.index(other) >= order.index(room)]
+    upwards = [
+        (room, other)
+        for room, others in TABLES[package].items()
+        for other in others
+        if order.index(other) >= order.index(room)
+    ]
     assert upwards == []
 
 
@@ -38,7 +58,11 @@ def test_no_module_imports_itself_over_others(package: str) -> None:
 
 @pytest.mark.parametrize("package", TABLES)
 def test_a_helper_is_imported_by_its_own_room_only(package: str) -> None:
-    helpers = [(module, imported) for module, imported in crossing(package) if any(part.startswith("_") for part in imported.split("."))]
+    helpers = [
+        (module, imported)
+        for module, imported in crossing(package)
+        if any(part.startswith("_") for part in imported.split("."))
+    ]
     assert helpers == []
 
 
@@ -47,8 +71,14 @@ def test_what_only_its_own_room_imports_is_named_as_a_helper(package: str) -> No
     """But for a package's door, and for the files of a registry, which it finds by their names."""
     graph = imports(package)
     used_elsewhere = {imported for _, imported in crossing(package)}
-    within = {name for found in graph.values() for name in found if name in graph and name.count(".") > 1} - used_elsewhere
-    closed = {name for name in within if modules(package)[name].stem != "__init__" and name.rpartition(".")[0] not in REGISTRIES}
+    within = {
+        name for found in graph.values() for name in found if name in graph and name.count(".") > 1
+    } - used_elsewhere
+    closed = {
+        name
+        for name in within
+        if modules(package)[name].stem != "__init__" and name.rpartition(".")[0] not in REGISTRIES
+    }
     assert {name for name in closed if not name.rpartition(".")[2].startswith("_")} == set()
 
 
@@ -56,7 +86,11 @@ def test_what_only_its_own_room_imports_is_named_as_a_helper(package: str) -> No
 def test_only_a_registry_imports_by_a_made_up_name_and_only_files_of_its_own(package: str) -> None:
     for module, file in modules(package).items():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "import_module":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr == "import_module"
+            ):
                 asked = ast.unparse(node.args[0]).lstrip("f").strip("'\"")
                 lazily = (module, asked) == ("adapt", "adapt.wrapper")  # the package's door
                 ours = asked.startswith(("pipeline", "adapt"))
@@ -64,13 +98,19 @@ def test_only_a_registry_imports_by_a_made_up_name_and_only_files_of_its_own(pac
 
 
 def test_pipeline_imports_of_adapt_what_both_share_and_adapt_imports_nothing_of_pipeline() -> None:
-    of_adapt = {(module, name) for module, found in imports("pipeline").items() for name in found if is_within(name, "adapt")}
+    of_adapt = {
+        (module, name) for module, found in imports("pipeline").items() for name in found if is_within(name, "adapt")
+    }
     assert {(module, name) for module, name in of_adapt if not is_within(name, *SHARED)} == set()
     assert {name for found in imports("adapt").values() for name in found if is_within(name, "pipeline")} == set()
 
 
 def test_nothing_but_the_demo_and_its_registry_entry_imports_the_demo() -> None:
-    importing = {module for module, found in imports("pipeline").items() if any(is_within(name, "pipeline.demo") for name in found)}
+    importing = {
+        module
+        for module, found in imports("pipeline").items()
+        if any(is_within(name, "pipeline.demo") for name in found)
+    }
     assert {module for module in importing if not is_within(module, *MAY_IMPORT_THE_DEMO)} == set()
 
 

@@ -1,4 +1,5 @@
 """How far a stage is, on stderr: a bar in a terminal, a line now and then in a file or a pipe."""
+
 import sys
 from typing import Any
 
