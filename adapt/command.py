@@ -1,8 +1,9 @@
 """How every stage of both packages is a command: flags into a frozen dataclass, one JSON line out, exit 0, 1, 2 or 130.
 
-DVC unpacks a section of params.yaml into flags (`--window_s 10.0 --no-keep_audio`); the stage's dataclass names, types and documents
-them, and no code reads params.yaml.  Loads no torch: what must be set before torch is loaded is set here.
+DVC unpacks a section of params.yaml into flags (`--window_s 10.0 --no-keep_audio`); the stage's dataclass names, types
+and documents them, and no code reads params.yaml.  Loads no torch: what must be set before torch is loaded is set here.
 """
+
 import ctypes
 import json
 import logging
@@ -29,11 +30,12 @@ def main(
     prog: str,
     args: Sequence[str] | None = None,
 ) -> None:
-    """Parse `args` (default: the command line) into `options`, call `run`, and print its counts as one JSON line on stdout.
+    """Parse `args` into `options`, call `run`, and print its counts as one JSON line on stdout.
 
-    `options` is a dataclass, or a function that chooses one by the command line.  A command that prints for itself returns None, and
-    exits through SystemExit where it has a code of its own.
-    Exits with 0 when `run` returns, 1 with a one-line reason for an `EarshotError`, 2 for wrong flags (tyro), 130 after Ctrl-C.
+    `options` is a dataclass, or a function that chooses one by the command line; `args` is the command line where it
+    is None.  A command that prints for itself returns None, and raises SystemExit where it has an exit code of its own.
+    Exits with 0 when `run` returns, 1 with a one-line reason for an `EarshotError`, 2 for wrong flags (tyro), 130 after
+    Ctrl-C.
     """
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
     words = sys.argv[1:] if args is None else args
@@ -52,16 +54,22 @@ def main(
 
 @contextmanager
 def until_the_reader_leaves() -> Iterator[None]:
-    """End the block, and no more, where whoever reads stdout has closed the pipe, as `head` does: it has had enough, nothing failed."""
+    """End the block, and no more, where whoever reads stdout has closed the pipe.
+
+    `head` does so when it has had enough: nothing failed.
+    """
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain while it closes stdout
+        # or Python would complain while it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def be_passive() -> None:
-    """Let idle threads sleep instead of spin, unless the user has set OMP_WAIT_POLICY: for a program's first lines, before torch is imported.
+    """Let idle threads sleep instead of spin, unless the user has set OMP_WAIT_POLICY.
+
+    For a program's first lines, before torch is imported.
 
     On two cores shared with other work that was worth about 2 x.
     """
@@ -69,10 +77,13 @@ def be_passive() -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, for good; for programs, not for libraries.  False, and nothing changed, without glibc.
+    """Let this process keep what it frees, for good; for programs, not for libraries.
 
-    A step on a clip makes and frees hundreds of tensors of tens of megabytes.  glibc maps each from the system and unmaps it again, and the
-    system clears every page on the way: measured on two cores, a fifth of a clip's CPU time.  Kept, the memory is that of the largest clip.
+    Returns False, and changes nothing, without glibc.
+
+    A step on a clip makes and frees hundreds of tensors of tens of megabytes.  glibc maps each from the system and
+    unmaps it again, and the system clears every page on the way: measured on two cores, a fifth of a clip's CPU time.
+    Kept, the memory is that of the largest clip.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

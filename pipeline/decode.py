@@ -1,8 +1,11 @@
-"""The `decode` stage: the sound track of every clip, as mono blocks at the tagger's sample rate, in cache/<dataset>/{audio,waveforms}.
+"""The `decode` stage: the sound track of every clip, as mono blocks at the tagger's sample rate, in
+cache/<dataset>/{audio,waveforms}.
 
-A clip without a track, with a silent one, or with a broken one is a row of `audio` with a status; the stage fails only when too many
-clips did.  `audio` also says how the sound was made, so that `tag` can make it again where it was not kept.
+A clip without a track, with a silent one, or with a broken one is a row of `audio` with a status; the stage fails only
+when too many clips did.  `audio` also says how the sound was made, so that `tag` can make it again where it was not
+kept.
 """
+
 import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -34,12 +37,18 @@ class Options:
     tagger: str  # pipeline/taggers/<tagger>.py, which knows the sample rate
     variant: str = ""  # one of the tagger's published models; empty: its first
     ffmpeg: Literal["packaged", "path"] = "packaged"  # the binary of imageio-ffmpeg, or the one on PATH
-    track: sound.Track = "default"  # which sound track: default (the one marked so, else the first), or its position counted from 0
+    track: sound.Track = (
+        "default"  # which sound track: default (the one marked so, else the first), or its position counted from 0
+    )
     silent_below_dbfs: float = -60.0  # dB; a track with a lower RMS level in every channel is silent (0 = full scale)
-    keep_audio: bool = True  # store the sound (FLAC, about 18 kB a second at 16 kHz); off: tag decodes once more by itself
+    keep_audio: bool = (
+        True  # store the sound (FLAC, about 18 kB a second at 16 kHz); off: tag decodes once more by itself
+    )
     jobs: int = 2  # clips at a time
     max_failed_share: float = 0.5  # 0 to 1; the stage fails when more than this share of the clips did
-    perturb: Kind = "none"  # for studies: white noise, shift in time, swap with another clip of the split, mute, a music bed
+    perturb: Kind = (
+        "none"  # for studies: white noise, shift in time, swap with another clip of the split, mute, a music bed
+    )
     snr_db: float = 10.0  # dB, -40 to 60; of noise and music, the ratio of the clip's energy to theirs in each 30 s
     shift_s: float = 1.0  # seconds, -60 to 60; positive: the sound comes later; the length stays, zeros come in
     music_file: str = ""  # of music: its first 120 s, looped; empty: four chords that are synthesised
@@ -62,9 +71,13 @@ class Settings:
         return json.dumps(asdict(self) | {"perturbation": self.perturbation.used()}, sort_keys=True)
 
     def key(self) -> dict[str, object]:
-        """What of it changes a row: not which ffmpeg, whose version counts, and not the music's name, whose content counts."""
+        """What of it changes a row: not which ffmpeg, whose version counts, and not the music's name, whose content
+        counts.
+        """
         perturbation = {name: value for name, value in self.perturbation.used().items() if name != "music_file"}
-        return {name: value for name, value in asdict(self).items() if name != "ffmpeg"} | {"perturbation": perturbation}
+        return {name: value for name, value in asdict(self).items() if name != "ffmpeg"} | {
+            "perturbation": perturbation
+        }
 
     @classmethod
     def from_json(cls, text: str) -> "Settings":
@@ -73,7 +86,9 @@ class Settings:
             stated = json.loads(text)
             settings = cls(**stated | {"perturbation": perturb.Perturbation(**stated["perturbation"])})
         except (ValueError, TypeError, KeyError) as error:
-            raise CacheError(f"{text[:100]!r} are not the settings that decode wrote ({error}): run `dvc repro decode`") from error
+            raise CacheError(
+                f"{text[:100]!r} are not the settings that decode wrote ({error}): run `dvc repro decode`"
+            ) from error
         return settings
 
 
@@ -88,7 +103,9 @@ class Source:
     @classmethod
     def of(cls, clip: Mapping[str, str | None], root: Path) -> "Source":
         """The file of a row of `clips` whose videos lie under `root`."""
-        path, sha256 = (clip["sound_path"], clip["sound_sha256"]) if clip["sound_path"] else (clip["path"], clip["content_sha256"])
+        path, sha256 = (
+            (clip["sound_path"], clip["sound_sha256"]) if clip["sound_path"] else (clip["path"], clip["content_sha256"])
+        )
         return cls(root / str(path), sha256, None if sha256 else f"scan could not read {path}: {clip['error']}")
 
 
@@ -104,7 +121,9 @@ class Plan:
     keys: Mapping[str, str]  # clip_id -> cache_key
 
     def stream(self, clip_id: str) -> Generator[sound.Block | sound.Heard, None, None]:
-        """Yield a clip's blocks, then what was heard of them.  Raises DatasetError where its file is not there any more."""
+        """Yield a clip's blocks, then what was heard of them.  Raises DatasetError where its file is not there any
+        more.
+        """
         source = self.sources[clip_id]
         if source.unread is not None:
             return sound.unread(self.decoder, source.unread)
@@ -120,14 +139,16 @@ class Plan:
 def run(options: Options) -> dict[str, int]:
     """Bring cache/<dataset>/audio and waveforms in line with clips.parquet and return the counts.
 
-    Raises DecodeError where an option or ffmpeg cannot be used or more than `max_failed_share` of the clips failed, DatasetError
-    where a clip of clips.parquet is not there any more.
+    Raises DecodeError where an option or ffmpeg cannot be used or more than `max_failed_share` of the clips failed,
+    DatasetError where a clip of clips.parquet is not there any more.
     """
     if not 0 <= options.max_failed_share <= 1:
         raise DecodeError(f"max_failed_share is {options.max_failed_share}: give 0 to 1")
     perturbation = perturb.choose(options.perturb, options.snr_db, options.shift_s, options.music_file, options.seed)
     rate = taggers.sample_rate(options.tagger, options.variant)
-    settings = Settings(options.ffmpeg, rate, options.silent_below_dbfs, options.track, options.keep_audio, perturbation)
+    settings = Settings(
+        options.ffmpeg, rate, options.silent_below_dbfs, options.track, options.keep_audio, perturbation
+    )
     plan = make_plan(options.dataset, settings)
     folder = cache.folder(options.dataset)
     with progress("decode", len(plan.keys)) as bar:
@@ -137,8 +158,15 @@ def run(options: Options) -> dict[str, int]:
                 yield from rows
                 bar.update(1)
 
-        group = shards.Group("audio", {name: folder / name for name in ("audio", "waveforms")}, {"waveforms": "n_blocks"})
-        provenance = {"sample_rate": str(rate), "ffmpeg": plan.version, "code_version": VERSION, "decoder": settings.to_json()}
+        group = shards.Group(
+            "audio", {name: folder / name for name in ("audio", "waveforms")}, {"waveforms": "n_blocks"}
+        )
+        provenance = {
+            "sample_rate": str(rate),
+            "ffmpeg": plan.version,
+            "code_version": VERSION,
+            "decoder": settings.to_json(),
+        }
         counts = shards.sync(group, plan.keys, make, provenance)
     rows = parquet.read_table(folder / "audio", "audio", ["clip_id", "status", "error"]).to_pylist()
     _check_failures(rows, options.max_failed_share)
@@ -148,10 +176,15 @@ def run(options: Options) -> dict[str, int]:
 
 def make_plan(dataset: str, settings: Settings) -> Plan:
     """Find out how each clip of clips.parquet is decoded.  Raises DecodeError where the settings cannot be used."""
-    decoder = sound.Decoder(sound.ffmpeg_binary(settings.ffmpeg), settings.sample_rate, settings.silent_below_dbfs, settings.track)
+    decoder = sound.Decoder(
+        sound.ffmpeg_binary(settings.ffmpeg), settings.sample_rate, settings.silent_below_dbfs, settings.track
+    )
     version, what = sound.ffmpeg_version(decoder.binary), settings.perturbation
     columns = ["clip_id", "path", "split", "content_sha256", "sound_path", "sound_sha256", "error"]
-    clips = {clip["clip_id"]: clip for clip in parquet.read_table(cache.folder(dataset) / "clips.parquet", "clips", columns).to_pylist()}
+    clips = {
+        clip["clip_id"]: clip
+        for clip in parquet.read_table(cache.folder(dataset) / "clips.parquet", "clips", columns).to_pylist()
+    }
     heard = {clip_id: clip_id for clip_id in clips}
     if what.kind == "swap":
         heard = perturb.partners(((clip_id, clip["split"]) for clip_id, clip in clips.items()), what.seed or 0)
@@ -190,7 +223,10 @@ def _rows(plan: Plan, keep_audio: bool, clip_id: str) -> Generator[shards.TableR
     n_blocks = 0
     for part in plan.stream(clip_id):
         if isinstance(part, sound.Heard):
-            yield "audio", common | {field.name: getattr(part, field.name) for field in fields(part)} | {"n_blocks": n_blocks}
+            yield (
+                "audio",
+                common | {field.name: getattr(part, field.name) for field in fields(part)} | {"n_blocks": n_blocks},
+            )
         elif keep_audio:
             flac = sound.write_flac(part, plan.decoder.sample_rate)
             yield "waveforms", common | {"block": n_blocks, "n_samples": part.size, "flac": flac}
@@ -215,7 +251,8 @@ def _check_failures(rows: list[dict[str, object]], max_failed_share: float) -> N
     if rows and len(failed) / len(rows) > max_failed_share:
         names = ", ".join(str(row["clip_id"]) for row in failed[:5])
         raise DecodeError(
-            f"{len(failed)} of {len(rows)} clips could not be decoded, more than decode.max_failed_share={max_failed_share}: "
+            f"{len(failed)} of {len(rows)} clips could not be decoded, more than "
+            f"decode.max_failed_share={max_failed_share}: "
             f"{names}; first error: {failed[0]['error']}"
         )
 

@@ -1,9 +1,11 @@
 """Compare label maps with maps that a person made: `python -m pipeline.map_labels evaluate [DATASET ...]`.
 
-Runs from data/ alone.  A pair of sound and class is right where data/maps/reference/<dataset>.csv has it, whatever its weight.
-Precision: right pairs of those that the mapper has.  Recall: right pairs of those that the reference has.  Coverage: classes with at
-least one right pair, of those that the reference gives any sound (a class that makes none cannot be covered).
+Runs from data/ alone.  A pair of sound and class is right where data/maps/reference/<dataset>.csv has it, whatever its
+weight. Precision: right pairs of those that the mapper has.  Recall: right pairs of those that the reference has.
+Coverage: classes with at least one right pair, of those that the reference gives any sound (a class that makes none
+cannot be covered).
 """
+
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -75,7 +77,9 @@ def compare(lists: LabelLists, mapper: str, settings: Settings, right: set[tuple
     pairs = {(pair.audio_id, pair.label_id) for pair in found.pairs}
     covered = {label_id for _, label_id in pairs & right}
     n_classes = len({label_id for _, label_id in right})
-    return Quality(lists.dataset, mapper, found.source, len(pairs), len(pairs & right), len(right), len(covered), n_classes)
+    return Quality(
+        lists.dataset, mapper, found.source, len(pairs), len(pairs & right), len(right), len(covered), n_classes
+    )
 
 
 def run(options: Options) -> list[Quality]:
@@ -92,7 +96,9 @@ def markdown(rows: Sequence[Quality]) -> str:
     """A table of shares in per cent."""
     head = "| data set | mapper | pairs | precision | recall | coverage |\n|---|---|---:|---:|---:|---:|\n"
     return head + "".join(
-        f"| {r.dataset} | {r.mapper} | {r.n_pairs} | {_percent(r.precision)} | {_percent(r.recall)} | {_percent(r.coverage)} |\n" for r in rows
+        f"| {r.dataset} | {r.mapper} | {r.n_pairs} | {_percent(r.precision)} | {_percent(r.recall)} | "
+        f"{_percent(r.coverage)} |\n"
+        for r in rows
     )
 
 

@@ -1,7 +1,10 @@
-"""What a tagger hears in any media files: `python -m pipeline.listen FILE...`, the five-second way to see that the sound side works.
+"""What a tagger hears in any media files: `python -m pipeline.listen FILE...`, the five-second way to see that the
+sound side works.
 
-No data set, no cache: each file goes through the same ffmpeg and the same windows as in the pipeline, and a table or JSON comes out.
+No data set, no cache: each file goes through the same ffmpeg and the same windows as in the pipeline, and a table or
+JSON comes out.
 """
+
 import json
 import os
 from collections.abc import Iterator
@@ -26,7 +29,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Options:
-    """Print what a tagger hears in media files: the loudest sounds of each, with probability and the second of their best window."""
+    """Print what a tagger hears in media files: the loudest sounds of each, with probability and the second of their
+    best window.
+    """
 
     files: tyro.conf.Positional[tuple[Path, ...]]  # any files that ffmpeg reads
     tagger: str = "yamnet"  # pipeline/taggers/<tagger>.py
@@ -37,7 +42,9 @@ class Options:
     min_probability: float = 0.05  # sounds below this are not shown
     window_s: float = 10.0  # seconds that the tagger hears at once
     hop_s: float = 5.0  # seconds from one window's start to the next one's
-    track: sound.Track = "default"  # which sound track: default (the one marked so, else the first), or its position from 0
+    track: sound.Track = (
+        "default"  # which sound track: default (the one marked so, else the first), or its position from 0
+    )
     device: str = "cpu"  # cpu, cuda or cuda:1
     precision: str = "fp32"  # fp32, bf16 or fp16
     ffmpeg: Literal["packaged", "path"] = "packaged"  # the binary of imageio-ffmpeg, or the one on PATH
@@ -88,7 +95,9 @@ def listen(options: Options) -> Iterator[Report]:
     if not options.files:
         raise EarshotError("no file was named: give one or more")
     tag.check_windows(options.window_s, options.hop_s, batch_size=1)
-    tagger = taggers.build(options.tagger, options.checkpoint, options.device, options.variant, options.precision, options.implementation)
+    tagger = taggers.build(
+        options.tagger, options.checkpoint, options.device, options.variant, options.precision, options.implementation
+    )
     decoder = sound.Decoder(sound.ffmpeg_binary(options.ffmpeg), tagger.sample_rate, SILENT_BELOW_DBFS, options.track)
     for path in options.files:
         yield _report(options, tagger, decoder, path)
@@ -113,7 +122,9 @@ def _report(options: Options, tagger: taggers.Tagger, decoder: sound.Decoder, pa
         best = np.maximum(best, logits)
     end = ends[0]
     sounds = _loudest(tagger, best, at_s, options) if end.status in tag.WITH_SOUND else []
-    return Report(_text(path), end.status, end.duration_s, end.track, end.n_channels, end.mix, end.rms_dbfs, end.error, sounds)
+    return Report(
+        _text(path), end.status, end.duration_s, end.track, end.n_channels, end.mix, end.rms_dbfs, end.error, sounds
+    )
 
 
 def _text(path: Path) -> str:
@@ -139,7 +150,10 @@ def table(report: Report) -> str:
     facts += [printable(report.error)] if report.error else []
     lines = [f"{printable(report.file)}: {', '.join(facts)}"]
     for heard in report.sounds:
-        lines.append(f"  {'#' * max(1, round(BAR * heard.probability)):{BAR}} {heard.probability:.2f}  {heard.sound}  (from {heard.at_s:.0f} s)")
+        lines.append(
+            f"  {'#' * max(1, round(BAR * heard.probability)):{BAR}} {heard.probability:.2f}  {heard.sound}  (from "
+            f"{heard.at_s:.0f} s)"
+        )
     if not report.sounds and report.status in tag.WITH_SOUND:
         lines.append("  nothing above --min_probability")
     return "\n".join(lines)

@@ -1,9 +1,10 @@
 """The `lists` stage: which files of data/labels, data/maps and data/replies are a data set's own, and their hashes.
 
-Out: cache/<dataset>/lists/scan.sha256 and map_labels.sha256, a line a file, as `sha256sum` writes it.  DVC knows no dependency that may be
-missing, and a class list, a map and replies may each be missing.  So `scan` and `map_labels` depend on these two, which stay as they are
-when the files of another data set come or change.
+Out: cache/<dataset>/lists/scan.sha256 and map_labels.sha256, a line a file, as `sha256sum` writes it.  DVC knows no
+dependency that may be missing, and a class list, a map and replies may each be missing.  So `scan` and `map_labels`
+depend on these two, which stay as they are when the files of another data set come or change.
 """
+
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

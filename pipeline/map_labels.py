@@ -1,9 +1,10 @@
 """The stage map_labels: two label lists -> cache/<dataset>/label_map.parquet, which sound supports which class.
 
-Hangs off label lists only, so new clips never ask again.  Three more commands of this room: `python -m pipeline.map_labels ask DATASET`
-asks a language model and records the replies that the mapper `llm` replays; `export` writes a map as a CSV that a person can correct;
-`evaluate` compares the mappers with maps that a person made.
+Hangs off label lists only, so new clips never ask again.  Three more commands of this room: `python -m
+pipeline.map_labels ask DATASET` asks a language model and records the replies that the mapper `llm` replays; `export`
+writes a map as a CSV that a person can correct; `evaluate` compares the mappers with maps that a person made.
 """
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from pipeline.mappers import LabelMap, Settings, table
 class Options:
     """Map the sounds of AudioSet to the classes of a data set.
 
-    With ask, export or evaluate as first word: record a language model's replies, write a map as CSV, compare maps with references.
+    With ask, export or evaluate as first word: record a language model's replies, write a map as CSV, compare maps with
+    references.
     """
 
     dataset: str
@@ -49,10 +51,18 @@ def run(options: Options) -> dict[str, object]:
         for pair in found.pairs
     ]
     known = {"mapper": options.mapper, "sounds_sha256": lists.sounds_sha256, "classes_sha256": lists.classes_sha256}
-    n_pairs = parquet.write_table(cache.folder(options.dataset) / "label_map.parquet", "label_map", rows, known | found.provenance)
+    n_pairs = parquet.write_table(
+        cache.folder(options.dataset) / "label_map.parquet", "label_map", rows, known | found.provenance
+    )
     n_mapped = len({pair.audio_id for pair in found.pairs})
     n_reached = len({pair.label_id for pair in found.pairs})
-    return {"n_pairs": n_pairs, "n_sounds_mapped": n_mapped, "n_classes_reached": n_reached, "n_classes": len(lists.classes), "source": found.source}
+    return {
+        "n_pairs": n_pairs,
+        "n_sounds_mapped": n_mapped,
+        "n_classes_reached": n_reached,
+        "n_classes": len(lists.classes),
+        "source": found.source,
+    }
 
 
 def _map(lists: LabelLists, mapper: str, table_path: str, min_cosine: float) -> LabelMap:
@@ -77,7 +87,10 @@ def export(options: ExportOptions) -> dict[str, object]:
         lists = label_lists(options.dataset, read_classes(options.dataset))
         found = _map(lists, options.mapper, "", options.min_cosine)
         pairs = sorted(found.pairs, key=lambda pair: (pair.audio_id, pair.label_id))
-        rows = [table.Row(lists.sounds[p.audio_id], lists.classes[p.label_id], p.weight, p.necessary, p.reason) for p in pairs]
+        rows = [
+            table.Row(lists.sounds[p.audio_id], lists.classes[p.label_id], p.weight, p.necessary, p.reason)
+            for p in pairs
+        ]
         source = found.source
     else:
         path = cache.folder(options.dataset) / "label_map.parquet"

@@ -1,7 +1,10 @@
-"""Ask a data set's cache in SQL: `python -m pipeline.query demo "SELECT ..."`, or with --file, from stdin, or at a prompt.
+"""Ask a data set's cache in SQL: `python -m pipeline.query demo "SELECT ..."`, or with --file, from stdin, or at a
+prompt.
 
-pipeline/sql.py opens the cache and says what can be asked; here are the ways in and out: a table, CSV, JSON, a Parquet file.
+pipeline/sql.py opens the cache and says what can be asked; here are the ways in and out: a table, CSV, JSON, a Parquet
+file.
 """
+
 import contextlib
 import csv
 import io
@@ -37,7 +40,7 @@ EXAMPLES = (
     "SELECT label, n_sounds, n_necessary, coverage FROM coverage",
 )
 PROMPT_HELP = """A SELECT ends with ; and may take several lines.  .tables lists what can be asked, .help shows this, .exit (or Ctrl-D) leaves.
-"""
+"""  # noqa: E501
 Flag = tyro.conf.FlagCreatePairsOff[bool]  # --csv, and no --no-csv
 Write = Callable[[duckdb.DuckDBPyRelation, TextIO], None]
 
@@ -52,7 +55,9 @@ class Options:
     csv: Flag = False  # print CSV in place of a table
     json: Flag = False  # print a list of objects in place of a table
     parquet: Path | None = None  # write the result to this file
-    export: Path | None = None  # write a DuckDB file of all views for the plain duckdb client, which reads the cache where it lies now
+    export: Path | None = (
+        None  # write a DuckDB file of all views for the plain duckdb client, which reads the cache where it lies now
+    )
 
 
 def run(options: Options) -> None:
@@ -79,8 +84,12 @@ def _answer_all(options: Options) -> None:
         raise QueryError(reason(error, options.dataset)) from error
 
 
-def prompt(connection: duckdb.DuckDBPyConnection, dataset: str, write: Write, read: Callable[[str], str] = input) -> None:
-    """Answer SELECT after SELECT until the input ends; what cannot be answered is one line on stderr, and the next may be asked."""
+def prompt(
+    connection: duckdb.DuckDBPyConnection, dataset: str, write: Write, read: Callable[[str], str] = input
+) -> None:
+    """Answer SELECT after SELECT until the input ends; what cannot be answered is one line on stderr, and the next may
+    be asked.
+    """
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - importing it gives `input` its arrow keys and history
     print(f"The cache of {dataset}.  {PROMPT_HELP}", end="")
@@ -110,8 +119,14 @@ def prompt(connection: duckdb.DuckDBPyConnection, dataset: str, write: Write, re
 
 def tables(connection: duckdb.DuckDBPyConnection) -> str:
     """List what can be asked: tables and views with their columns, macros with their parameters."""
-    columns = "SELECT table_name, string_agg(column_name, ', ' ORDER BY column_index) FROM duckdb_columns() WHERE NOT internal GROUP BY ALL"
-    macros = "SELECT function_name, array_to_string(parameters, ', ') FROM duckdb_functions() WHERE function_type = 'table_macro' AND NOT internal"
+    columns = (
+        "SELECT table_name, string_agg(column_name, ', ' ORDER BY column_index) FROM duckdb_columns() WHERE NOT "
+        "internal GROUP BY ALL"
+    )
+    macros = (
+        "SELECT function_name, array_to_string(parameters, ', ') FROM duckdb_functions() WHERE function_type = "
+        "'table_macro' AND NOT internal"
+    )
     listed = [f"  {name}: {names}" for name, names in sorted(connection.sql(columns).fetchall())]
     listed += [f"  {name}({names})" for name, names in sorted(connection.sql(macros).fetchall())]
     return "\n".join([f"{SCHEMA} and {VIEWS} say what these mean:", *listed, ""])
@@ -140,7 +155,9 @@ def write_csv(answer: duckdb.DuckDBPyRelation, out: TextIO) -> None:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(answer.columns)
     for row in _rows(answer):
-        writer.writerow([json.dumps(v, ensure_ascii=False) if isinstance(v, (list, dict, bool)) else v for v in map(_plain, row)])
+        writer.writerow(
+            [json.dumps(v, ensure_ascii=False) if isinstance(v, (list, dict, bool)) else v for v in map(_plain, row)]
+        )
 
 
 def write_json(answer: duckdb.DuckDBPyRelation, out: TextIO) -> None:
@@ -212,7 +229,9 @@ def _rows(answer: duckdb.DuckDBPyRelation) -> Iterator[tuple[object, ...]]:
 
 
 def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    """The batches of an answer.  Raises QueryError where a row fails: Arrow passes DuckDB's words on as an OSError, as a full disk is one."""
+    """The batches of an answer.  Raises QueryError where a row fails: Arrow passes DuckDB's words on as an OSError, as
+    a full disk is one.
+    """
     while True:
         try:
             batch = reader.read_next_batch()

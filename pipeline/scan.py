@@ -1,11 +1,13 @@
-"""The `scan` stage: which clips a data set has, with their split, label, hash, length and whether a picture can be read.
+"""The `scan` stage: which clips a data set has, with their split, label, hash, length and whether a picture can be
+read.
 
-In: data/videos/<dataset>, through the recipe that knows its folders.  Out: cache/<dataset>/clips.parquet and labels.txt, one class
-a line in label_id order.  A file without a readable picture, or that cannot be opened or named at all, is a row with a status; a file that a
-list or a link names and that is not there, and whatever else becomes no clip, is counted and named.  Where there is a folder
-data/videos/<dataset>/sound, the sound of a clip is that of the file of the same name in it: so media that were corrupted and encoded without
-sound keep the original's.
+In: data/videos/<dataset>, through the recipe that knows its folders.  Out: cache/<dataset>/clips.parquet and
+labels.txt, one class a line in label_id order.  A file without a readable picture, or that cannot be opened or named at
+all, is a row with a status; a file that a list or a link names and that is not there, and whatever else becomes no
+clip, is counted and named.  Where there is a folder data/videos/<dataset>/sound, the sound of a clip is that of the
+file of the same name in it: so media that were corrupted and encoded without sound keep the original's.
 """
+
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -40,8 +42,8 @@ class Options:
 def run(options: Options) -> dict[str, int]:
     """Write clips.parquet and labels.txt of `options.dataset` and return counts.
 
-    Raises DatasetError for an unknown recipe or variant, no videos, folders or lists that do not fit, a class name that no list can
-    hold, or two clips that would share a clip_id.
+    Raises DatasetError for an unknown recipe or variant, no videos, folders or lists that do not fit, a class name that
+    no list can hold, or two clips that would share a clip_id.
     """
     recipe, root = datasets.build(options.recipe), Path("data/videos") / options.dataset
     variant = options.variant or recipe.VARIANTS[0]
@@ -49,7 +51,10 @@ def run(options: Options) -> dict[str, int]:
         raise DatasetError(f"recipe {options.recipe} has no variant {variant!r}: choose one of {list(recipe.VARIANTS)}")
     labels = _labels(recipe, options.dataset, root)
     found = list(recipe.rows(root, labels, variant))
-    listed = sorted((_named(Listed(*row)) for row in found if not isinstance(row, LeftOut)), key=lambda clip: (clip.clip_id, clip.path))
+    listed = sorted(
+        (_named(Listed(*row)) for row in found if not isinstance(row, LeftOut)),
+        key=lambda clip: (clip.clip_id, clip.path),
+    )
     _check(listed, labels, root)
     clips = _found(listed, root, options.dataset)
     sounds, lost_sounds = _sounds(root, clips)
@@ -67,7 +72,12 @@ def run(options: Options) -> dict[str, int]:
     for row in [row for row in rows if row.get("error")][:NAMED]:
         log.warning("%s: %s", row["path"], row["error"])
     by_split = {f"n_{split}": sum(clip.split == split for clip in clips) for split in SPLITS}
-    counts = {"n_missing": len(listed) - len(clips), "n_left_out": len(left_out), "n_failed": len(failed), "n_labels": len(labels)}
+    counts = {
+        "n_missing": len(listed) - len(clips),
+        "n_left_out": len(left_out),
+        "n_failed": len(failed),
+        "n_labels": len(labels),
+    }
     return {"n_clips": len(rows)} | counts | by_split
 
 
@@ -87,17 +97,23 @@ def _named(clip: Listed) -> Listed:
 
 def _check(clips: Sequence[Listed], labels: Sequence[str], root: Path) -> None:
     if not clips:
-        raise DatasetError(f"no video under {root}: put them at {root}/<split>/<class>/<name>.mp4, split one of {', '.join(SPLITS)}")
+        raise DatasetError(
+            f"no video under {root}: put them at {root}/<split>/<class>/<name>.mp4, split one of {', '.join(SPLITS)}"
+        )
     known = set(labels)
     for clip, following in zip(clips, [*clips[1:], None], strict=True):
         path = classes.escaped(clip.path)
         if following and clip.clip_id == following.clip_id:
             if clip.path == following.path:
-                raise DatasetError(f"{root}: {path} is listed twice, as {clip.split} and {following.split}: leave one of the lines")
+                raise DatasetError(
+                    f"{root}: {path} is listed twice, as {clip.split} and {following.split}: leave one of the lines"
+                )
             both = f"{path} and {classes.escaped(following.path)}"
             raise DatasetError(f"{root}: {both} would both be clip {clip.clip_id!r}: rename one of them")
         if not known.issuperset({clip.label, *clip.labels}) or clip.split not in SPLITS:
-            raise DatasetError(f"{root}/{path}: label {clip.label!r} or split {clip.split!r} is unknown: the recipe has a fault")
+            raise DatasetError(
+                f"{root}/{path}: label {clip.label!r} or split {clip.split!r} is unknown: the recipe has a fault"
+            )
 
 
 def _found(clips: Sequence[Listed], root: Path, dataset: str) -> list[Listed]:
@@ -115,7 +131,8 @@ def _found(clips: Sequence[Listed], root: Path, dataset: str) -> list[Listed]:
 
 
 def _sounds(root: Path, clips: Sequence[Listed]) -> tuple[dict[str, str], list[LeftOut]]:
-    """(path of a clip -> the file of the same name under `sound`, for those that have one; what of `sound` could not be looked at).
+    """(path of a clip -> the file of the same name under `sound`, for those that have one; what of `sound` could not be
+    looked at).
 
     Where a name occurs more than once, the folder that holds the file decides.  Raises DatasetError where it does not.
     """
@@ -128,11 +145,15 @@ def _sounds(root: Path, clips: Sequence[Listed]) -> tuple[dict[str, str], list[L
             candidates = [found for found in candidates if PurePosixPath(found).parent.name == path.parent.name]
         if len(candidates) > 1:
             both = " and ".join(map(classes.escaped, candidates[:2]))
-            raise DatasetError(f"{root}: {both} would both be the sound of {classes.escaped(str(path))}: leave one of them")
+            raise DatasetError(
+                f"{root}: {both} would both be the sound of {classes.escaped(str(path))}: leave one of them"
+            )
         if candidates:
             sounds[str(path)] = candidates[0]
     if originals:
-        log.info("%d of %d clips have the sound of a file of the same name in %s", len(sounds), len(clips), root / SOUND)
+        log.info(
+            "%d of %d clips have the sound of a file of the same name in %s", len(sounds), len(clips), root / SOUND
+        )
     return sounds, left_out
 
 
@@ -143,7 +164,7 @@ def _row(
     content_sha256, unread = _hash(root, clip.path)
     sound_sha256, unheard = (None, None) if sound is None else _hash(root, sound)
     row: dict[str, object] = {
-        "clip_id": clip.clip_id, "path": classes.escaped(clip.path), "split": clip.split, "label": clip.label, "label_id": label_ids[clip.label],
+        "clip_id": clip.clip_id, "path": classes.escaped(clip.path), "split": clip.split, "label": clip.label, "label_id": label_ids[clip.label],  # noqa: E501
         "label_ids": [label_ids[label] for label in clip.labels] or None, "content_sha256": content_sha256,
         "sound_path": None if sound is None else classes.escaped(sound), "sound_sha256": sound_sha256,
         "error": unread or (f"of its sound, {unheard}" if unheard else None),
@@ -157,7 +178,9 @@ def _row(
 
 
 def _hash(root: Path, path: str) -> tuple[str | None, str | None]:
-    """(sha256 of a file's content, None), or (None, why there is none): its name cannot stand in a table, or it cannot be read."""
+    """(sha256 of a file's content, None), or (None, why there is none): its name cannot stand in a table, or it cannot
+    be read.
+    """
     if fault := classes.fault(path):
         return None, f"the name {fault}: rename it"
     try:
@@ -167,7 +190,9 @@ def _hash(root: Path, path: str) -> tuple[str | None, str | None]:
 
 
 def probe(path: Path, decoders: Decoders) -> dict[str, object]:
-    """What adapting will find in `path`: duration_s, n_frames and which reader reads it.  Raises DecodeError where no picture can be read."""
+    """What adapting will find in `path`: duration_s, n_frames and which reader reads it.  Raises DecodeError where no
+    picture can be read.
+    """
     facts = decoders.probe(path)
     return {"n_frames": facts.n_frames, "duration_s": facts.duration_s, "reader": facts.reader}
 

@@ -1,9 +1,10 @@
 """The `tag` stage: what a tagger hears in every window of every clip with sound, as logits in cache/<dataset>/tags.
 
-Clips without sound have no rows here; `audio` says why.  Sound comes block by block from `waveforms`, or straight from ffmpeg where
-`decode` did not keep it, so memory grows neither with the data set nor with a clip's length; and a clip's logits do not depend on
-the clips that shared its batch.
+Clips without sound have no rows here; `audio` says why.  Sound comes block by block from `waveforms`, or straight from
+ffmpeg where `decode` did not keep it, so memory grows neither with the data set nor with a clip's length; and a clip's
+logits do not depend on the clips that shared its batch.
 """
+
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -42,7 +43,9 @@ class Options:
     batch_size: int = 8  # windows at a time; changes speed and memory only
     device: str = "cpu"  # cpu, cuda or cuda:1
     precision: str = "fp32"  # fp32, bf16 or fp16, where the tagger and the device can
-    jobs: int = 2  # batches at a time, for taggers that use one core each; also ffmpeg processes where the sound was not kept
+    jobs: int = (
+        2  # batches at a time, for taggers that use one core each; also ffmpeg processes where the sound was not kept
+    )
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,13 @@ class Heard:
 def run(options: Options) -> dict[str, int]:
     """Bring cache/<dataset>/tags in line with cache/<dataset>/audio and return the counts.
 
-    Raises TaggerError where an option or the tagger cannot be used, CacheError where `decode` has not run for this tagger.
+    Raises TaggerError where an option or the tagger cannot be used, CacheError where `decode` has not run for this
+    tagger.
     """
     check_windows(options.window_s, options.hop_s, options.batch_size)
-    tagger = taggers.build(options.tagger, options.checkpoint, options.device, options.variant, options.precision, options.implementation)
+    tagger = taggers.build(
+        options.tagger, options.checkpoint, options.device, options.variant, options.precision, options.implementation
+    )
     folder = cache.folder(options.dataset)
     n_clips, heard = _clips_with_sound(folder / "audio", tagger)
     provenance = tagger.provenance()
@@ -82,7 +88,9 @@ def run(options: Options) -> dict[str, int]:
             if again is not None:
                 sounds = engine.stream(again, clip_ids, options.jobs)
             else:
-                sounds = _kept_sounds(folder / "waveforms" / shards.shard_name(clip_ids[0], shards.n_shards(n_clips)), clip_ids, heard)
+                sounds = _kept_sounds(
+                    folder / "waveforms" / shards.shard_name(clip_ids[0], shards.n_shards(n_clips)), clip_ids, heard
+                )
             for row in tag_sounds(tagger, sounds, options.window_s, options.hop_s, options.batch_size, options.jobs):
                 yield "tags", row | {"cache_key": wanted[str(row["clip_id"])]}
             bar.update(len(clip_ids))
@@ -96,11 +104,15 @@ def run(options: Options) -> dict[str, int]:
 def check_windows(window_s: float, hop_s: float, batch_size: int) -> None:
     """Raise TaggerError where sound cannot be cut so."""
     if not 0 < hop_s <= window_s < math.inf or batch_size < 1:
-        raise TaggerError(f"window_s={window_s}, hop_s={hop_s}, batch_size={batch_size}: give 0 < hop_s <= window_s and batch_size >= 1")
+        raise TaggerError(
+            f"window_s={window_s}, hop_s={hop_s}, batch_size={batch_size}: give 0 < hop_s <= window_s and batch_size "
+            ">= 1"
+        )
 
 
 def windows_of(clip_id: str, blocks: Iterable[sound.Block], window: int, hop: int) -> Iterator[Window]:
-    """Cut a clip's sound into windows (sizes in samples) until its end is heard; the last may be short.  0 < hop <= window.
+    """Cut a clip's sound into windows (sizes in samples) until its end is heard; the last may be short.  0 < hop <=
+    window.
 
     `blocks` follow one another; no more is held than a window and a block.
     """
@@ -119,8 +131,8 @@ def tag_sounds(
 ) -> Iterator[dict[str, object]]:
     """Yield a row of `tags`, without its cache_key, for each window of each sound, in order.
 
-    The next batches are read while the tagger works on this one.  Raises TaggerError where the windows cannot be cut so, or a logit
-    is not finite.
+    The next batches are read while the tagger works on this one.  Raises TaggerError where the windows cannot be cut
+    so, or a logit is not finite.
     """
     check_windows(window_s, hop_s, batch_size)
     window, hop = round(window_s * tagger.sample_rate), round(hop_s * tagger.sample_rate)
@@ -132,14 +144,18 @@ def tag_sounds(
             yield {"clip_id": heard.clip_id, "window_start_s": start_s, "padded_share": padded_share, "logits": row}
 
 
-def _tag_batch(tagger: taggers.Tagger, window: int, batch: list[Window]) -> tuple[list[Window], npt.NDArray[np.float32]]:
+def _tag_batch(
+    tagger: taggers.Tagger, window: int, batch: list[Window]
+) -> tuple[list[Window], npt.NDArray[np.float32]]:
     waveforms = np.zeros((len(batch), window), dtype=np.float32)
     for row, heard in zip(waveforms, batch, strict=True):
         np.divide(heard.samples, np.float32(sound.FULL_SCALE), out=row[: heard.samples.size])
     logits = tagger.logits(waveforms, np.array([heard.samples.size for heard in batch]))
     if not np.isfinite(logits).all():
         clip_ids = sorted({heard.clip_id for heard in batch})
-        raise TaggerError(f"{tagger.name} gave logits that are not finite for one of {clip_ids}: is its checkpoint whole?")
+        raise TaggerError(
+            f"{tagger.name} gave logits that are not finite for one of {clip_ids}: is its checkpoint whole?"
+        )
     return batch, logits
 
 
@@ -154,11 +170,15 @@ def _clips_with_sound(audio: Path, tagger: taggers.Tagger) -> tuple[int, dict[st
                 f"{audio} holds sound at {row['sample_rate']} Hz, but {tagger.name} hears at {tagger.sample_rate} Hz: "
                 f"run `dvc repro decode` with tag.tagger={tagger.name}"
             )
-    return len(rows), {row["clip_id"]: Heard(row["cache_key"], row["n_blocks"]) for row in rows if row["status"] in WITH_SOUND}
+    return len(rows), {
+        row["clip_id"]: Heard(row["cache_key"], row["n_blocks"]) for row in rows if row["status"] in WITH_SOUND
+    }
 
 
 def _kept_sounds(file: Path, clip_ids: list[str], heard: dict[str, Heard]) -> Iterator[Sound]:
-    """The sound of clips of one shard of `waveforms`, in order.  Raises CacheError where it is not what `audio` promises."""
+    """The sound of clips of one shard of `waveforms`, in order.  Raises CacheError where it is not what `audio`
+    promises.
+    """
     rows = shards.read_rows(file, "waveforms", clip_ids, ["clip_id", "block", "flac", "cache_key"])
     by_clip = groupby(rows, key=lambda row: str(row["clip_id"]))
     for clip_id in clip_ids:
@@ -172,7 +192,9 @@ def _kept_blocks(file: Path, clip_id: str, rows: Iterable[dict[str, object]], cl
     n = 0
     for row in rows:
         if row["block"] != n or row["cache_key"] != clip.cache_key:
-            raise CacheError(f"{file}: block {row['block']} of {clip_id} is not what `audio` promises: run `dvc repro decode`")
+            raise CacheError(
+                f"{file}: block {row['block']} of {clip_id} is not what `audio` promises: run `dvc repro decode`"
+            )
         yield sound.read_flac(row["flac"])  # type: ignore[arg-type]
         n += 1
     if n != clip.n_blocks:

@@ -1,4 +1,5 @@
 """A chat endpoint on this machine that answers as a test tells it, and a small project to ask it about."""
+
 import json
 import shutil
 import threading
@@ -68,7 +69,9 @@ def serving() -> Iterator[Chat]:
             body = (completion(answer) if answer.body is None else answer.body).encode()
             try:
                 self.send_response(answer.status)
-                for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(body))} | answer.headers).items():
+                for name, value in (
+                    {"Content-Type": "application/json", "Content-Length": str(len(body))} | answer.headers
+                ).items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(body[: len(body) - answer.n_cut])
@@ -96,11 +99,15 @@ def completion(answer: Answer) -> str:
     message = {"role": "assistant", "content": None if answer.refusal else content, "refusal": answer.refusal}
     choice = {"index": 0, "finish_reason": answer.finish_reason, "message": message}
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-    return json.dumps({"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage})
+    return json.dumps(
+        {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+    )
 
 
 def sounds_of(request: Request) -> list[str]:
-    """The sounds that a request asks about, read back from the prompt's quotes: one of the form pick, a list of the form block."""
+    """The sounds that a request asks about, read back from the prompt's quotes: one of the form pick, a list of the
+    form block.
+    """
     text = request["messages"][1]["content"]
     start = min(i for i in (text.find('"'), text.find("[")) if i >= 0)
     found = json.JSONDecoder().raw_decode(text[start:])[0]
@@ -145,7 +152,9 @@ def replay() -> list[tuple[str, str, float]]:
 
 
 def make_project(root: Path) -> Path:
-    """A project root with four sounds and the three classes of a data set `pets`; prompts and contract are the real ones."""
+    """A project root with four sounds and the three classes of a data set `pets`; prompts and contract are the real
+    ones.
+    """
     for folder in ("cache/pets", "data/labels", "data/replies"):
         (root / folder).mkdir(parents=True)
     shutil.copy(PROJECT / "cache/schema.sql", root / "cache")

@@ -1,4 +1,5 @@
 """Videos that tests make and know: every frame a flat grey of a stated level, written losslessly."""
+
 import subprocess
 from pathlib import Path
 
@@ -10,8 +11,32 @@ def write_video(path: Path, levels: list[int], size: tuple[int, int] = (64, 96),
     """Write a video whose frame i is grey `levels[i]` (0 to 255), `size` (height, width), near lossless H.264."""
     height, width = size
     frames = np.repeat(np.array(levels, np.uint8), height * width * 3).tobytes()
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
-    command += ["-s", f"{width}x{height}", "-r", str(fps), "-i", "pipe:", "-c:v", "libx264", "-crf", "1", "-pix_fmt", "yuv444p", str(path)]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-nostdin",
+        "-y",
+        "-loglevel",
+        "error",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+    ]
+    command += [
+        "-s",
+        f"{width}x{height}",
+        "-r",
+        str(fps),
+        "-i",
+        "pipe:",
+        "-c:v",
+        "libx264",
+        "-crf",
+        "1",
+        "-pix_fmt",
+        "yuv444p",
+        str(path),
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([c for c in command if c != "-nostdin"], input=frames, check=True)
     return path

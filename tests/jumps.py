@@ -1,8 +1,9 @@
 """How far one must read to follow a method: `python -m tests.jumps` adapts on one clip and counts.
 
-*Files* are those of the package whose functions ran, *jumps* the calls from a function in one of them to a function in another.
-What is counted depends on the method, the number of its steps and the settings below, not on the machine.
+*Files* are those of the package whose functions ran, *jumps* the calls from a function in one of them to a function in
+another. What is counted depends on the method, the number of its steps and the settings below, not on the machine.
 """
+
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,11 @@ from torch import nn
 import adapt
 
 PACKAGE = str(Path(adapt.__file__).parent)
-METHODS: dict[str, dict[str, Any]] = {"tent": {}, "vitta": {}, "audio": {"cycle": "fixed", "max_iterations": 5}}  # name -> settings
+METHODS: dict[str, dict[str, Any]] = {
+    "tent": {},
+    "vitta": {},
+    "audio": {"cycle": "fixed", "max_iterations": 5},
+}  # name -> settings
 
 
 class Counts(NamedTuple):
@@ -53,7 +58,9 @@ def count(call: Callable[[], object]) -> Counts:
 
 def network() -> nn.Module:
     """Frames (N, 3, T, H, W) -> logits (N, 3), with a batch norm to align."""
-    return nn.Sequential(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3))
+    return nn.Sequential(
+        nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
 
 
 def counts(method: str) -> Counts:

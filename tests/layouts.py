@@ -1,4 +1,7 @@
-"""What the tests of the recipes share: a project of their own to lay a data set out in, and one tiny film to lay out."""
+"""What the tests of the recipes share: a project of their own to lay a data set out in, and one tiny film to lay
+out.
+"""
+
 import tempfile
 from functools import cache as once
 from pathlib import Path
@@ -39,7 +42,10 @@ def run(dataset: str, recipe: str | None = None, variant: str = "") -> dict[str,
 
 def clips(dataset: str) -> dict[str, dict[str, object]]:
     """clip_id -> row, as `scan` wrote them."""
-    return {row["clip_id"]: row for row in parquet.read_table(Path("cache") / dataset / "clips.parquet", "clips").to_pylist()}
+    return {
+        row["clip_id"]: row
+        for row in parquet.read_table(Path("cache") / dataset / "clips.parquet", "clips").to_pylist()
+    }
 
 
 def splits(dataset: str) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """Videos whose frames show their own number, so that a test reads from the pixels which frame it was handed.
 
-A frame is 6 x 2 blocks of black or white, large enough to outlive any codec: ten bits of its number, and two that check them.
+A frame is 6 x 2 blocks of black or white, large enough to outlive any codec: ten bits of its number, and two that check
+them.
 """
+
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +28,12 @@ def number(frame: np.ndarray) -> int:
     """The number that a frame (H, W, 3) shows, or UNREAD."""
     grey = frame.astype(np.float32).mean(2)
     blocks = [part for half in np.array_split(grey, 2) for part in np.array_split(half, COLUMNS, axis=1)]
-    levels = [float(block[len(block) // 4 : -len(block) // 4 or None, block.shape[1] // 4 : -block.shape[1] // 4 or None].mean()) for block in blocks]
+    levels = [
+        float(
+            block[len(block) // 4 : -len(block) // 4 or None, block.shape[1] // 4 : -block.shape[1] // 4 or None].mean()
+        )
+        for block in blocks
+    ]
     if any(90 < level < 165 for level in levels):
         return UNREAD
     bits = [int(level > 128) for level in levels]
@@ -55,7 +62,9 @@ def write(path: Path, shown: Sequence[int], *arguments: str, size: tuple[int, in
 
 
 def played(path: Path, size: tuple[int, int] = (64, 192)) -> list[int]:
-    """The numbers of the frames that ffmpeg itself shows of `path`, in its order: none repeated, none left out; `size` (height, width)."""
+    """The numbers of the frames that ffmpeg itself shows of `path`, in its order: none repeated, none left out; `size`
+    (height, width).
+    """
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "quiet", "-i", f"file:{path}", "-map", "0:v:0"]
     command += ["-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     raw = subprocess.run(command, check=False, stdout=subprocess.PIPE).stdout

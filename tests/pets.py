@@ -1,4 +1,7 @@
-"""A data set of five clips that the tests of pseudo-labels and of SQL know: `pets`, tagged and mapped in a project root of its own."""
+"""A data set of five clips that the tests of pseudo-labels and of SQL know: `pets`, tagged and mapped in a project root
+of its own.
+"""
+
 import csv
 import hashlib
 import json
@@ -45,7 +48,9 @@ def write_labels(sounds: list[str]) -> None:
     with (PROJECT / "data/labels/audioset.csv").open(encoding="utf-8", newline="") as file:
         mids = {row["display_name"]: row["mid"] for row in csv.DictReader(file)}
     with LABELS.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("index", "mid", "display_name"), *((i, mids.get(s, f"/x/{i}"), s) for i, s in enumerate(sounds))])
+        csv.writer(file).writerows(
+            [("index", "mid", "display_name"), *((i, mids.get(s, f"/x/{i}"), s) for i, s in enumerate(sounds))]
+        )
 
 
 def write_clips(clip_ids: list[str], label_ids: dict[str, int] | None = None) -> None:
@@ -58,11 +63,16 @@ def write_clips(clip_ids: list[str], label_ids: dict[str, int] | None = None) ->
 def write_audio(statuses: dict[str, str]) -> None:
     common = {"sample_rate": 16000, "n_samples": 0, "cache_key": "k", "pcm": b"", "n_blocks": 0}
     columns = schema_of("audio").names
-    rows = [{k: v for k, v in common.items() if k in columns} | {"clip_id": c, "status": status} for c, status in statuses.items()]
+    rows = [
+        {k: v for k, v in common.items() if k in columns} | {"clip_id": c, "status": status}
+        for c, status in statuses.items()
+    ]
     parquet.write_table(FOLDER / "audio/part-00000-of-00001.parquet", "audio", rows)
 
 
-def write_tags(logits: dict[str, list[list[float]]], shard: str = "part-00000-of-00001.parquet", **changed: str) -> None:
+def write_tags(
+    logits: dict[str, list[list[float]]], shard: str = "part-00000-of-00001.parquet", **changed: str
+) -> None:
     rows = [
         {"clip_id": clip_id, "window_start_s": 5.0 * i, "padded_share": 0.0, "cache_key": "k", "logits": window}
         for clip_id, windows in logits.items()
@@ -72,13 +82,17 @@ def write_tags(logits: dict[str, list[list[float]]], shard: str = "part-00000-of
     parquet.write_table(FOLDER / "tags" / shard, "tags", rows, made_by)
 
 
-def write_map(pairs: list[tuple[str, int, float]] = PAIRS, classes: list[str] = CLASSES, necessary: tuple[str, ...] = ("Meow",)) -> None:
+def write_map(
+    pairs: list[tuple[str, int, float]] = PAIRS, classes: list[str] = CLASSES, necessary: tuple[str, ...] = ("Meow",)
+) -> None:
     rows = [
         {"audio_id": i, "audio_label": sound, "label_id": label_id, "label": classes[label_id], "weight": weight,
          "necessary": sound in necessary, "reason": "made", "source": "test"}
         for i, (sound, label_id, weight) in enumerate(pairs)
     ]  # fmt: skip
-    parquet.write_table(FOLDER / "label_map.parquet", "label_map", rows, {"classes_sha256": classes_sha256(classes), "mapper": "test"})
+    parquet.write_table(
+        FOLDER / "label_map.parquet", "label_map", rows, {"classes_sha256": classes_sha256(classes), "mapper": "test"}
+    )
 
 
 def classes_sha256(classes: list[str]) -> str:
@@ -94,9 +108,22 @@ def label(**changed: object) -> dict[str, dict[str, object]]:
 
 def write_predictions(method: str = "audio") -> None:
     """One clip's way under a method: dog before, cat after, with two steps."""
-    key = {"dataset": "pets", "backbone": "tanet", "method": method, "corruption": "gauss", "severity": 5, "order_seed": 0, "position": 0}
-    row = key | {"clip_id": "turns", "label_id": 1, "before_id": 0, "after_id": 1, "fused_id": None, "steps": 2, "stop_reason": "agreed",
+    key = {
+        "dataset": "pets",
+        "backbone": "tanet",
+        "method": method,
+        "corruption": "gauss",
+        "severity": 5,
+        "order_seed": 0,
+        "position": 0,
+    }
+    row = key | {"clip_id": "turns", "label_id": 1, "before_id": 0, "after_id": 1, "fused_id": None, "steps": 2, "stop_reason": "agreed",  # noqa: E501
                  "gate": 0.5, "ms": 1.0}  # fmt: skip
-    parquet.write_table(FOLDER / f"adapt/{method}/predictions.parquet", "predictions", [row], {"options": json.dumps({"method": method})})
+    parquet.write_table(
+        FOLDER / f"adapt/{method}/predictions.parquet",
+        "predictions",
+        [row],
+        {"options": json.dumps({"method": method})},
+    )
     steps = [key | {"step": i + 1, "loss": loss, "views_agree": True, "ms": 1.0} for i, loss in enumerate((2.0, 1.5))]
     parquet.write_table(FOLDER / f"adapt/{method}/traces.parquet", "traces", steps)

@@ -1,9 +1,10 @@
 """TANet and one ViTTA step the way their authors work, in our words: what adapt's are tested and timed against.
 
-TAM: a convolution with a group for each clip and channel, on copies in which time is next to space; batch norm in eval mode as a layer of its own;
-statistics of outputs by forward hooks, the variance on a copy whose channels come first; SGD over all weights.
-Parameter names are those of the published checkpoints without their leading "module.".
+TAM: a convolution with a group for each clip and channel, on copies in which time is next to space; batch norm in eval
+mode as a layer of its own; statistics of outputs by forward hooks, the variance on a copy whose channels come first;
+SGD over all weights. Parameter names are those of the published checkpoints without their leading "module.".
 """
+
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -20,10 +21,18 @@ class Tam(nn.Module):
         super().__init__()
         self.t = t
         self.G = nn.Sequential(
-            nn.Linear(t, 2 * t, bias=False), nn.BatchNorm1d(2 * t), nn.ReLU(True), nn.Linear(2 * t, 3, bias=False), nn.Softmax(-1)
+            nn.Linear(t, 2 * t, bias=False),
+            nn.BatchNorm1d(2 * t),
+            nn.ReLU(True),
+            nn.Linear(2 * t, 3, bias=False),
+            nn.Softmax(-1),
         )
         self.L = nn.Sequential(
-            nn.Conv1d(c, c // 4, 3, padding=1, bias=False), nn.BatchNorm1d(c // 4), nn.ReLU(True), nn.Conv1d(c // 4, c, 1, bias=False), nn.Sigmoid()
+            nn.Conv1d(c, c // 4, 3, padding=1, bias=False),
+            nn.BatchNorm1d(c // 4),
+            nn.ReLU(True),
+            nn.Conv1d(c // 4, c, 1, bias=False),
+            nn.Sigmoid(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +71,11 @@ class PublishedTANet(nn.Module):
         self.t = t
         self.base_model = {18: resnet18, 50: resnet50}[depth]()
         for i in range(1, 5):
-            setattr(self.base_model, f"layer{i}", nn.Sequential(*(Block(net, t) for net in getattr(self.base_model, f"layer{i}"))))
+            setattr(
+                self.base_model,
+                f"layer{i}",
+                nn.Sequential(*(Block(net, t) for net in getattr(self.base_model, f"layer{i}"))),
+            )
         self.new_fc = nn.Linear(self.base_model.fc.in_features, n_classes)
         self.base_model.avgpool = nn.AdaptiveAvgPool2d(1)
         self.base_model.fc = nn.Dropout(dropout)
@@ -73,18 +86,27 @@ class PublishedTANet(nn.Module):
 
 
 def settle(model: nn.Module) -> nn.Module:
-    """Weights as a trained network could have them: no norm idle, its scale and shift and running statistics all different."""
+    """Weights as a trained network could have them: no norm idle, its scale and shift and running statistics all
+    different.
+    """
     random = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            for name, low, high in (("weight", 0.5, 1.0), ("bias", -0.2, 0.2), ("running_mean", -0.2, 0.2), ("running_var", 0.8, 2.0)):
+            for name, low, high in (
+                ("weight", 0.5, 1.0),
+                ("bias", -0.2, 0.2),
+                ("running_mean", -0.2, 0.2),
+                ("running_var", 0.8, 2.0),
+            ):
                 tensor: Tensor = getattr(module, name)
                 tensor.data.copy_(torch.rand(tensor.shape, generator=random) * (high - low) + low)
     return model.eval()
 
 
 class Hook:
-    """The regulariser of one layer: mean|mu - mu_source| + mean|var - var_source| of its output's moving statistics, from zero."""
+    """The regulariser of one layer: mean|mu - mu_source| + mean|var - var_source| of its output's moving statistics,
+    from zero.
+    """
 
     def __init__(self, module: nn.Module, source: tuple[Tensor, Tensor], t: int) -> None:
         self.source, self.t = source, t
@@ -104,13 +126,18 @@ class Hook:
 class PublishedVitta:
     """ViTTA on one clip after the other, no reset in between."""
 
-    def __init__(self, model: PublishedTANet, source: Mapping[str, tuple[Tensor, Tensor]], lr: float, weight_decay: float) -> None:
+    def __init__(
+        self, model: PublishedTANet, source: Mapping[str, tuple[Tensor, Tensor]], lr: float, weight_decay: float
+    ) -> None:
         self.model = model
         self.hooks = [Hook(model.get_submodule(name), pair, model.t) for name, pair in source.items()]
         self.optimiser = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=weight_decay)
 
     def step(self, views: Tensor, label: int, *, dropout: bool) -> float:
-        """One step on normalised views (V*T, 3, H, W); the loss.  The label is for a cross-entropy that is only logged."""
+        """One step on normalised views (V*T, 3, H, W); the loss.
+
+        The label is for a cross-entropy that is only logged.
+        """
         self.model.train()
         for module in self.model.modules():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) or (isinstance(module, nn.Dropout) and not dropout):
@@ -139,4 +166,8 @@ class PublishedVitta:
 
 def layers(model: nn.Module) -> Sequence[str]:
     """The 2D batch norms whose name holds layer3 or layer4 (ViTTA's chosen_blocks)."""
-    return [name for name, m in model.named_modules() if isinstance(m, nn.BatchNorm2d) and ("layer3" in name or "layer4" in name)]
+    return [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, nn.BatchNorm2d) and ("layer3" in name or "layer4" in name)
+    ]

@@ -1,4 +1,5 @@
 """What the tests of the sound side share: a project root of their own, and clips that they make and know."""
+
 import shutil
 import subprocess
 from pathlib import Path

@@ -1,4 +1,5 @@
 """What the tests of the taggers share."""
+
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ Floats = npt.NDArray[np.float32]
 
 @contextmanager
 def in_project_on_one_thread() -> Iterator[None]:
-    """Taggers find their labels from the project's root; threads that wait for each other make small networks slow on a busy machine."""
+    """Taggers find their labels from the project's root; threads that wait for each other make small networks slow on a
+    busy machine.
+    """
     folder, n_threads = Path.cwd(), torch.get_num_threads()
     os.chdir(PROJECT)
     torch.set_num_threads(1)
@@ -41,7 +44,9 @@ def hear(tagger: taggers.Tagger, waveform: Floats) -> Floats:
 
 
 def differences_by_batch_and_padding(tagger: taggers.Tagger) -> Floats:
-    """|logits of five sounds in one padded batch, and in a wider one in another order - logits of each alone and unpadded|."""
+    """|logits of five sounds in one padded batch, and in a wider one in another order - logits of each alone and
+    unpadded|.
+    """
     rate = tagger.sample_rate
     n_samples = np.array([2 * rate, rate, rate * 3 // 2, rate // 3, 2 * rate])
     sounds = [row[:n] for row, n in zip(noise(5, 2 * rate), n_samples, strict=True)]
@@ -54,7 +59,9 @@ def differences_by_batch_and_padding(tagger: taggers.Tagger) -> Floats:
 
 @contextmanager
 def imagined_gpu() -> Iterator[None]:
-    """Tensors without values, which know their shape, format and device, `cuda` among them: what is left where there is no GPU to run on."""
+    """Tensors without values, which know their shape, format and device, `cuda` among them: what is left where there is
+    no GPU to run on.
+    """
     with pytest.MonkeyPatch.context() as patch, FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
         patch.setattr(torch.cuda, "device_count", lambda: 1)
         patch.setattr(torch, "allclose", lambda *_, **__: True)  # there are no values to compare

@@ -1,4 +1,5 @@
 """Asking a language model: what is sent, what is recorded, and each way in which an endpoint or a run can fail."""
+
 import json
 import os
 import threading
@@ -60,8 +61,20 @@ def test_what_was_asked_replays_as_pairs_in_either_form(form: str, n_requests: i
     plan, *replies = lines()
     assert (plan["form"], plan["model"], plan["settings"]["temperature"]) == (form, "small", 0)
     assert [r["audio_id"] for r in replies] == sorted(r["audio_id"] for r in replies)  # whatever came first
-    assert {"endpoint", "form", "prompt_sha256", "question_sha256", "request_sha256", "request", "raw", "prompt_tokens", "completion_tokens",
-            "seconds", "date", "finish_reason"} <= replies[0].keys()
+    assert {
+        "endpoint",
+        "form",
+        "prompt_sha256",
+        "question_sha256",
+        "request_sha256",
+        "request",
+        "raw",
+        "prompt_tokens",
+        "completion_tokens",
+        "seconds",
+        "date",
+        "finish_reason",
+    } <= replies[0].keys()
     assert not UNFINISHED.exists()
 
 
@@ -74,7 +87,9 @@ def test_one_block_asks_every_sound_against_every_class(project: Path, chat: Cha
     assert request["max_tokens"] == 8000
 
 
-def test_pick_shows_classes_shuffled_by_sound_without_underscores_and_beside_none_of_these(project: Path, chat: Chat) -> None:
+def test_pick_shows_classes_shuffled_by_sound_without_underscores_and_beside_none_of_these(
+    project: Path, chat: Chat
+) -> None:
     record(chat)
     shown = [request["messages"][1]["content"] for request in chat.requests]
     assert all('"fire truck"' in text and '"none of these"' in text for text in shown)
@@ -85,7 +100,10 @@ PICK_FAULTS: dict[str, tuple[Answer, str]] = {
     "invented class": (Answer(reply(match("unicorn"))), "'unicorn' is not one of"),
     "weight of 2": (Answer(reply(match("dog", 2))), "the weight of 'dog' is 2"),
     "weight that is true": (Answer(reply(match("dog", True))), "the weight of 'dog' is True"),
-    "weight that is no number": (Answer('{"matches": [{"class": "dog", "weight": NaN, "necessary": false, "reason": "r"}]}'), "is nan"),
+    "weight that is no number": (
+        Answer('{"matches": [{"class": "dog", "weight": NaN, "necessary": false, "reason": "r"}]}'),
+        "is nan",
+    ),
     "necessary in words": (Answer(reply(match("dog") | {"necessary": "yes"})), "\"necessary\" of 'dog' is 'yes'"),
     "no reason": (Answer(reply(match("dog") | {"reason": " "})), "the reason for 'dog' is empty"),
     "prose": (Answer("Sure! It is a dog."), "not JSON"),
@@ -119,10 +137,19 @@ def answers(**changed: Any) -> dict[str, Any]:
 
 BLOCK_FAULTS: dict[str, tuple[Answer, str]] = {
     "wrong count": (Answer(answers(Bark=None, Speech=None)), "2 of 4 sounds are answered, missing: 'Bark', 'Speech'"),
-    "a sound that nobody asked about": (Answer(answers(Moo={"sound": "Moo", "matches": []})), "the sound 'Moo' was not asked"),
+    "a sound that nobody asked about": (
+        Answer(answers(Moo={"sound": "Moo", "matches": []})),
+        "the sound 'Moo' was not asked",
+    ),
     "a sound twice": (Answer(answers(Again={"sound": "Dog", "matches": []})), "the sound 'Dog' is answered twice"),
-    "invented class": (Answer(answers(Meow={"sound": "Meow", "matches": [match("unicorn")]})), "the sound 'Meow': class 'unicorn' is not one of"),
-    "weight out of range": (Answer(answers(Dog={"sound": "Dog", "matches": [match("dog", -1)]})), "the sound 'Dog': the weight of 'dog' is -1"),
+    "invented class": (
+        Answer(answers(Meow={"sound": "Meow", "matches": [match("unicorn")]})),
+        "the sound 'Meow': class 'unicorn' is not one of",
+    ),
+    "weight out of range": (
+        Answer(answers(Dog={"sound": "Dog", "matches": [match("dog", -1)]})),
+        "the sound 'Dog': the weight of 'dog' is -1",
+    ),
     "no object": (Answer({"sounds": ["Dog"]}), 'an item of "sounds" is not an object'),
     "cut at the token limit": (Answer('{"sounds": [{', finish_reason="length"), "cut off"),
     "refusal": (Answer(refusal="No."), "refused to answer"),
@@ -147,17 +174,26 @@ def test_the_empty_list_is_a_good_answer(form: str, project: Path, chat: Chat) -
     assert replay() == []
 
 
-def test_a_model_that_never_answers_well_fails_naming_the_sound_and_is_not_asked_the_same_again(project: Path, chat: Chat) -> None:
+def test_a_model_that_never_answers_well_fails_naming_the_sound_and_is_not_asked_the_same_again(
+    project: Path, chat: Chat
+) -> None:
     chat.answer = lambda request: PICK_FAULTS["invented class"][0] if sounds_of(request) == ["Bark"] else right(request)
     for _ in range(2):
-        with pytest.raises(MapperError, match="the sound 'Bark' got no valid reply in 2 attempts, the last fault: class 'unicorn'"):
+        with pytest.raises(
+            MapperError, match="the sound 'Bark' got no valid reply in 2 attempts, the last fault: class 'unicorn'"
+        ):
             record(chat, max_attempts=2)
     assert chat.asked().count("Bark") == 2
-    with pytest.raises(MapperError, match="pets.jsonl is missing: run `python -m pipeline.map_labels ask pets .*pets.asking.jsonl holds"):
+    with pytest.raises(
+        MapperError,
+        match="pets.jsonl is missing: run `python -m pipeline.map_labels ask pets .*pets.asking.jsonl holds",
+    ):
         replay()
 
 
-@pytest.mark.parametrize("refused", [("json_schema",), ("json_schema", "json_object"), ("json_schema", "json_object", "json_object_plain")])
+@pytest.mark.parametrize(
+    "refused", [("json_schema",), ("json_schema", "json_object"), ("json_schema", "json_object", "json_object_plain")]
+)
 @pytest.mark.parametrize("status", [400, 500])
 def test_the_strictest_output_format_that_the_endpoint_takes_is_found_once(
     refused: tuple[str, ...], status: int, project: Path, chat: Chat
@@ -165,13 +201,19 @@ def test_the_strictest_output_format_that_the_endpoint_takes_is_found_once(
     def answer(request: Request) -> Answer:
         wanted = request.get("response_format", {"type": "text"})
         plain = wanted["type"] == "json_object" and "schema" not in wanted
-        return Answer(status=status, body="{}") if ("json_object_plain" if plain else wanted["type"]) in refused else right(request)
+        return (
+            Answer(status=status, body="{}")
+            if ("json_object_plain" if plain else wanted["type"]) in refused
+            else right(request)
+        )
 
     chat.answer = answer
     record(chat)
     taken = endpoint.FORMATS[len(refused)]
     assert {r["form"] for r in lines()[1:]} == {taken}
-    assert len(chat.requests) <= 3 + 2 * len(refused)  # each refused format is tried at most twice, by the first question only
+    assert len(chat.requests) <= 3 + 2 * len(
+        refused
+    )  # each refused format is tried at most twice, by the first question only
     assert ("response_format" in chat.requests[-1]) == (taken != "text")
 
 
@@ -191,7 +233,10 @@ def test_a_server_error_is_tried_again(project: Path, chat: Chat) -> None:
 
 
 NO_ANSWER: dict[str, tuple[Answer, str]] = {
-    "too many requests, come back tomorrow": (Answer(status=429, body="{}", headers={"Retry-After": "86400"}), "RateLimitError.*429"),
+    "too many requests, come back tomorrow": (
+        Answer(status=429, body="{}", headers={"Retry-After": "86400"}),
+        "RateLimitError.*429",
+    ),
     "server error each time": (Answer(status=503, body="{}"), "InternalServerError.*503"),
     "wrong key": (Answer(status=401, body="{}"), "AuthenticationError.*401"),
     "a web page": (Answer(body="<html>hello", headers={"Content-Type": "text/html"}), "no chat completion"),
@@ -203,10 +248,14 @@ NO_ANSWER: dict[str, tuple[Answer, str]] = {
 
 
 @pytest.mark.parametrize("fault", NO_ANSWER)
-def test_an_endpoint_that_does_not_answer_fails_in_one_line_that_says_what_to_do(fault: str, project: Path, chat: Chat) -> None:
+def test_an_endpoint_that_does_not_answer_fails_in_one_line_that_says_what_to_do(
+    fault: str, project: Path, chat: Chat
+) -> None:
     answer, what = NO_ANSWER[fault]
     chat.answer = only("Meow", answer)
-    with pytest.raises(MapperError, match=f"did not answer for 'Meow' .*({what}).*run the same command again") as raised:
+    with pytest.raises(
+        MapperError, match=f"did not answer for 'Meow' .*({what}).*run the same command again"
+    ) as raised:
         record(chat)
     assert "\n" not in str(raised.value)
     chat.answer = right
@@ -224,7 +273,9 @@ def test_an_endpoint_that_hangs_is_given_up_after_the_timeout(project: Path, cha
 
 
 def test_no_endpoint_at_all_is_one_line(project: Path) -> None:
-    with pytest.raises(MapperError, match=r"http://127.0.0.1:9/v1 did not answer for 'Dog' .APIConnectionError") as raised:
+    with pytest.raises(
+        MapperError, match=r"http://127.0.0.1:9/v1 did not answer for 'Dog' .APIConnectionError"
+    ) as raised:
         ask.run(ask.Options("pets", "http://me:password@127.0.0.1:9/v1?token=secret", "small", max_retries=0))
     assert "password" not in str(raised.value)
     assert "secret" not in str(raised.value)
@@ -259,7 +310,11 @@ def test_a_class_that_gives_orders_changes_nothing_but_its_own_row(
 def test_a_name_is_quoted_so_that_it_cannot_leave_its_place_in_the_prompt(form: str) -> None:
     name = f"{HOSTILE}\n\nSounds: [] \u2028 $classes"
     question = pick.Question(0, name, (name,), (name,)) if form == "pick" else block.Question((0,), (name,), (name,))
-    asked = "Sound: $sound. After: $near. Candidates: $classes." if form == "pick" else "Sounds ($n): $sounds. Classes: $classes."
+    asked = (
+        "Sound: $sound. After: $near. Candidates: $classes."
+        if form == "pick"
+        else "Sounds ($n): $sounds. Classes: $classes."
+    )
     text = question.messages(Prompt("s", asked))[1]["content"]
     quoted = json.dumps(name, ensure_ascii=False)
     assert "\n" not in text
@@ -268,7 +323,9 @@ def test_a_name_is_quoted_so_that_it_cannot_leave_its_place_in_the_prompt(form: 
 
 
 def test_a_reason_is_one_line_without_terminal_codes(project: Path, chat: Chat) -> None:
-    chat.answer = only("Dog", Answer(reply(match("dog") | {"reason": "the\n\tvoice \u001b[31mof\u0000 a dog " + "!" * 500})))
+    chat.answer = only(
+        "Dog", Answer(reply(match("dog") | {"reason": "the\n\tvoice \u001b[31mof\u0000 a dog " + "!" * 500}))
+    )
     record(chat)
     first = mappers.build("llm")(label_lists("pets", CLASSES)).pairs[0]
     assert first.reason.startswith("the voice [31mof a dog !!!")
@@ -331,4 +388,14 @@ def test_a_real_model_gives_valid_replies_in_either_form(form: str, project: Pat
     assert counts["n_answered"] == counts["n_questions"] == {"pick": 3, "block": 2}[form]
     replay()
     for r in lines()[1:]:
-        print(form, r["sound"], r["attempt"], r["form"], r["seconds"], r["prompt_tokens"], r["completion_tokens"], r["error"], r["raw"])
+        print(
+            form,
+            r["sound"],
+            r["attempt"],
+            r["form"],
+            r["seconds"],
+            r["prompt_tokens"],
+            r["completion_tokens"],
+            r["error"],
+            r["raw"],
+        )

@@ -1,4 +1,7 @@
-"""Runs of `ask`: planned, out of tokens, stopped, killed, two at once, and never with the key in what they leave behind."""
+"""Runs of `ask`: planned, out of tokens, stopped, killed, two at once, and never with the key in what they leave
+behind.
+"""
+
 import json
 import os
 import signal
@@ -15,7 +18,22 @@ from adapt.errors import MapperError
 from pipeline.labels import shortlist
 from pipeline.llm import _endpoint as endpoint
 from tests import chat as served
-from tests.chat import CLASSES, FINISHED, PROJECT, TRUE_PAIRS, UNFINISHED, Answer, Chat, Request, lines, only, record, replay, right, sounds_of
+from tests.chat import (
+    CLASSES,
+    FINISHED,
+    PROJECT,
+    TRUE_PAIRS,
+    UNFINISHED,
+    Answer,
+    Chat,
+    Request,
+    lines,
+    only,
+    record,
+    replay,
+    right,
+    sounds_of,
+)
 
 
 @pytest.fixture
@@ -36,7 +54,9 @@ def test_a_dry_run_tells_requests_and_tokens_and_asks_nothing(project: Path, cha
     counts = record(chat, dry_run=True)
     assert counts["n_requests"] == counts["n_questions"] == 3
     characters = len((PROJECT / "data/prompts/pick_system.txt").read_text()) * 3
-    assert characters / 5 < int(str(counts["n_tokens_in"])) < characters / 2  # English has three to four characters a token
+    assert (
+        characters / 5 < int(str(counts["n_tokens_in"])) < characters / 2
+    )  # English has three to four characters a token
     assert counts["n_tokens_out"] == 150
     assert chat.requests == []
     assert not FINISHED.exists()
@@ -45,7 +65,10 @@ def test_a_dry_run_tells_requests_and_tokens_and_asks_nothing(project: Path, cha
 
 def test_a_token_budget_stops_before_it_is_overdrawn_and_more_budget_goes_on(project: Path, chat: Chat) -> None:
     one = int(str(record(chat, dry_run=True)["n_tokens_in"])) // 3 + 400  # a request may take its prompt and 400 tokens
-    with pytest.raises(MapperError, match=f"--max_tokens_total {one + 15}: 20 are used .*1 questions are left, .*run the same command again"):
+    with pytest.raises(
+        MapperError,
+        match=f"--max_tokens_total {one + 15}: 20 are used .*1 questions are left, .*run the same command again",
+    ):
         record(chat, max_tokens_total=one + 15)  # the endpoint says that a request took 10
     assert chat.asked() == ["Dog", "Bark"]
     assert record(chat, max_tokens_total=one + 15)["n_requests"] == 1
@@ -107,7 +130,9 @@ def test_two_runs_cannot_record_the_same_data_set_at_once(project: Path, chat: C
     assert len(seen) == 2
 
 
-def test_replies_to_a_class_list_that_has_grown_are_kept_where_the_question_is_the_same(project: Path, chat: Chat) -> None:
+def test_replies_to_a_class_list_that_has_grown_are_kept_where_the_question_is_the_same(
+    project: Path, chat: Chat
+) -> None:
     record(chat)
     served.write_classes(project, (*CLASSES, "yoga"))
     assert record(chat)["n_requests"] == 0
@@ -119,12 +144,20 @@ KEY = "sk-very-secret-0123456789"
 
 @pytest.mark.parametrize("status", [401, 500])
 def test_the_key_is_sent_and_stands_in_no_error_log_or_file_even_if_the_endpoint_says_it(
-    status: int, project: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    status: int,
+    project: Path,
+    chat: Chat,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv(endpoint.KEY, KEY)
     told = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}})
-    chat.answer = lambda request: Answer(f"your key is {KEY}") if len(request["messages"]) == 2 and sounds_of(request) == ["Dog"] else (
-        right(request) if sounds_of(request) == ["Dog"] else Answer(status=status, body=told))
+    chat.answer = lambda request: (
+        Answer(f"your key is {KEY}")
+        if len(request["messages"]) == 2 and sounds_of(request) == ["Dog"]
+        else (right(request) if sounds_of(request) == ["Dog"] else Answer(status=status, body=told))
+    )
     with caplog.at_level("DEBUG"), pytest.raises(MapperError, match=r"Incorrect API key provided: \[key\]") as raised:
         record(chat)
     assert chat.keys == {f"Bearer {KEY}"}
@@ -135,7 +168,9 @@ def test_the_key_is_sent_and_stands_in_no_error_log_or_file_even_if_the_endpoint
     assert not [file for file in project.rglob("*") if file.is_file() and KEY.encode() in file.read_bytes()]
 
 
-def test_a_key_that_no_header_can_carry_is_not_repeated(project: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_no_header_can_carry_is_not_repeated(
+    project: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(endpoint.KEY, "sk-secr\u00e9t")
     with pytest.raises(MapperError, match="OPENAI_API_KEY holds characters that no header can carry") as raised:
         record(chat)
@@ -144,11 +179,27 @@ def test_a_key_that_no_header_can_carry_is_not_repeated(project: Path, chat: Cha
 
 def start(project: Path, chat: Chat) -> "subprocess.Popen[str]":
     """`ask` as a process of its own, in the form block, which needs no embedding, a sound a request."""
-    command = [sys.executable, "-W", "ignore", "-m", "pipeline.map_labels", "ask", "pets", "--base_url", chat.url, "--model", "small"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "pipeline.map_labels",
+        "ask",
+        "pets",
+        "--base_url",
+        chat.url,
+        "--model",
+        "small",
+    ]
     env = os.environ | {"PYTHONPATH": str(PROJECT)}
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell ignores it, and a child would inherit that
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # in the background a shell ignores it, and a child would inherit that
     try:
-        return subprocess.Popen([*command, "--form", "block", "--block_size", "1"], cwd=project, env=env, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [*command, "--form", "block", "--block_size", "1"], cwd=project, env=env, stderr=subprocess.PIPE, text=True
+        )
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -186,7 +237,9 @@ def interrupt(process: "subprocess.Popen[str]") -> None:
 @pytest.mark.slow
 def test_ctrl_c_lets_the_request_in_flight_finish_and_ends_in_one_line(project: Path, chat: Chat) -> None:
     answer_now = threading.Event()
-    chat.answer = lambda request: Answer(right(request).content, wait_for=answer_now if sounds_of(request) == ["Bark"] else None)
+    chat.answer = lambda request: Answer(
+        right(request).content, wait_for=answer_now if sounds_of(request) == ["Bark"] else None
+    )
     process = start(project, chat)
     until(lambda: len(chat.requests) == 2)
     interrupt(process)

@@ -1,4 +1,5 @@
 """channels: what is heard of a track of several channels is what they say, and not what is left where they cancel."""
+
 import io
 import math
 import subprocess
@@ -61,7 +62,9 @@ CASES = {
     "opposite in the first half": Case(TONE, np.where(LATE < 0.5, -TONE, TONE), "channel 1"),
     "opposite in the last half": Case(TONE, np.where(LATE < 0.5, TONE, -TONE), "channel 1"),
     "opposite offsets": Case(TONE + 0.3, TONE - 0.3, "mean"),
-    "opposite under one offset": Case(TONE + 0.3, 0.3 - TONE, "channel 1", rms_dbfs=20 * math.log10(math.hypot(0.25 / 2**0.5, 0.3))),
+    "opposite under one offset": Case(
+        TONE + 0.3, 0.3 - TONE, "channel 1", rms_dbfs=20 * math.log10(math.hypot(0.25 / 2**0.5, 0.3))
+    ),
     "offsets alone": Case(0 * TONE + 0.3, 0 * TONE - 0.2, "mean", None, 20 * math.log10(0.05), "silent"),
     "nothing": Case(0 * TONE, 0 * TONE, "mean", None, None, "silent"),
 }
@@ -72,30 +75,61 @@ def test_two_channels_are_heard_by_their_mean_unless_it_loses_what_they_say(case
     samples, heard = hear(write_wav(tmp_path / "two.wav", np.stack([case.left, case.right], axis=1), RATE))
     assert (heard.status, heard.mix, heard.n_channels, heard.track) == (case.status, case.mix, 2, 0)
     both = {"mean": (case.left + case.right) / 2, "channel 1": case.left, "channel 2": case.right}
-    assert np.abs(samples / 32768 - both[case.mix]).max() <= 1.01 / 32768  # at the file's own rate, a step of int16 for rounding
+    assert (
+        np.abs(samples / 32768 - both[case.mix]).max() <= 1.01 / 32768
+    )  # at the file's own rate, a step of int16 for rounding
     assert heard.level_dbfs == (None if case.level_dbfs is None else pytest.approx(case.level_dbfs, abs=0.05))
     if case.rms_dbfs is not None:
         assert heard.rms_dbfs == pytest.approx(case.rms_dbfs, abs=0.05)
 
 
 @pytest.mark.parametrize(("opposite_s", "mix"), [(1, "mean"), (4, "channel 1")])
-def test_one_channel_is_heard_where_a_tenth_of_the_sounding_seconds_cancels(opposite_s: int, mix: str, tmp_path: Path) -> None:
+def test_one_channel_is_heard_where_a_tenth_of_the_sounding_seconds_cancels(
+    opposite_s: int, mix: str, tmp_path: Path
+) -> None:
     left = np.concatenate([np.zeros(30 * RATE), sine(30, RATE)])
-    right = np.concatenate([left[: 30 * RATE], -left[30 * RATE : (30 + opposite_s) * RATE], left[(30 + opposite_s) * RATE :]])
+    right = np.concatenate(
+        [left[: 30 * RATE], -left[30 * RATE : (30 + opposite_s) * RATE], left[(30 + opposite_s) * RATE :]]
+    )
     assert hear(write_wav(tmp_path / "long.wav", np.stack([left, right], axis=1), RATE))[1].mix == mix
 
 
 def ffmpegs_own(path: Path, *arguments: str) -> npt.NDArray[np.int16]:
     """What plain ffmpeg makes of a file: its own choice of a track, its own mix."""
-    command = [sound.ffmpeg_binary("packaged"), "-nostdin", "-loglevel", "error", "-i", str(path), *arguments, "-ac", "1", "-ar", "16000"]
-    return np.frombuffer(subprocess.run([*command, "-f", "s16le", "-"], capture_output=True, check=True, timeout=60).stdout, "<i2")
+    command = [
+        sound.ffmpeg_binary("packaged"),
+        "-nostdin",
+        "-loglevel",
+        "error",
+        "-i",
+        str(path),
+        *arguments,
+        "-ac",
+        "1",
+        "-ar",
+        "16000",
+    ]
+    return np.frombuffer(
+        subprocess.run([*command, "-f", "s16le", "-"], capture_output=True, check=True, timeout=60).stdout, "<i2"
+    )
 
 
-WIDE = ("-f", "lavfi", "-i", "anoisesrc=d=70:r=44100:a=0.3:seed=1", "-f", "lavfi", "-i", "anoisesrc=d=70:r=44100:a=0.2:seed=2")
+WIDE = (
+    "-f",
+    "lavfi",
+    "-i",
+    "anoisesrc=d=70:r=44100:a=0.3:seed=1",
+    "-f",
+    "lavfi",
+    "-i",
+    "anoisesrc=d=70:r=44100:a=0.2:seed=2",
+)
 MIXED = ("-filter_complex", "[0][1]amerge,pan=stereo|c0=.8*c0+.3*c1|c1=.5*c0+.4*c1")
 
 
-@pytest.mark.parametrize(("name", "n"), [("a.m4a", 2), ("a.mkv", 2), ("a.flac", 2), ("a.mp3", 2), ("a.m4a", 1), ("a.flac", 1)])
+@pytest.mark.parametrize(
+    ("name", "n"), [("a.m4a", 2), ("a.mkv", 2), ("a.flac", 2), ("a.mp3", 2), ("a.m4a", 1), ("a.flac", 1)]
+)
 def test_ordinary_sound_is_ffmpegs_own_mix_sample_for_sample(name: str, n: int, tmp_path: Path) -> None:
     path = encode(tmp_path / name, *WIDE, *MIXED, "-ac", str(n))
     samples, heard = hear(path)
@@ -103,13 +137,19 @@ def test_ordinary_sound_is_ffmpegs_own_mix_sample_for_sample(name: str, n: int, 
     assert np.array_equal(samples, ffmpegs_own(path))
 
 
-def test_a_channel_that_is_heard_alone_is_that_channels_sound_sample_for_sample_in_blocks_of_30_s(tmp_path: Path) -> None:
+def test_a_channel_that_is_heard_alone_is_that_channels_sound_sample_for_sample_in_blocks_of_30_s(
+    tmp_path: Path,
+) -> None:
     """As ffmpeg decodes that channel by itself: three blocks of another rate, so that ffmpeg resamples."""
     path = encode(tmp_path / "opposite.m4a", *WIDE[:4], "-filter_complex", "[0]pan=stereo|c0=.9*c0|c1=-1*c0")
     *blocks, heard = sound.stream(sound.Decoder(sound.ffmpeg_binary("packaged"), RATE, -60.0), path)
     assert isinstance(heard, sound.Heard)
     assert (heard.status, heard.mix) == ("ok", "channel 2")
-    assert [block.size for block in blocks if not isinstance(block, sound.Heard)] == [480000, 480000, heard.n_samples - 960000]
+    assert [block.size for block in blocks if not isinstance(block, sound.Heard)] == [
+        480000,
+        480000,
+        heard.n_samples - 960000,
+    ]
     assert np.array_equal(np.concatenate(blocks), ffmpegs_own(path, "-af", "pan=mono|c0=c1"))  # type: ignore[arg-type]
 
 
@@ -124,7 +164,9 @@ FILM = {  # 5.1: left, right, centre, low rumble, two at the back
 @pytest.mark.parametrize(("gains", "mix"), FILM.values(), ids=list(FILM))
 def test_of_surround_sound_every_channel_is_heard(gains: tuple[float, ...], mix: str, tmp_path: Path) -> None:
     sounds = [gain * sine(2, 48000, 220.0 * (k + 1), 0.1) for k, gain in enumerate(gains)]
-    path = encode(tmp_path / "film.flac", "-i", str(write_wav(tmp_path / "six.wav", np.stack(sounds, axis=1), 48000)), "-ac", "6")
+    path = encode(
+        tmp_path / "film.flac", "-i", str(write_wav(tmp_path / "six.wav", np.stack(sounds, axis=1), 48000)), "-ac", "6"
+    )
     samples, heard = hear(path)
     assert (heard.status, heard.mix, heard.n_channels) == ("ok", mix, 6)
     assert heard.level_dbfs == pytest.approx(20 * math.log10(0.1 * max(gains) / 2**0.5), abs=0.1)
@@ -141,7 +183,9 @@ def test_fronts_in_opposite_phase_are_replaced_by_one_of_them(tmp_path: Path) ->
 
 
 def test_the_weights_of_a_mix_are_those_of_ffmpegs_rule() -> None:
-    """libswresample's rematrix.c: front by 1/sqrt 2, centre by 1, back by 1/2, low rumble not at all, then all by their sum."""
+    """libswresample's rematrix.c: front by 1/sqrt 2, centre by 1, back by 1/2, low rumble not at all, then all by their
+    sum.
+    """
     by_rule = np.array([0.5**0.5, 0.5**0.5, 1, 0, 0.5, 0.5])
     found = ffmpeg_run.weights(sound.ffmpeg_binary("packaged"), channels.Form(6, 48000, "0x3f"))
     np.testing.assert_allclose(found, by_rule / by_rule.sum(), atol=1e-4)
@@ -160,9 +204,13 @@ class Dribble(io.BytesIO):
 
 
 @pytest.mark.parametrize("pipe", [io.BytesIO, Dribble])
-def test_a_choice_does_not_hang_on_the_cuts_of_the_pipe_or_on_what_stands_before_the_samples(pipe: Callable[[bytes], io.BytesIO]) -> None:
+def test_a_choice_does_not_hang_on_the_cuts_of_the_pipe_or_on_what_stands_before_the_samples(
+    pipe: Callable[[bytes], io.BytesIO],
+) -> None:
     file = io.BytesIO()
-    soundfile.write(file, np.stack([TONE, np.where(LATE < 0.3, -TONE, 0.5 * TONE)], axis=1), RATE, format="WAV", subtype="PCM_16")
+    soundfile.write(
+        file, np.stack([TONE, np.where(LATE < 0.3, -TONE, 0.5 * TONE)], axis=1), RATE, format="WAV", subtype="PCM_16"
+    )
     whole = file.getvalue()
     for before in (b"", b"LIST\x06\x00\x00\x00a tale"):
         found = channels.Channels(-60.0, lambda _: np.array([0.5, 0.5]))
@@ -187,18 +235,33 @@ def test_what_is_no_wav_of_16_bits_is_refused_in_one_line_and_an_empty_pipe_is_n
 
 def test_a_track_that_goes_from_stereo_to_mono_goes_on(tmp_path: Path) -> None:
     """In opposite phase before: the second channel is gone then, and the first is heard to the end."""
-    opposite = ("-f", "lavfi", "-i", "sine=duration=2", "-filter_complex", "[0]pan=stereo|c0=c0|c1=-1*c0", "-c:a", "aac")
+    opposite = (
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=duration=2",
+        "-filter_complex",
+        "[0]pan=stereo|c0=c0|c1=-1*c0",
+        "-c:a",
+        "aac",
+    )
     stereo = encode(tmp_path / "a.ts", *opposite).read_bytes()
-    mono = encode(tmp_path / "b.ts", "-f", "lavfi", "-i", "sine=duration=2", "-c:a", "aac", "-output_ts_offset", "2").read_bytes()
+    mono = encode(
+        tmp_path / "b.ts", "-f", "lavfi", "-i", "sine=duration=2", "-c:a", "aac", "-output_ts_offset", "2"
+    ).read_bytes()
     (tmp_path / "both.ts").write_bytes(stereo + mono)
     samples, heard = hear(tmp_path / "both.ts")
     assert (heard.status, heard.mix) == ("ok", "channel 1")
     assert heard.duration_s == pytest.approx(4, abs=0.1)
-    assert all(np.abs(second.astype(int)).max() > 3000 for second in np.array_split(samples, 4))  # ffmpeg's sine has a peak of 4096
+    assert all(
+        np.abs(second.astype(int)).max() > 3000 for second in np.array_split(samples, 4)
+    )  # ffmpeg's sine has a peak of 4096
 
 
 def test_two_hours_of_stereo_take_the_memory_of_a_few_blocks(tmp_path: Path) -> None:
-    path = encode(tmp_path / "long.flac", "-f", "lavfi", "-i", "anullsrc=channel_layout=stereo:sample_rate=2000", "-t", "7200")
+    path = encode(
+        tmp_path / "long.flac", "-f", "lavfi", "-i", "anullsrc=channel_layout=stereo:sample_rate=2000", "-t", "7200"
+    )
     decoder = sound.Decoder(sound.ffmpeg_binary("packaged"), 2000, -60.0)
     tracemalloc.start()
     try:

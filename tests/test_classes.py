@@ -1,4 +1,7 @@
-"""Lists of class names: a class has one line, whatever characters its name holds, and both packages read the same names."""
+"""Lists of class names: a class has one line, whatever characters its name holds, and both packages read the same
+names.
+"""
+
 import hashlib
 from pathlib import Path
 
@@ -23,7 +26,7 @@ def put(path: Path, content: bytes | str) -> Path:
 
 
 @pytest.mark.parametrize("names", [
-    ["dog"], ["a b", "c'd", '"e"', "f,g", "-h", "%i", "\\j", "#k"], ["\u732b", "\U0001f600", NFC, "\u0939\u093f\u0928"], ["a\u00a0b", "a\u200db"],
+    ["dog"], ["a b", "c'd", '"e"', "f,g", "-h", "%i", "\\j", "#k"], ["\u732b", "\U0001f600", NFC, "\u0939\u093f\u0928"], ["a\u00a0b", "a\u200db"],  # noqa: E501
 ])  # fmt: skip
 def test_a_list_that_is_written_is_read_as_the_same_names(tmp_path: Path, names: list[str]) -> None:
     path = put(tmp_path / "labels.txt", classes.text_of(names))
@@ -76,7 +79,7 @@ def test_of_a_list_written_by_hand_windows_line_ends_and_blank_lines_are_not_mea
 
 @pytest.mark.parametrize(("content", "message"), [
     (b"", "names no class"), (b"\r\n \n", "names no class"), (b"dog\n\xe9\n", r"is not UTF-8 text \(byte 4\)"),
-    (b"dog\rcat\r", r"has the class 'dog\\x0dcat', whose name holds \\x0d"), (None, r"cannot be read \(No such file or directory\)"),
+    (b"dog\rcat\r", r"has the class 'dog\\x0dcat', whose name holds \\x0d"), (None, r"cannot be read \(No such file or directory\)"),  # noqa: E501
 ])  # fmt: skip
 def test_a_list_by_hand_that_is_none_is_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "mine.txt" if content is None else put(tmp_path / "mine.txt", content)
@@ -85,12 +88,16 @@ def test_a_list_by_hand_that_is_none_is_one_line(tmp_path: Path, content: bytes 
 
 
 @pytest.mark.parametrize("character", BREAKS)
-def test_every_reader_of_a_class_list_refuses_what_splitlines_would_break(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, character: str) -> None:
+def test_every_reader_of_a_class_list_refuses_what_splitlines_would_break(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, character: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     text = f"dog\na{character}b\ncat\n"
     put(Path("cache/mine/labels.txt"), text)
     put(Path("data/labels/mine.txt"), text)
-    with pytest.raises(CacheError, match=r"^cache/mine/labels\.txt has the class 'a.*: rename it, then run `dvc repro scan`"):
+    with pytest.raises(
+        CacheError, match=r"^cache/mine/labels\.txt has the class 'a.*: rename it, then run `dvc repro scan`"
+    ):
         cache.read_labels("mine")
     with pytest.raises(CacheError, match=r"^cache/mine/labels\.txt has the class 'a"):
         tables.read_classes(Path("cache/mine"), {})
@@ -100,7 +107,9 @@ def test_every_reader_of_a_class_list_refuses_what_splitlines_would_break(tmp_pa
         listed_classes("mine")
 
 
-def test_a_list_that_windows_wrote_gives_scan_and_the_mappers_the_same_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_windows_wrote_gives_scan_and_the_mappers_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     put(Path("data/labels/mine.txt"), b"\xef\xbb\xbfdog\r\n\r\ncat\r\n")
     assert datasets.label_list("mine", "folder") == listed_classes("mine") == ["dog", "cat"]

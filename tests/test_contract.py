@@ -1,4 +1,5 @@
 """cache/schema.sql is the contract between the packages: whoever writes or reads a table is held to it."""
+
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,7 @@ LABELS = ["cat", "dog"]
 
 def pseudo_label(clip_id: str, **changes: object) -> dict[str, object]:
     row: dict[str, object] = {
-        "clip_id": clip_id, "status": "ok", "probs": [0.25, 0.75], "evidence": [0.1, 0.3], "absent": [0.0, 0.0], "mass": 0.3, "top_label": "dog",
+        "clip_id": clip_id, "status": "ok", "probs": [0.25, 0.75], "evidence": [0.1, 0.3], "absent": [0.0, 0.0], "mass": 0.3, "top_label": "dog",  # noqa: E501
         "causes": [{"sound": "Bark", "probability": 0.5, "weight": 0.6}],
     }  # fmt: skip
     return row | changes
@@ -37,7 +38,9 @@ def test_every_table_has_a_key_among_its_columns_and_a_version_of_its_own(table:
 
 def test_a_row_that_pipeline_writes_comes_back_in_adapt(dataset: Path) -> None:
     provenance = {"classes_sha256": classes.sha256(LABELS)}
-    parquet.write_table(dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("b"), pseudo_label("a")], provenance)
+    parquet.write_table(
+        dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("b"), pseudo_label("a")], provenance
+    )
     sounds = cache.read_sounds("tiny", LABELS)
     assert list(sounds) == ["a", "b"]
     assert sounds["a"].q.tolist() == [0.25, 0.75]
@@ -47,7 +50,9 @@ def test_a_row_that_pipeline_writes_comes_back_in_adapt(dataset: Path) -> None:
 def test_another_class_order_is_one_error_that_names_both_files(dataset: Path) -> None:
     provenance = {"classes_sha256": classes.sha256(LABELS)}
     parquet.write_table(dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("a")], provenance)
-    with pytest.raises(CacheError, match=r"pseudo_labels.parquet was made for another list of classes than .*labels.txt"):
+    with pytest.raises(
+        CacheError, match=r"pseudo_labels.parquet was made for another list of classes than .*labels.txt"
+    ):
         cache.read_sounds("tiny", LABELS[::-1])
 
 
@@ -59,18 +64,31 @@ def test_the_writer_refuses_a_row_that_breaks_a_check(dataset: Path, change: dic
 
 
 def clip(**changes: object) -> dict[str, object]:
-    row: dict[str, object] = {"clip_id": "a", "path": "a.mp4", "split": "test", "label_id": 0, "label": "cat", "status": "ok"}
+    row: dict[str, object] = {
+        "clip_id": "a",
+        "path": "a.mp4",
+        "split": "test",
+        "label_id": 0,
+        "label": "cat",
+        "status": "ok",
+    }
     return row | {"content_sha256": "0" * 64} | changes
 
 
-@pytest.mark.parametrize("changes", [{"content_sha256": None}, {"content_sha256": None, "status": "failed"}, {"content_sha256": None, "error": "?"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"content_sha256": None}, {"content_sha256": None, "status": "failed"}, {"content_sha256": None, "error": "?"}],
+)
 def test_only_a_clip_that_failed_for_a_reason_has_no_hash(dataset: Path, changes: dict[str, object]) -> None:
     with pytest.raises(CacheError, match="breaks the contract of clips"):
         parquet.write_table(dataset / "clips.parquet", "clips", [clip(**changes)])
 
 
 def test_why_scan_could_not_open_a_file_reaches_the_adapter(dataset: Path) -> None:
-    rows = [clip(), clip(clip_id="b", content_sha256=None, status="failed", error="the file cannot be read (Input/output error)")]
+    rows = [
+        clip(),
+        clip(clip_id="b", content_sha256=None, status="failed", error="the file cannot be read (Input/output error)"),
+    ]
     parquet.write_table(dataset / "clips.parquet", "clips", rows)
     assert [found.unread for found in cache.read_clips("tiny", "test")] == [
         "", "scan could not read it: the file cannot be read (Input/output error)"]  # fmt: skip
@@ -124,7 +142,10 @@ def test_a_stream_of_batches_is_read_back_as_one_table(dataset: Path) -> None:
 @pytest.mark.parametrize("batches", [["b", "a"], ["a", "a"]])
 def test_a_stream_out_of_key_order_leaves_no_file(dataset: Path, batches: list[str]) -> None:
     path = dataset / "pseudo_labels.parquet"
-    with pytest.raises(CacheError, match="do not come in the order of \\(clip_id\\)"), parquet.Writer(path, "pseudo_labels") as stream:
+    with (
+        pytest.raises(CacheError, match="do not come in the order of \\(clip_id\\)"),
+        parquet.Writer(path, "pseudo_labels") as stream,
+    ):
         for clip_id in batches:
             stream.add(table_of(clip_id))
     assert not list(dataset.glob("*pseudo_labels*"))
@@ -132,5 +153,8 @@ def test_a_stream_out_of_key_order_leaves_no_file(dataset: Path, batches: list[s
 
 def test_a_stream_refuses_a_row_that_breaks_a_check(dataset: Path) -> None:
     wrong = pa.Table.from_pylist([pseudo_label("a") | {"mass": 1.5}], schema=schema_of("pseudo_labels"))
-    with pytest.raises(CacheError, match="breaks the contract"), parquet.Writer(dataset / "x.parquet", "pseudo_labels") as stream:
+    with (
+        pytest.raises(CacheError, match="breaks the contract"),
+        parquet.Writer(dataset / "x.parquet", "pseudo_labels") as stream,
+    ):
         stream.add(wrong)

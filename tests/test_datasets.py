@@ -1,4 +1,7 @@
-"""The recipes for UCF101 and for lists of the user's own, on their true layouts with tiny clips; and what all recipes keep to."""
+"""The recipes for UCF101 and for lists of the user's own, on their true layouts with tiny clips; and what all recipes
+keep to.
+"""
+
 from pathlib import Path
 
 import pytest
@@ -33,7 +36,16 @@ def ucf(project: Path) -> Path:
 
 
 def test_ucf101_takes_labels_in_class_order_and_group_25_of_the_train_list_to_validate(ucf: Path) -> None:
-    assert run("ucf101") == {"n_clips": 4, "n_missing": 0, "n_left_out": 0, "n_failed": 0, "n_labels": 101, "n_train": 2, "n_val": 1, "n_test": 1}
+    assert run("ucf101") == {
+        "n_clips": 4,
+        "n_missing": 0,
+        "n_left_out": 0,
+        "n_failed": 0,
+        "n_labels": 101,
+        "n_train": 2,
+        "n_val": 1,
+        "n_test": 1,
+    }
     found = clips("ucf101")
     assert found["UCF-101/Archery/v_Archery_g08_c01"]["label_id"] == 2  # class 3 of classInd.txt
     assert found["UCF-101/Archery/v_Archery_g25_c01"]["split"] == "val"
@@ -44,7 +56,10 @@ def test_ucf101_has_three_splits(ucf: Path) -> None:
     run("ucf101", variant="2")
     assert set(splits("ucf101").values()) == {"train", "test"}
     assert splits("ucf101")["UCF-101/Archery/v_Archery_g25_c01"] == "test"
-    with pytest.raises(DatasetError, match=r"trainlist03\.txt cannot be read \(No such file or directory\): unpack UCF101TrainTestSplits"):
+    with pytest.raises(
+        DatasetError,
+        match=r"trainlist03\.txt cannot be read \(No such file or directory\): unpack UCF101TrainTestSplits",
+    ):
         run("ucf101", variant="3")
 
 
@@ -65,7 +80,10 @@ def test_ucf101_with_sound_has_51_classes_and_only_their_videos(ucf: Path) -> No
     Path("data/videos/ucf101_with_sound").symlink_to(ucf.resolve())
     counts = run("ucf101_with_sound", "ucf101")
     assert counts["n_labels"] == 51
-    assert {str(row["label"]) for row in clips("ucf101_with_sound").values()} == {"Archery", "HandstandPushups"}  # no sound for Basketball
+    assert {str(row["label"]) for row in clips("ucf101_with_sound").values()} == {
+        "Archery",
+        "HandstandPushups",
+    }  # no sound for Basketball
 
 
 def test_ucf101_takes_files_that_were_encoded_again(ucf: Path) -> None:
@@ -75,7 +93,7 @@ def test_ucf101_takes_files_that_were_encoded_again(ucf: Path) -> None:
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("v_Archery_g09_c01.avi 3", r"trainlist01\.txt line 4: 'v_Archery_g09_c01\.avi 3' is not `Class/video\.avi class_number`"),
+    ("v_Archery_g09_c01.avi 3", r"trainlist01\.txt line 4: 'v_Archery_g09_c01\.avi 3' is not `Class/video\.avi class_number`"),  # noqa: E501
     ("Archery/v_Archery_g09_c01.avi", "line 4: .* is not `Class/video"),
     ("Archery/v_Archery_g09_c01.avi 4", "line 4: class number 4 of Archery, which is 3 in classInd.txt"),
     ("Fishing/v_Fishing_g01_c01.avi 3", "line 4: .* with a class of classInd"),
@@ -108,12 +126,29 @@ def listed(project: Path) -> Path:
     labels = Path("data/labels")
     labels.unlink()  # a link to the project's own
     put(Path(), {"data/labels/mine.txt": "cat\ndog\n"})
-    put(root, {"train.txt": "a cat/1 2.mp4 8 0\n", "test.txt": "gauss/dog/x.mp4 8 1\n", "a cat/1 2.mp4": film(), "gauss/dog/x.mp4": film()})
+    put(
+        root,
+        {
+            "train.txt": "a cat/1 2.mp4 8 0\n",
+            "test.txt": "gauss/dog/x.mp4 8 1\n",
+            "a cat/1 2.mp4": film(),
+            "gauss/dog/x.mp4": film(),
+        },
+    )
     return root
 
 
 def test_a_list_names_paths_that_may_hold_spaces_and_classes_by_number(listed: Path) -> None:
-    counts = {"n_clips": 2, "n_missing": 0, "n_left_out": 0, "n_failed": 0, "n_labels": 2, "n_train": 1, "n_val": 0, "n_test": 1}
+    counts = {
+        "n_clips": 2,
+        "n_missing": 0,
+        "n_left_out": 0,
+        "n_failed": 0,
+        "n_labels": 2,
+        "n_train": 1,
+        "n_val": 0,
+        "n_test": 1,
+    }
     assert run("mine", "listfile") == counts
     assert clips("mine")["a cat/1 2"]["label"] == "cat"
     assert clips("mine")["gauss/dog/x"]["label_id"] == 1
@@ -139,7 +174,10 @@ def test_a_malformed_line_of_a_list_is_one_error_with_its_place(listed: Path, li
 def test_lists_without_any_of_their_videos_or_without_labels_are_one_error(listed: Path) -> None:
     (listed / "a cat/1 2.mp4").unlink()
     (listed / "gauss/dog/x.mp4").unlink()
-    with pytest.raises(DatasetError, match=r"mine: none of the 2 videos that its lists name is under data/videos/mine: a cat/1 2\.mp4, gauss/dog"):
+    with pytest.raises(
+        DatasetError,
+        match=r"mine: none of the 2 videos that its lists name is under data/videos/mine: a cat/1 2\.mp4, gauss/dog",
+    ):
         run("mine", "listfile")
     (listed / "test.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DatasetError, match=r"test\.txt is not UTF-8 text"):
@@ -155,7 +193,7 @@ def test_a_hash_holds_one_in_twenty_out_whatever_the_others_are() -> None:
 
 
 @pytest.mark.parametrize(("name", "n_labels"), [
-    ("ucf101", 101), ("ucf101_with_sound", 51), ("kinetics_sounds", 31), ("ave", 28), ("avmit", 16), ("ssv2", 174), ("ava60", 60),
+    ("ucf101", 101), ("ucf101_with_sound", 51), ("kinetics_sounds", 31), ("ave", 28), ("avmit", 16), ("ssv2", 174), ("ava60", 60),  # noqa: E501
 ])  # fmt: skip
 def test_the_label_lists_have_as_many_classes_as_their_data_sets(name: str, n_labels: int) -> None:
     assert len(datasets.read_labels(Path("data/labels") / f"{name}.txt")) == n_labels

@@ -1,4 +1,7 @@
-"""The recipes for Something-Something-V2, which has no sound, and AVA, whose clips have several classes, on their true layouts."""
+"""The recipes for Something-Something-V2, which has no sound, and AVA, whose clips have several classes, on their true
+layouts.
+"""
+
 import json
 import logging
 from pathlib import Path
@@ -20,19 +23,36 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def ssv2(project: Path) -> Path:
     root = project / "ssv2"
     names = Path("data/labels/ssv2.txt").read_text().splitlines()
-    entry = {"id": "78687", "label": "holding potato next to vicks", "template": "Holding [something] next to [something]", "placeholders": []}
+    entry = {
+        "id": "78687",
+        "label": "holding potato next to vicks",
+        "template": "Holding [something] next to [something]",
+        "placeholders": [],
+    }
     put(root, {
         "labels/labels.json": json.dumps({name: str(i) for i, name in enumerate(names)}),
         "labels/train.json": json.dumps([entry]),
-        "labels/validation.json": json.dumps([entry | {"id": "74225", "template": "Dropping [something] onto [something]"}]),
+        "labels/validation.json": json.dumps([entry | {"id": "74225", "template": "Dropping [something] onto "
+                                                                                  "[something]"}]),
         "20bn-something-something-v2/78687.webm": film(), "20bn-something-something-v2/74225.webm": film(),
     })  # fmt: skip
     return root
 
 
-def test_ssv2_takes_templates_as_classes_and_says_once_that_it_has_no_sound(ssv2: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ssv2_takes_templates_as_classes_and_says_once_that_it_has_no_sound(
+    ssv2: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO):
-        assert run("ssv2") == {"n_clips": 2, "n_missing": 0, "n_left_out": 0, "n_failed": 0, "n_labels": 174, "n_train": 1, "n_val": 0, "n_test": 1}
+        assert run("ssv2") == {
+            "n_clips": 2,
+            "n_missing": 0,
+            "n_left_out": 0,
+            "n_failed": 0,
+            "n_labels": 174,
+            "n_train": 1,
+            "n_val": 0,
+            "n_test": 1,
+        }
     found = clips("ssv2")
     assert found["20bn-something-something-v2/78687"]["label"] == "Holding something next to something"
     assert found["20bn-something-something-v2/74225"]["split"] == "test"
@@ -48,7 +68,7 @@ def test_ssv2_reads_the_older_names_of_its_files(ssv2: Path) -> None:
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("train", "[{", r"train\.json: not JSON"),
     ("train", "{}", r"train\.json: not a list of entries"),
-    ("train", '[{"id": "1", "template": "x"}, {"id": "../2", "template": "x"}]', r"train\.json entry 2: .* has no `id` of digits"),
+    ("train", '[{"id": "1", "template": "x"}, {"id": "../2", "template": "x"}]', r"train\.json entry 2: .* has no `id` of digits"),  # noqa: E501
     ("labels", "[]", r"labels\.json: not an object of class names and numbers"),
     ("labels", '{"Tearing something": "0"}', "has no class"),
 ])  # fmt: skip
@@ -73,8 +93,8 @@ def films(project: Path) -> Path:
     """AVA's lists, and a folder of two films as long as the first key frames need; one film of the lists is missing."""
     root = project / "ava"
     put(root, {
-        "annotations/ava_train_v2.2.csv": f"-5KQ66BBWC4,0002,{BOX},80,1\n-5KQ66BBWC4,0002,{BOX},9,1\n-5KQ66BBWC4,0003,{BOX},2,0\n",
-        "annotations/ava_val_v2.2.csv": f"1j20qq1JyX4,0001,{BOX},12,0\n1j20qq1JyX4,0002,{BOX},12,0\ngone,0902,{BOX},12,0\n",
+        "annotations/ava_train_v2.2.csv": f"-5KQ66BBWC4,0002,{BOX},80,1\n-5KQ66BBWC4,0002,{BOX},9,1\n-5KQ66BBWC4,0003,{BOX},2,0\n",  # noqa: E501
+        "annotations/ava_val_v2.2.csv": f"1j20qq1JyX4,0001,{BOX},12,0\n1j20qq1JyX4,0002,{BOX},12,0\ngone,0902,{BOX},12,0\n",  # noqa: E501
         "annotations/ava_val_excluded_timestamps_v2.2.csv": "1j20qq1JyX4,0002\n",
     })  # fmt: skip
     source = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=8:duration=5", "-f", "lavfi", "-i", "sine=duration=5"]
@@ -83,8 +103,15 @@ def films(project: Path) -> Path:
     return root
 
 
-def test_ava_cuts_key_frames_out_and_lists_every_evaluated_action_of_each(films: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert ava.cut(ava.Options(Path("films"), jobs=1)) == {"n_key_frames": 3, "n_cut": 2, "n_failed": 0, "n_films_missing": 1}
+def test_ava_cuts_key_frames_out_and_lists_every_evaluated_action_of_each(
+    films: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert ava.cut(ava.Options(Path("films"), jobs=1)) == {
+        "n_key_frames": 3,
+        "n_cut": 2,
+        "n_failed": 0,
+        "n_films_missing": 1,
+    }
     assert "1 films are not under films: gone" in caplog.text
     assert ava.cut(ava.Options(Path("films"), jobs=1))["n_cut"] == 0  # the second time there is nothing to do
     counts = run("ava")
@@ -100,7 +127,7 @@ def test_ava_cuts_key_frames_out_and_lists_every_evaluated_action_of_each(films:
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("gone,902,0.1,0.1,0.2,0.2,12,0", r"ava_val_v2\.2\.csv line 4: 'gone,902,.*' is not `video_id,timestamp,x1,y1,x2,y2,action_id,person_id`"),
+    ("gone,902,0.1,0.1,0.2,0.2,12,0", r"ava_val_v2\.2\.csv line 4: 'gone,902,.*' is not `video_id,timestamp,x1,y1,x2,y2,action_id,person_id`"),  # noqa: E501
     ("../x,0902,0.1,0.1,0.2,0.2,12,0", "line 4: .* is not `video_id"),
     ("gone,0902,0.1,0.1,0.2,0.2,dance,0", "line 4: .* is not `video_id"),
     ("gone,0902", "line 4: .* is not `video_id"),

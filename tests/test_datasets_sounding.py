@@ -1,4 +1,5 @@
 """The recipes for Kinetics-Sounds, AVE and AVMIT, whose clips sound, on their true layouts with tiny clips."""
+
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,9 @@ def test_kinetics_sounds_takes_its_31_classes_from_a_kinetics_csv_and_counts_wha
 ) -> None:
     counts = run("kinetics_sounds")
     assert counts["n_labels"] == 31
-    assert counts["n_clips"] == 3 and counts["n_missing"] == 30  # 28 of train, one of val; abseiling is none of the classes
+    assert (
+        counts["n_clips"] == 3 and counts["n_missing"] == 30
+    )  # 28 of train, one of val; abseiling is none of the classes
     found = clips("kinetics_sounds")
     assert found["val/-val_000001"]["split"] == "test"
     assert found["val/-val_000001"]["path"] == "val/-val_000001_000005_000015.mp4"
@@ -48,7 +51,11 @@ def test_kinetics_sounds_takes_its_31_classes_from_a_kinetics_csv_and_counts_wha
 def test_kinetics_sounds_takes_the_test_csv_as_its_variant_test(kinetics: Path) -> None:
     run("kinetics_sounds", variant="test")
     assert splits("kinetics_sounds") == {
-        "test/test_000001": "test", "train/train_00000": "train", "train/train_00003": "train", "val/-val_000001": "val"}
+        "test/test_000001": "test",
+        "train/train_00000": "train",
+        "train/train_00003": "train",
+        "val/-val_000001": "val",
+    }
 
 
 @pytest.mark.parametrize(("row", "message"), [
@@ -72,7 +79,11 @@ def test_kinetics_sounds_refuses_a_csv_without_its_columns_or_classes(kinetics: 
         run("kinetics_sounds")
 
 
-BELL, SPEECH, BARK = "Church bell&RUhOCu3LNXM&good&0&10", "Male speech, man speaking&-hChcJAh5N0&good&5&10", "Bark&-hChcJAh5N0&good&3&6"
+BELL, SPEECH, BARK = (
+    "Church bell&RUhOCu3LNXM&good&0&10",
+    "Male speech, man speaking&-hChcJAh5N0&good&5&10",
+    "Bark&-hChcJAh5N0&good&3&6",
+)
 
 
 @pytest.fixture
@@ -87,14 +98,31 @@ def ave(project: Path) -> Path:
 
 
 def test_ave_has_a_clip_for_every_sample_also_of_a_video_with_two_events(ave: Path) -> None:
-    assert run("ave") == {"n_clips": 3, "n_missing": 0, "n_left_out": 0, "n_failed": 0, "n_labels": 28, "n_train": 1, "n_val": 1, "n_test": 1}
-    assert splits("ave") == {"AVE/RUhOCu3LNXM": "train", "AVE/-hChcJAh5N0@Male speech, man speaking": "val", "AVE/-hChcJAh5N0@Bark": "test"}
+    assert run("ave") == {
+        "n_clips": 3,
+        "n_missing": 0,
+        "n_left_out": 0,
+        "n_failed": 0,
+        "n_labels": 28,
+        "n_train": 1,
+        "n_val": 1,
+        "n_test": 1,
+    }
+    assert splits("ave") == {
+        "AVE/RUhOCu3LNXM": "train",
+        "AVE/-hChcJAh5N0@Male speech, man speaking": "val",
+        "AVE/-hChcJAh5N0@Bark": "test",
+    }
     found = clips("ave")
-    assert found["AVE/-hChcJAh5N0@Bark"]["path"] == found["AVE/-hChcJAh5N0@Male speech, man speaking"]["path"] == "AVE/-hChcJAh5N0.mp4"
+    assert (
+        found["AVE/-hChcJAh5N0@Bark"]["path"]
+        == found["AVE/-hChcJAh5N0@Male speech, man speaking"]["path"]
+        == "AVE/-hChcJAh5N0.mp4"
+    )
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("Bark&-hChcJAh5N0&good", r"testSet\.txt line 2: 'Bark&-hChcJAh5N0&good' is not `Category&VideoID&Quality&StartTime&EndTime`"),
+    ("Bark&-hChcJAh5N0&good", r"testSet\.txt line 2: 'Bark&-hChcJAh5N0&good' is not `Category&VideoID&Quality&StartTime&EndTime`"),  # noqa: E501
     ("Bark&../../x&good&0&10", "line 2: .* is not `Category"),
     ("Bark&-hChcJAh5N0&good&0&ten", "line 2: .* is not `Category"),
     ("Thunder&-hChcJAh5N0&good&0&10", "line 2: category 'Thunder' is not in the label list"),
@@ -120,13 +148,22 @@ def avmit(project: Path) -> Path:
                                          "barking/yt-b_2.mp4,barking,0,1,2,barking,MIT_validation,x\n",
         "AVMIT_validation.csv": AVMIT_TRAIN + "frying/yt-c_3.mp4,frying,1,0,2,frying,MIT_training,x\n",
         **{f"Moments_in_Time_Raw/{name}.mp4": film() for name in
-           ("training/laughing/yt-a_1", "validation/barking/yt-b_2", "training/cooking/u7hOHgNEW1g_81", "training/frying/yt-c_3")},
+           ("training/laughing/yt-a_1", "validation/barking/yt-b_2", "training/cooking/u7hOHgNEW1g_81", "training/frying/yt-c_3")},  # noqa: E501
     })  # fmt: skip
     return root
 
 
 def test_avmit_labels_moments_in_time_by_its_own_classes_and_keeps_test_clips_out_of_train(avmit: Path) -> None:
-    assert run("avmit") == {"n_clips": 4, "n_missing": 0, "n_left_out": 0, "n_failed": 0, "n_labels": 16, "n_train": 1, "n_val": 1, "n_test": 2}
+    assert run("avmit") == {
+        "n_clips": 4,
+        "n_missing": 0,
+        "n_left_out": 0,
+        "n_failed": 0,
+        "n_labels": 16,
+        "n_train": 1,
+        "n_val": 1,
+        "n_test": 2,
+    }
     found = clips("avmit")
     assert found["Moments_in_Time_Raw/training/laughing/yt-a_1"]["label"] == "giggling"
     assert found["Moments_in_Time_Raw/validation/barking/yt-b_2"]["split"] == "test"
@@ -141,7 +178,7 @@ def test_avmit_does_with_the_test_set_alone(avmit: Path, caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize(("row", "message"), [
-    ("../../secret.mp4,barking,barking,training,x,x", r"test_set\.csv line 4: path 'Moments_in_Time_Raw/training/\.\./\.\./secret\.mp4' leads out"),
+    ("../../secret.mp4,barking,barking,training,x,x", r"test_set\.csv line 4: path 'Moments_in_Time_Raw/training/\.\./\.\./secret\.mp4' leads out"),  # noqa: E501
     ("barking/a.mp4,barking,barking,elsewhere,x,x", "line 4: location 'elsewhere' or class 'barking' is unknown"),
     ("barking/a.mp4,meowing,barking,training,x,x", "line 4: location 'training' or class 'meowing' is unknown"),
     ("barking/a.mp4", "line 4: 1 fields where 6 are expected"),

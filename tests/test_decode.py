@@ -1,4 +1,5 @@
 """decode: every clip becomes a row of `audio` with a status and its blocks of sound, once, whatever interrupts it."""
+
 import json
 import shutil
 import subprocess
@@ -17,12 +18,23 @@ from adapt.tables.files import sha256_file
 from pipeline import decode
 from pipeline.audio import perturb, sound
 from pipeline.workers import shards
-from tests.sounds import PICTURE, PROJECT, bytes_of, encode, hear, make_project, sine, stored_sound, write_clips, write_wav
+from tests.sounds import (
+    PICTURE,
+    PROJECT,
+    bytes_of,
+    encode,
+    hear,
+    make_project,
+    sine,
+    stored_sound,
+    write_clips,
+    write_wav,
+)
 
 ODD_NAME = "-dash 'quote' \"two\" colon: %d é\nline.mp4"
 OPTIONS = decode.Options("tiny", "yamnet", max_failed_share=1.0)
 STATUSES = {
-    "tone": "ok", "stereo": "ok", "long": "ok", Path(ODD_NAME).stem: "ok", "no_track": "no_track", "silence": "silent", "whisper": "silent",
+    "tone": "ok", "stereo": "ok", "long": "ok", Path(ODD_NAME).stem: "ok", "no_track": "no_track", "silence": "silent", "whisper": "silent",  # noqa: E501
     "cut": "truncated", "zero": "failed", "text": "failed",
 }  # fmt: skip
 
@@ -31,7 +43,16 @@ STATUSES = {
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One file of each kind, made once."""
     folder = tmp_path_factory.mktemp("films")
-    encode(folder / "tone.mp4", "-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100:duration=1", *PICTURE, "-c:a", "aac")
+    encode(
+        folder / "tone.mp4",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=frequency=440:sample_rate=44100:duration=1",
+        *PICTURE,
+        "-c:a",
+        "aac",
+    )
     write_wav(folder / "stereo.wav", np.stack([sine(1, 44100), sine(1, 44100)], axis=1), 44100)
     write_wav(folder / "long.wav", sine(65, 16000), 16000)
     encode(folder / "no_track.mp4", *PICTURE)
@@ -75,7 +96,9 @@ def audio() -> list[dict[str, object]]:
 
 
 @pytest.mark.parametrize(("clip_id", "status"), STATUSES.items())
-def test_each_kind_of_file_has_its_status_and_its_sound(rows: dict[str, dict[str, object]], films: Path, clip_id: str, status: str) -> None:
+def test_each_kind_of_file_has_its_status_and_its_sound(
+    rows: dict[str, dict[str, object]], films: Path, clip_id: str, status: str
+) -> None:
     row = rows[clip_id]
     assert (row["status"], row["sample_rate"]) == (status, 16000)
     samples, heard = hear(next(path for path in films.iterdir() if path.stem == clip_id))
@@ -148,7 +171,11 @@ def test_a_clip_may_take_its_sound_from_another_file(project: Path) -> None:
     clips = parquet.read_table(Path("cache/tiny/clips.parquet"), "clips").to_pylist()
     lent = {"sound_path": "tone.mp4", "sound_sha256": sha256_file(Path("data/videos/tiny/tone.mp4"))}
     decode.run(OPTIONS)
-    parquet.write_table(Path("cache/tiny/clips.parquet"), "clips", [row | (lent if row["clip_id"] == "no_track" else {}) for row in clips])
+    parquet.write_table(
+        Path("cache/tiny/clips.parquet"),
+        "clips",
+        [row | (lent if row["clip_id"] == "no_track" else {}) for row in clips],
+    )
     assert decode.run(OPTIONS)["n_made"] == 1
     assert {row["clip_id"]: row["status"] for row in audio()}["no_track"] == "ok"
     samples = stored_sound("tiny")
@@ -169,7 +196,9 @@ def test_ten_new_clips_among_fifty_decode_ten(tmp_path: Path, monkeypatch: pytes
     decode.run(OPTIONS)
     heard: list[Path] = []
     real = sound.stream
-    monkeypatch.setattr(sound, "stream", lambda decoder, path, change: heard.append(path) or real(decoder, path, change))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(
+        sound, "stream", lambda decoder, path, change: heard.append(path) or real(decoder, path, change)
+    )  # type: ignore[func-returns-value]
     new = write_tones(10, first=40)
     write_clips("tiny", [*old, *new])
     counts = decode.run(OPTIONS)
@@ -178,7 +207,12 @@ def test_ten_new_clips_among_fifty_decode_ten(tmp_path: Path, monkeypatch: pytes
     assert len(stored_sound("tiny")) == 50
 
 
-OTHER_ROWS: list[dict[str, object]] = [{"track": 1}, {"silent_below_dbfs": -50.0}, {"keep_audio": False}, {"perturb": "mute"}]
+OTHER_ROWS: list[dict[str, object]] = [
+    {"track": 1},
+    {"silent_below_dbfs": -50.0},
+    {"keep_audio": False},
+    {"perturb": "mute"},
+]
 
 
 @pytest.mark.parametrize("change", OTHER_ROWS, ids=str)
@@ -196,7 +230,9 @@ def test_a_tagger_at_another_rate_has_every_clip_decoded_again(project: Path) ->
 
 
 @pytest.mark.parametrize("change", [{"jobs": 1}, {"max_failed_share": 0.9}, {"ffmpeg": "path"}], ids=str)
-def test_what_changes_no_row_decodes_nothing(project: Path, change: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changes_no_row_decodes_nothing(
+    project: Path, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (project / "ffmpeg").symlink_to(sound.ffmpeg_binary("packaged"))
     monkeypatch.setenv("PATH", str(project))
     write_clips("tiny", ["tone.mp4", "stereo.wav"])
@@ -244,11 +280,15 @@ decode.run(decode.Options("tiny", "yamnet"))
 """
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_with_the_bytes_of_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_killed_goes_on_and_ends_with_the_bytes_of_an_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(make_project(tmp_path / "killed"))
     write_clips("tiny", write_tones(14))
     environment = {"PYTHONPATH": str(PROJECT), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, "-c", KILLED], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False
+    )
     assert done.returncode == -9, done.stderr.decode()
     left = bytes_of(Path("cache/tiny"))
     assert len([name for name in left if name.startswith("audio/part-")]) == 2
@@ -265,13 +305,18 @@ def test_a_run_that_was_killed_goes_on_and_ends_with_the_bytes_of_an_undisturbed
 
 
 def test_the_command_prints_its_counts_as_one_line_of_json(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = "--dataset tiny --tagger yamnet --variant  --ffmpeg packaged --track default --silent_below_dbfs -20.0 --no-keep_audio --jobs 2"
-    flags += " --max_failed_share 1 --perturb none --snr_db 10.0 --shift_s 1.0 --music_file  --seed 0"  # as DVC writes them
+    flags = (
+        "--dataset tiny --tagger yamnet --variant  --ffmpeg packaged --track default --silent_below_dbfs -20.0 "
+        "--no-keep_audio --jobs 2"
+    )
+    flags += (
+        " --max_failed_share 1 --perturb none --snr_db 10.0 --shift_s 1.0 --music_file  --seed 0"  # as DVC writes them
+    )
     write_clips("tiny", ["tone.mp4", "zero.mp4"])
     command.main(decode.Options, decode.run, prog="pipeline.decode", args=flags.split(" "))
     counts = json.loads(capsys.readouterr().out)
     assert counts == {
-        "n_clips": 2, "n_ok": 0, "n_no_track": 0, "n_silent": 1, "n_truncated": 0, "n_failed": 1, "n_kept": 0, "n_made": 2, "n_dropped": 0
+        "n_clips": 2, "n_ok": 0, "n_no_track": 0, "n_silent": 1, "n_truncated": 0, "n_failed": 1, "n_kept": 0, "n_made": 2, "n_dropped": 0  # noqa: E501
     }  # fmt: skip
 
 
@@ -280,7 +325,14 @@ def test_help_tells_units_and_defaults(capsys: pytest.CaptureFixture[str]) -> No
         command.main(decode.Options, decode.run, prog="pipeline.decode", args=["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "{none,noise,shift,swap,mute,music}" in text
-    for words in ("dB, -40 to 60", "seconds, -60 to 60", "(default: -60.0)", "(default: 10.0)", "counted from 0", "(default: default)"):
+    for words in (
+        "dB, -40 to 60",
+        "seconds, -60 to 60",
+        "(default: -60.0)",
+        "(default: 10.0)",
+        "counted from 0",
+        "(default: default)",
+    ):
         assert words in text
 
 
@@ -289,11 +341,15 @@ def test_the_stage_fails_naming_five_clips_when_too_many_did(project: Path) -> N
     for name in names:
         Path("data/videos/tiny", name).write_bytes(b"")
     write_clips("tiny", [*names, "tone.mp4"])
-    with pytest.raises(DecodeError, match="7 of 8 clips .* broken_0, broken_1, broken_2, broken_3, broken_4; first error: "):
+    with pytest.raises(
+        DecodeError, match="7 of 8 clips .* broken_0, broken_1, broken_2, broken_3, broken_4; first error: "
+    ):
         decode.run(decode.Options("tiny", "yamnet"))
 
 
-@pytest.mark.parametrize(("change", "message"), [({"max_failed_share": 1.5}, "give 0 to 1"), ({"track": -1}, "track is -1: give 0")])
+@pytest.mark.parametrize(
+    ("change", "message"), [({"max_failed_share": 1.5}, "give 0 to 1"), ({"track": -1}, "track is -1: give 0")]
+)
 def test_an_option_out_of_range_is_an_error(project: Path, change: dict[str, object], message: str) -> None:
     with pytest.raises(DecodeError, match=message):
         decode.run(replace(OPTIONS, **change))  # type: ignore[arg-type]

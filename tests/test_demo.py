@@ -13,7 +13,7 @@ from torchaudio.functional import resample
 from adapt.errors import DatasetError
 from adapt.tables.files import sha256_file
 from pipeline import taggers
-from pipeline.audio.soundfont import Note, SoundFont
+from pipeline.audio.soundfont import Note, SoundFont, load_soundfont
 from pipeline.datasets import demo
 from pipeline.demo import scenes, sounds
 
@@ -33,7 +33,7 @@ SOUNDS = {
 
 @pytest.fixture(scope="module")
 def font() -> SoundFont:
-    return sounds.load_soundfont()
+    return load_soundfont()
 
 
 def loudest_hz(waveform: np.ndarray, sample_rate: int) -> float:

@@ -34,6 +34,8 @@ def pipeline_that_has_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         content = path if path.suffix else path / "made"  # outputs without an ending are folders
         content.parent.mkdir(parents=True, exist_ok=True)
         content.write_text("made")
+    (folder / "cache/demo/settings/made").unlink()
+    dvc(folder, "repro", "--force", "--single-item", "--quiet", "choose")
     dvc(folder, "commit", "--force", "--quiet")
     return folder
 
@@ -52,17 +54,19 @@ def test_a_pipeline_that_has_run_has_nothing_to_do(pipeline_that_has_run: Path) 
     assert dry_run(pipeline_that_has_run) == set()
 
 
-def test_changing_an_adapt_parameter_reruns_adapt_and_report_only(pipeline_that_has_run: Path) -> None:
+def test_changing_a_setting_reruns_the_methods_that_read_it(pipeline_that_has_run: Path) -> None:
     params = pipeline_that_has_run / "params.yaml"
     before = params.read_text()
     assert "max_iterations: 5" in before
     params.write_text(before.replace("max_iterations: 5", "max_iterations: 3"))
     try:
-        started = dry_run(pipeline_that_has_run)  # report follows once adapt's outputs have changed, which a dry run cannot know
-        assert "adapt" in started
-        assert started <= {"adapt", "adapt.report"}
+        assert dry_run(pipeline_that_has_run) == {"adapt.choose"}  # what its files say, a dry run cannot know
+        dvc(pipeline_that_has_run, "repro", "--single-item", "--quiet", "choose")
+        changed = json.loads(dvc(pipeline_that_has_run, "status", "--json"))
+        assert set(changed) == {"adapt@audio"}  # report follows once its rows have changed
     finally:
         params.write_text(before)
+        dvc(pipeline_that_has_run, "repro", "--single-item", "--quiet", "choose")
 
 
 def test_perturbing_the_sound_decodes_again_and_trains_nothing(pipeline_that_has_run: Path) -> None:
@@ -83,6 +87,18 @@ def test_a_new_clip_does_not_ask_for_a_new_label_map(pipeline_that_has_run: Path
         assert "map_labels" not in changed_stages(pipeline_that_has_run)
     finally:
         video.unlink()
+
+
+def test_another_data_sets_list_map_and_replies_run_neither_scan_nor_map_labels(pipeline_that_has_run: Path) -> None:
+    files = [pipeline_that_has_run / "data" / name for name in ("labels/other.txt", "maps/other.csv", "replies/other.jsonl")]
+    for file in files:
+        file.write_text("new")
+    try:
+        assert changed_stages(pipeline_that_has_run) == {"lists"}  # which writes what it wrote: tests/test_lists.py
+        assert dry_run(pipeline_that_has_run) == {"pipeline.lists"}
+    finally:
+        for file in files:
+            file.unlink()
 
 
 def test_every_settings_folder_uses_the_one_pipeline_and_knows_every_parameter_of_it() -> None:

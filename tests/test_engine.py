@@ -1,4 +1,5 @@
 """engine: clips over threads, in order, with little held at a time."""
+
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -42,7 +43,9 @@ def letters(word: str) -> Generator[str, None, None]:
 @pytest.mark.parametrize("jobs", [1, 2, 5])
 def test_a_stream_gives_every_items_results_in_order(jobs: int) -> None:
     words = ["clip", "", "sound", "a" * 50]
-    assert [(word, "".join(found)) for word, found in engine.stream(letters, words, jobs)] == [(word, word) for word in words]
+    assert [(word, "".join(found)) for word, found in engine.stream(letters, words, jobs)] == [
+        (word, word) for word in words
+    ]
 
 
 def test_what_a_reader_leaves_of_an_item_is_skipped() -> None:

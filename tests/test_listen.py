@@ -1,4 +1,5 @@
 """listen: what a tagger hears in any media files, as a table or as JSON."""
+
 import json
 import os
 import subprocess
@@ -44,15 +45,22 @@ def test_a_table_has_a_bar_a_sound(noise: Path, capsys: pytest.CaptureFixture[st
     assert all(bar.startswith("  #") for bar in bars)
 
 
-def test_a_file_that_cannot_be_heard_is_a_row_and_exit_1(noise: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_cannot_be_heard_is_a_row_and_exit_1(
+    noise: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "text.mp4").write_text("no video")
-    rows = [json.loads(line) for line in printed(["--json", str(tmp_path / "text.mp4"), "no such.mp4", str(noise)], capsys, 1).splitlines()]
+    rows = [
+        json.loads(line)
+        for line in printed(["--json", str(tmp_path / "text.mp4"), "no such.mp4", str(noise)], capsys, 1).splitlines()
+    ]
     assert [row["status"] for row in rows] == ["failed", "failed", "ok"]
     assert all(row["error"] for row in rows[:2])
     assert rows[1]["error"] == "no such file"
 
 
-def test_a_silent_file_has_no_sounds(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_file_has_no_sounds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(PROJECT)
     silence = encode(tmp_path / "silence.flac", "-f", "lavfi", "-i", "anullsrc=duration=2")
     report = json.loads(printed([str(silence), "--json"], capsys))
@@ -63,7 +71,13 @@ def test_a_file_name_that_is_no_utf8_is_heard_and_printed(noise: Path, tmp_path:
     odd = noise.rename(tmp_path / os.fsdecode(b"caf\xe9.flac"))
     for how, said in ((["--json"], b'caf\\\\xe9.flac", "status": "ok"'), ([], b"caf\\xe9.flac: ok")):
         command = [sys.executable, "-W", "ignore", "-m", "pipeline.listen", str(odd), *how]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"})
+        done = subprocess.run(
+            command,
+            cwd=PROJECT,
+            capture_output=True,
+            check=False,
+            env=os.environ | {"PYTHONIOENCODING": "utf-8:strict"},
+        )
         assert done.returncode == 0 and said in done.stdout, done
 
 
@@ -73,7 +87,12 @@ def test_a_file_name_cannot_steer_the_terminal() -> None:
 
 
 @pytest.mark.parametrize(
-    ("args", "said"), [([], "no file was named"), (["x.mp4", "--tagger", "pans"], "unknown tagger 'pans'"), (["x.mp4", "--hop_s", "0"], "hop_s=0.0")]
+    ("args", "said"),
+    [
+        ([], "no file was named"),
+        (["x.mp4", "--tagger", "pans"], "unknown tagger 'pans'"),
+        (["x.mp4", "--hop_s", "0"], "hop_s=0.0"),
+    ],
 )
 def test_a_wrong_call_is_one_line_and_exit_1(
     args: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

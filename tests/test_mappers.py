@@ -1,4 +1,7 @@
-"""The mappers: what the shipped replies say, what a stale or broken recording is told, and the maps that need no language model."""
+"""The mappers: what the shipped replies say, what a stale or broken recording is told, and the maps that need no
+language model.
+"""
+
 import shutil
 import socket
 import sys
@@ -41,7 +44,9 @@ def replay() -> LabelMap:
 
 def test_the_folder_is_the_list_of_mappers_and_an_unknown_one_is_told_the_choice() -> None:
     assert mappers.names() == ["embedding", "lexical", "llm", "table"]
-    with pytest.raises(MapperError, match=r"unknown mapper 'lmm': choose one of \['embedding', 'lexical', 'llm', 'table'\]"):
+    with pytest.raises(
+        MapperError, match=r"unknown mapper 'lmm': choose one of \['embedding', 'lexical', 'llm', 'table'\]"
+    ):
         mappers.build("lmm")
 
 
@@ -50,7 +55,9 @@ def test_recordings_ship_for_six_data_sets() -> None:
 
 
 @pytest.mark.parametrize("dataset", RECORDED)
-def test_the_shipped_replies_replay_offline_and_byte_identically(dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shipped_replies_replay_offline_and_byte_identically(
+    dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "cache" / dataset).mkdir(parents=True)
     (tmp_path / "data").symlink_to(PROJECT / "data")
     shutil.copy(PROJECT / "cache/schema.sql", tmp_path / "cache")
@@ -77,7 +84,9 @@ SAME_NAME = {
 
 
 @pytest.mark.parametrize("dataset", ["demo", "photosound"])
-def test_in_the_shipped_replies_a_sound_with_the_name_of_a_class_maps_to_that_class(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_the_shipped_replies_a_sound_with_the_name_of_a_class_maps_to_that_class(
+    dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(PROJECT)
     lists = label_lists(dataset, listed_classes(dataset))
     found = {(lists.sounds[p.audio_id], lists.classes[p.label_id]) for p in mappers.build("llm")(lists).pairs}
@@ -86,7 +95,9 @@ def test_in_the_shipped_replies_a_sound_with_the_name_of_a_class_maps_to_that_cl
 
 
 def test_a_missing_recording_names_the_command(project: Path) -> None:
-    with pytest.raises(MapperError, match=r"pets.jsonl is missing: run `python -m pipeline.map_labels ask pets --base_url URL"):
+    with pytest.raises(
+        MapperError, match=r"pets.jsonl is missing: run `python -m pipeline.map_labels ask pets --base_url URL"
+    ):
         replay()
 
 
@@ -98,9 +109,14 @@ def test_a_missing_recording_names_the_command(project: Path) -> None:
         ("data/labels/audioset.csv", "index,mid,display_name\n0,/m/0,Dog\n", "audioset.csv"),
     ],
 )
-def test_a_changed_prompt_or_label_list_makes_the_recording_stale(path: str, text: str, what: str, recorded: Path) -> None:
+def test_a_changed_prompt_or_label_list_makes_the_recording_stale(
+    path: str, text: str, what: str, recorded: Path
+) -> None:
     Path(path).write_text(text)
-    with pytest.raises(MapperError, match=rf"stale: .*{what}.* has changed .*run `python -m pipeline.map_labels ask pets .*--model small`"):
+    with pytest.raises(
+        MapperError,
+        match=rf"stale: .*{what}.* has changed .*run `python -m pipeline.map_labels ask pets .*--model small`",
+    ):
         replay()
 
 
@@ -112,7 +128,9 @@ def test_the_prompt_of_the_other_form_may_change(recorded: Path) -> None:
 def test_a_reply_edited_by_hand_into_nonsense_is_refused(recorded: Path) -> None:
     path = Path("data/replies/pets.jsonl")
     path.write_text(path.read_text().replace('\\"weight\\": 1.0', '\\"weight\\": 7', 1))
-    with pytest.raises(MapperError, match="the recorded reply for the sound 'Dog' is not valid: the weight of 'dog' is 7"):
+    with pytest.raises(
+        MapperError, match="the recorded reply for the sound 'Dog' is not valid: the weight of 'dog' is 7"
+    ):
         replay()
 
 
@@ -150,7 +168,12 @@ def test_a_class_called_none_of_these_is_told_to_use_the_other_form(project: Pat
 
 def test_names_are_shown_as_words() -> None:
     assert [shown(label) for label in ("drum_kit", "PlayingDhol", "YoYo", "Train horn", "fire_truck")] == [
-        "drum kit", "Playing Dhol", "Yo Yo", "Train horn", "fire truck"]
+        "drum kit",
+        "Playing Dhol",
+        "Yo Yo",
+        "Train horn",
+        "fire truck",
+    ]
 
 
 def any_lists(sounds: tuple[str, ...], classes: tuple[str, ...]) -> LabelLists:
@@ -160,7 +183,12 @@ def any_lists(sounds: tuple[str, ...], classes: tuple[str, ...]) -> LabelLists:
 def test_lexical_weighs_a_class_by_the_share_of_its_words_that_the_sound_says() -> None:
     sounds = ("Drum", "Drum kit", "Speech", "Fire engine, fire truck (siren)", "Cats")
     found = mappers.build("lexical")(any_lists(sounds, ("DrumKit", "truck", "cat")))
-    assert {(p.audio_id, p.label_id): p.weight for p in found.pairs} == {(0, 0): 0.5, (1, 0): 1.0, (3, 1): 1.0, (4, 2): 1.0}
+    assert {(p.audio_id, p.label_id): p.weight for p in found.pairs} == {
+        (0, 0): 0.5,
+        (1, 0): 1.0,
+        (3, 1): 1.0,
+        (4, 2): 1.0,
+    }
 
 
 def test_the_embedding_maps_names_at_or_over_the_threshold_and_weighs_them_by_the_cosine() -> None:
@@ -192,7 +220,9 @@ def test_a_sound_borrows_the_nearness_of_the_sounds_listed_before_it() -> None:
     np.testing.assert_allclose(shortlist.borrow(similarity), expected)
 
 
-def test_a_sound_is_asked_with_its_nearest_classes_or_where_none_is_near_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sound_is_asked_with_its_nearest_classes_or_where_none_is_near_not_at_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows = {"a": (1.0, 0.0), "b": (0.0, 1.0), "near a": (0.8, 0.6), "far": (-0.6, -0.8)}
     monkeypatch.setattr(shortlist, "embed", lambda texts: np.array([rows[text] for text in texts]))
     assert shortlist.shortlist(["far", "near a"], ["a", "b"], floor=0.7, top_n=2) == [[], [0, 1]]
@@ -201,7 +231,9 @@ def test_a_sound_is_asked_with_its_nearest_classes_or_where_none_is_near_not_at_
 @pytest.mark.parametrize("mapper", ["lexical", "table"])
 def test_the_stage_writes_any_mappers_map_and_says_whose_it_is(mapper: str, project: Path) -> None:
     Path("data/maps").mkdir()
-    Path("data/maps/pets.csv").write_text("audio_label,label,weight,necessary,reason\nDog,dog,1,false,the same\nMeow,cat,.5,TRUE,its voice\n")
+    Path("data/maps/pets.csv").write_text(
+        "audio_label,label,weight,necessary,reason\nDog,dog,1,false,the same\nMeow,cat,.5,TRUE,its voice\n"
+    )
     counts = map_labels.run(map_labels.Options("pets", mapper))
     source = {"lexical": "lexical", "table": "hand"}[mapper]
     assert counts["source"] == source

@@ -1,4 +1,5 @@
 """Maps as tables: written for a person, read back, told apart when edited, and refused line by line."""
+
 import csv
 from pathlib import Path
 
@@ -28,7 +29,12 @@ def read(path: Path = TABLE) -> LabelMap:
 def cached() -> list[dict[str, object]]:
     """A map in the cache whose reasons a spreadsheet could stumble over."""
     reasons = ['=HYPERLINK("http://x")', "a, b", 'he said "dog"', "'tis the voice"]
-    pairs = [(0, "Dog", 0, "dog", 1.0), (1, "Bark", 0, "dog", 1 / 3), (2, "Meow", 1, "cat", 0.5), (3, "Speech", 1, "cat", 0.1)]
+    pairs = [
+        (0, "Dog", 0, "dog", 1.0),
+        (1, "Bark", 0, "dog", 1 / 3),
+        (2, "Meow", 1, "cat", 0.5),
+        (3, "Speech", 1, "cat", 0.1),
+    ]
     names = ("audio_id", "audio_label", "label_id", "label", "weight")
     rows: list[dict[str, object]] = [
         dict(zip(names, pair, strict=True)) | {"necessary": pair[0] == 2, "reason": reason, "source": "llm:m"}
@@ -48,7 +54,8 @@ def test_a_map_that_nobody_touched_comes_back_as_it_was(project: Path) -> None:
     found = read()
     assert found.source == "llm:m"
     assert [(p.audio_id, p.label_id, p.weight, p.necessary, p.reason) for p in found.pairs] == [
-        (r["audio_id"], r["label_id"], r["weight"], r["necessary"], r["reason"]) for r in rows]
+        (r["audio_id"], r["label_id"], r["weight"], r["necessary"], r["reason"]) for r in rows
+    ]
     assert "edited_from" not in found.provenance
 
 
@@ -64,7 +71,9 @@ def test_saving_in_a_spreadsheet_is_no_edit(project: Path) -> None:
     export()
     with TABLE.open(newline="") as file:
         rows = list(csv.reader(file))
-    with TABLE.open("w", newline="", encoding="utf-8-sig") as file:  # a byte order mark, \r\n, every cell quoted, upper case, padded rows
+    with TABLE.open(
+        "w", newline="", encoding="utf-8-sig"
+    ) as file:  # a byte order mark, \r\n, every cell quoted, upper case, padded rows
         writer = csv.writer(file, quoting=csv.QUOTE_ALL)
         writer.writerows([*([*row, *[""] * (6 - len(row))] for row in [*rows[:2], *reversed(rows[2:])]), [""] * 6])
     TABLE.write_bytes(TABLE.read_bytes().replace(b'"true"', b'"TRUE"').replace(b'"0.5"', b'"0.50"'))
@@ -72,7 +81,8 @@ def test_saving_in_a_spreadsheet_is_no_edit(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("0.5,true", "0.6,true"), ("0.5,true", "0.5,false"), ("Meow,cat", "Meow,fire_truck"), ('"a, b"', "because")]
+    ("old", "new"),
+    [("0.5,true", "0.6,true"), ("0.5,true", "0.5,false"), ("Meow,cat", "Meow,fire_truck"), ('"a, b"', "because")],
 )
 def test_a_hand_edited_map_comes_back_as_edited(old: str, new: str, project: Path) -> None:
     cached()
@@ -86,10 +96,16 @@ def test_a_hand_edited_map_comes_back_as_edited(old: str, new: str, project: Pat
 def test_a_deleted_line_is_an_edit_and_the_stage_writes_edited_as_source(project: Path) -> None:
     cached()
     export()
-    TABLE.write_text("".join(line for line in TABLE.read_text().splitlines(keepends=True) if not line.startswith("Speech")))
+    TABLE.write_text(
+        "".join(line for line in TABLE.read_text().splitlines(keepends=True) if not line.startswith("Speech"))
+    )
     map_labels.run(map_labels.Options("pets", "table", table=str(TABLE)))
     rows = parquet.read_table(Path("cache/pets/label_map.parquet"), "label_map").to_pylist()
-    assert [(row["audio_label"], row["source"]) for row in rows] == [("Dog", "edited"), ("Bark", "edited"), ("Meow", "edited")]
+    assert [(row["audio_label"], row["source"]) for row in rows] == [
+        ("Dog", "edited"),
+        ("Bark", "edited"),
+        ("Meow", "edited"),
+    ]
 
 
 def test_an_export_overwrites_an_export_but_nothing_that_a_person_wrote(project: Path) -> None:
@@ -147,5 +163,8 @@ def test_a_table_that_is_not_utf_8_or_not_there_is_one_line(project: Path) -> No
     TABLE.write_bytes(HEAD.encode() + b"Dog,dog,1,false,caf\xe9\n")
     with pytest.raises(MapperError, match="map.csv: not UTF-8"):
         read()
-    with pytest.raises(MapperError, match="data/maps/pets.csv is missing: write it, or export one: `python -m pipeline.map_labels export pets"):
+    with pytest.raises(
+        MapperError,
+        match="data/maps/pets.csv is missing: write it, or export one: `python -m pipeline.map_labels export pets",
+    ):
         mappers.build("table")(label_lists("pets", served.CLASSES))

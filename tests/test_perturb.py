@@ -1,4 +1,5 @@
 """perturb: each perturbation does what its name says, by as much as was asked, and the same every time."""
+
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,9 @@ RATE = 8000
 OPTIONS = decode.Options("tiny", "yamnet", snr_db=5.0, shift_s=0.25, seed=3, music_file="music.wav")
 
 
-def perturbation(kind: perturb.Kind, snr_db: float = 5.0, shift_s: float = 0.25, music_file: str = "", seed: int = 3) -> perturb.Perturbation:
+def perturbation(
+    kind: perturb.Kind, snr_db: float = 5.0, shift_s: float = 0.25, music_file: str = "", seed: int = 3
+) -> perturb.Perturbation:
     return perturb.choose(kind, snr_db, shift_s, music_file, seed)
 
 
@@ -28,7 +31,9 @@ def blocks_of(*sizes: int, seed: int = 0, peak: float = 4000) -> list[np.ndarray
     return [generator.normal(0, peak / 4, size).astype(np.int16) for size in sizes]
 
 
-def applied(what: perturb.Perturbation, blocks: list[np.ndarray], clip_id: str = "clip", bed: "np.ndarray | None" = None) -> list[np.ndarray]:
+def applied(
+    what: perturb.Perturbation, blocks: list[np.ndarray], clip_id: str = "clip", bed: "np.ndarray | None" = None
+) -> list[np.ndarray]:
     changed = list(perturb.apply(what, clip_id, iter(blocks), RATE, bed))
     assert [block.size for block in changed] == [block.size for block in blocks]
     assert all(block.dtype == np.int16 for block in changed)
@@ -59,9 +64,13 @@ def test_music_comes_at_the_ratio_asked_for_and_plays_on_from_block_to_block(snr
     played = []
     for clean, mixed in zip(blocks, applied(perturbation("music", snr_db), blocks, bed=bed), strict=True):
         music = mixed - clean.astype(float)
-        assert 10 * np.log10(np.square(clean.astype(float)).sum() / np.square(music).sum()) == pytest.approx(snr_db, abs=0.1)
+        assert 10 * np.log10(np.square(clean.astype(float)).sum() / np.square(music).sum()) == pytest.approx(
+            snr_db, abs=0.1
+        )
         played.append(music / music.std())
-    likeness = np.fft.irfft(np.conj(np.fft.rfft(played[0][: bed.size])) * np.fft.rfft(bed))  # at every place where it could begin
+    likeness = np.fft.irfft(
+        np.conj(np.fft.rfft(played[0][: bed.size])) * np.fft.rfft(bed)
+    )  # at every place where it could begin
     start = int(np.argmax(likeness))
     both = np.concatenate(played)
     assert np.corrcoef(both, bed.take(np.arange(start, start + both.size), mode="wrap"))[0, 1] > 0.99
@@ -172,8 +181,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_clips(names: str) -> None:
     rows = [
-        {"clip_id": name, "path": f"{name}.wav", "split": "test", "label_id": i // 2, "label": f"class {i // 2}", "status": "ok",
-         "duration_s": 0.5, "n_frames": 4, "content_sha256": sha256_file(Path(f"data/videos/tiny/{name}.wav")), "error": None}
+        {"clip_id": name, "path": f"{name}.wav", "split": "test", "label_id": i // 2, "label": f"class {i // 2}", "status": "ok",  # noqa: E501
+         "duration_s": 0.5, "n_frames": 4, "content_sha256": sha256_file(Path(f"data/videos/tiny/{name}.wav")), "error": None}  # noqa: E501
         for i, name in enumerate(names)
     ]  # fmt: skip
     parquet.write_table(Path("cache/tiny/clips.parquet"), "clips", rows)
@@ -202,7 +211,14 @@ def test_the_clean_key_and_bytes_do_not_depend_on_what_perturbations_would_use(p
 
 
 @pytest.mark.parametrize(
-    ("kind", "used"), [("noise", {"snr_db", "seed"}), ("shift", {"shift_s"}), ("swap", {"seed"}), ("mute", set()), ("music", {"snr_db", "seed"})]
+    ("kind", "used"),
+    [
+        ("noise", {"snr_db", "seed"}),
+        ("shift", {"shift_s"}),
+        ("swap", {"seed"}),
+        ("mute", set()),
+        ("music", {"snr_db", "seed"}),
+    ],
 )
 def test_a_perturbation_is_made_again_only_for_what_it_uses(project: Path, kind: perturb.Kind, used: set[str]) -> None:
     options = replace(OPTIONS, perturb=kind)
@@ -239,7 +255,9 @@ def test_a_swapped_clip_sounds_as_its_partner_and_follows_its_content(project: P
     swapping = replace(OPTIONS, perturb="swap")
     decode.run(swapping)
     partners = perturb.partners([(name, "test") for name in "abcd"], seed=3)
-    assert {name: hertz(samples) for name, samples in stored_sound("tiny").items()} == {n: hertz(clean[partners[n]]) for n in "abcd"}
+    assert {name: hertz(samples) for name, samples in stored_sound("tiny").items()} == {
+        n: hertz(clean[partners[n]]) for n in "abcd"
+    }
     write_wav(Path("data/videos/tiny/a.wav"), sine(0.5, 16000, 1000.0), 16000)
     write_clips("abcd")
     assert decode.run(swapping)["n_made"] == 1  # the one that hears a
@@ -251,7 +269,9 @@ def test_swap_does_not_look_at_labels(project: Path) -> None:
     swapping = replace(OPTIONS, perturb="swap")
     decode.run(swapping)
     table = parquet.read_table(Path("cache/tiny/clips.parquet"), "clips").to_pylist()
-    parquet.write_table(Path("cache/tiny/clips.parquet"), "clips", [row | {"label_id": 7, "label": "other"} for row in table])
+    parquet.write_table(
+        Path("cache/tiny/clips.parquet"), "clips", [row | {"label_id": 7, "label": "other"} for row in table]
+    )
     assert decode.run(swapping)["n_made"] == 0
 
 
@@ -290,5 +310,7 @@ def test_a_clip_that_has_changed_since_is_not_made_again_in_silence(project: Pat
     decode.run(replace(OPTIONS, keep_audio=False))
     write_wav(Path("data/videos/tiny/a.wav"), sine(0.5, 16000, 1000.0), 16000)
     write_clips("abcd")
-    with pytest.raises(CacheError, match="a would sound otherwise than when cache/tiny/audio was made: run `dvc repro decode`"):
+    with pytest.raises(
+        CacheError, match="a would sound otherwise than when cache/tiny/audio was made: run `dvc repro decode`"
+    ):
         joined(decode.reopen("tiny")("a"))

@@ -1,4 +1,7 @@
-"""The stage pseudo_label: a row for every clip whatever its sound, shard by shard, and one clear line where tables do not fit."""
+"""The stage pseudo_label: a row for every clip whatever its sound, shard by shard, and one clear line where tables do
+not fit.
+"""
+
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -54,11 +57,24 @@ def test_a_barking_clip_is_a_dog_and_says_which_sounds_say_so(project: Path) -> 
     assert causes[0]["probability"] == pytest.approx(bark)
 
 
-@pytest.mark.parametrize(("clip_id", "status", "no_meow"), [("mute", "silent", 0), ("talks", "ok", 1 - sigmoid(FAINT)), ("broken", "failed", 0)])
-def test_a_clip_whose_sound_says_nothing_is_uniform_with_mass_0(clip_id: str, status: str, no_meow: float, project: Path) -> None:
+@pytest.mark.parametrize(
+    ("clip_id", "status", "no_meow"),
+    [("mute", "silent", 0), ("talks", "ok", 1 - sigmoid(FAINT)), ("broken", "failed", 0)],
+)
+def test_a_clip_whose_sound_says_nothing_is_uniform_with_mass_0(
+    clip_id: str, status: str, no_meow: float, project: Path
+) -> None:
     row = label()[clip_id]
     assert row.pop("absent") == pytest.approx([0.0, no_meow], rel=1e-6)  # only what was listened to can lack a sound
-    assert row == {"clip_id": clip_id, "status": status, "probs": [0.5, 0.5], "evidence": [0.0, 0.0], "mass": 0.0, "top_label": None, "causes": []}
+    assert row == {
+        "clip_id": clip_id,
+        "status": status,
+        "probs": [0.5, 0.5],
+        "evidence": [0.0, 0.0],
+        "mass": 0.0,
+        "top_label": None,
+        "causes": [],
+    }
 
 
 def test_a_truncated_clip_counts_with_what_was_heard_of_it(project: Path) -> None:
@@ -88,7 +104,14 @@ def test_a_second_run_writes_the_same_bytes(project: Path) -> None:
     before = (FOLDER / "pseudo_labels.parquet").read_bytes()
     label()
     assert (FOLDER / "pseudo_labels.parquet").read_bytes() == before
-    assert {path.name for path in FOLDER.iterdir()} == {"audio", "clips.parquet", "label_map.parquet", "labels.txt", "pseudo_labels.parquet", "tags"}
+    assert {path.name for path in FOLDER.iterdir()} == {
+        "audio",
+        "clips.parquet",
+        "label_map.parquet",
+        "labels.txt",
+        "pseudo_labels.parquet",
+        "tags",
+    }
 
 
 def test_clips_may_lie_in_any_shard_and_blocks_may_end_anywhere(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,19 +126,29 @@ def test_clips_may_lie_in_any_shard_and_blocks_may_end_anywhere(project: Path, m
 
 
 def test_memory_does_not_grow_with_the_number_of_shards(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Six shards of 300 clips with 400 sounds: their probabilities at once would be 5.8 MB, those of one shard are 1 MB."""
+    """Six shards of 300 clips with 400 sounds: their probabilities at once would be 5.8 MB, those of one shard are 1
+    MB.
+    """
     monkeypatch.setattr(pseudo_label, "WINDOWS_AT_ONCE", 300)
     monkeypatch.setattr(pseudo_label, "CLIPS_AT_ONCE", 300)
     pets.write_labels([*pets.SOUNDS, *(f"sound {i}" for i in range(396))])
     made_by = {"tagger": "ears", "labels_file": LABELS.as_posix(), "labels_sha256": sha256_file(LABELS)}
     (FOLDER / SHARD).unlink()
-    offsets, zeros, random = pa.array(range(0, 120_001, 400), pa.int32()), pa.array(np.zeros(300)), np.random.default_rng(0)
+    offsets, zeros, random = (
+        pa.array(range(0, 120_001, 400), pa.int32()),
+        pa.array(np.zeros(300)),
+        np.random.default_rng(0),
+    )
     peaks = []
     for shard in range(6):
         logits = pa.ListArray.from_arrays(offsets, pa.array(random.standard_normal(120_000).astype(np.float32)))
         ids = [f"c{300 * shard + i:05d}" for i in range(300)]
         with parquet.Writer(FOLDER / f"tags/part-{shard:05d}.parquet", "tags", made_by) as writer:
-            writer.add(pa.table({"clip_id": ids, "window_start_s": zeros, "padded_share": zeros, "cache_key": ids, "logits": logits}))
+            writer.add(
+                pa.table(
+                    {"clip_id": ids, "window_start_s": zeros, "padded_share": zeros, "cache_key": ids, "logits": logits}
+                )
+            )
         if shard in (0, 5):
             clip_ids = [f"c{i:05d}" for i in range(300 * (shard + 1))]
             pets.write_clips(clip_ids)
@@ -137,13 +170,19 @@ def test_a_data_set_without_any_sound_is_uniform(project: Path) -> None:
 
 def test_another_list_of_sounds_than_the_tags_were_made_with_is_an_error(project: Path) -> None:
     LABELS.write_text(LABELS.read_text().replace("Bark", "Woof"))
-    with pytest.raises(CacheError, match="pets/tags was made with another list of sounds than data/labels/ears.csv holds now: .*`dvc repro tag`"):
+    with pytest.raises(
+        CacheError,
+        match="pets/tags was made with another list of sounds than data/labels/ears.csv holds now: .*`dvc repro tag`",
+    ):
         label()
 
 
 def test_shards_made_with_two_lists_of_sounds_are_an_error(project: Path) -> None:
     pets.write_tags({"talks": [[0.0] * 4]}, "part-00001-of-00002.parquet", labels_file="data/labels/nose.csv")
-    with pytest.raises(CacheError, match=r"was made with 2 lists of sounds, \['data/labels/ears.csv', 'data/labels/nose.csv'\]: run `dvc repro tag`"):
+    with pytest.raises(
+        CacheError,
+        match=r"was made with 2 lists of sounds, \['data/labels/ears.csv', 'data/labels/nose.csv'\]: run `dvc repro tag`",  # noqa: E501
+    ):
         label()
 
 
@@ -155,20 +194,27 @@ def test_another_tagger_than_the_tags_were_made_by_is_an_error(project: Path) ->
 def test_a_sound_that_the_ontology_lacks_is_an_error_that_says_what_to_set(project: Path) -> None:
     pets.write_labels([*pets.SOUNDS[:3], "Purring engine"])
     pets.write_tags(pets.TAGS)
-    with pytest.raises(OntologyError, match="lacks 1 of the tagger's sounds, first '/x/3': set pseudo_label.related to all"):
+    with pytest.raises(
+        OntologyError, match="lacks 1 of the tagger's sounds, first '/x/3': set pseudo_label.related to all"
+    ):
         label()
     assert label(related="all")["barks"]["top_label"] == "dog"
 
 
 def test_a_label_map_for_another_class_order_is_an_error(project: Path) -> None:
     pets.write_map(classes=["cat", "dog"])
-    with pytest.raises(CacheError, match="map.parquet was made for another list of classes than cache/pets/labels.txt: run `dvc repro map_labels`"):
+    with pytest.raises(
+        CacheError,
+        match="map.parquet was made for another list of classes than cache/pets/labels.txt: run `dvc repro map_labels`",
+    ):
         label()
 
 
 def test_a_label_map_of_sounds_that_the_tagger_does_not_know_is_an_error(project: Path) -> None:
     pets.write_map([("Battle cry", 0, 1.0)])
-    with pytest.raises(CacheError, match="none of its sounds is in data/labels/ears.csv, the tagger's list: run `dvc repro map_labels`"):
+    with pytest.raises(
+        CacheError, match="none of its sounds is in data/labels/ears.csv, the tagger's list: run `dvc repro map_labels`"
+    ):
         label()
 
 
@@ -188,24 +234,37 @@ def test_a_clip_in_two_shards_is_an_error(project: Path, monkeypatch: pytest.Mon
 
 def test_too_few_logits_are_an_error(project: Path) -> None:
     pets.write_tags(pets.TAGS | {"barks": [[0.0] * 3]})
-    with pytest.raises(CacheError, match="has rows without 4 logits, one a sound of its label list: run `dvc repro tag`"):
+    with pytest.raises(
+        CacheError, match="has rows without 4 logits, one a sound of its label list: run `dvc repro tag`"
+    ):
         label()
 
 
 @pytest.mark.parametrize(
     ("path", "table", "name"),
-    [("clips.parquet", "clips", "scan"), ("audio", "audio", "decode"), ("tags", "tags", "tag"), ("label_map.parquet", "label_map", "map_labels")],
+    [
+        ("clips.parquet", "clips", "scan"),
+        ("audio", "audio", "decode"),
+        ("tags", "tags", "tag"),
+        ("label_map.parquet", "label_map", "map_labels"),
+    ],
 )
 def test_a_missing_table_names_the_contract_and_the_command(project: Path, path: str, table: str, name: str) -> None:
     (FOLDER / path).rename("elsewhere")
-    with pytest.raises(CacheError, match=rf"^cache/pets/{path} is missing \(table {table} of cache/schema.sql\): run `dvc repro {name}`$"):
+    with pytest.raises(
+        CacheError,
+        match=rf"^cache/pets/{path} is missing \(table {table} of cache/schema.sql\): run `dvc repro {name}`$",
+    ):
         label()
 
 
 def test_a_truncated_shard_is_named(project: Path) -> None:
     pets.write_tags({"talks": [[0.0] * 4]}, "part-00001-of-00002.parquet")
     (FOLDER / SHARD).write_bytes((FOLDER / SHARD).read_bytes()[:-20])
-    with pytest.raises(CacheError, match=rf"{SHARD} is not a whole Parquet file \(table tags of cache/schema.sql; .*: run `dvc repro tag`$"):
+    with pytest.raises(
+        CacheError,
+        match=rf"{SHARD} is not a whole Parquet file \(table tags of cache/schema.sql; .*: run `dvc repro tag`$",
+    ):
         label()
 
 
@@ -221,24 +280,39 @@ def test_a_file_with_a_broken_page_is_one_line(project: Path, path: str, repair:
 def test_a_shard_of_another_schema_version_is_named(project: Path) -> None:
     pets.write_tags({"talks": [[0.0] * 4]}, "part-00001-of-00002.parquet")
     table = pq.read_table(FOLDER / SHARD)
-    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"earshot.schema": b"0123456789"}), FOLDER / SHARD)
-    with pytest.raises(CacheError, match=rf"{SHARD} does not follow table tags of cache/schema.sql: .* version 01234567, .*: run `dvc repro tag`"):
+    pq.write_table(
+        table.replace_schema_metadata(table.schema.metadata | {b"earshot.schema": b"0123456789"}), FOLDER / SHARD
+    )
+    with pytest.raises(
+        CacheError,
+        match=rf"{SHARD} does not follow table tags of cache/schema.sql: .* version 01234567, .*: run `dvc repro tag`",
+    ):
         label()
 
 
 def test_a_shard_with_another_column_type_is_named(project: Path) -> None:
     pets.write_tags({"talks": [[0.0] * 4]}, "part-00001-of-00002.parquet")
     table = pq.read_table(FOLDER / SHARD)
-    wide = table.set_column(table.schema.get_field_index("logits"), "logits", table.column("logits").cast(pa.list_(pa.float64())))
+    wide = table.set_column(
+        table.schema.get_field_index("logits"), "logits", table.column("logits").cast(pa.list_(pa.float64()))
+    )
     pq.write_table(wide.replace_schema_metadata(table.schema.metadata), FOLDER / SHARD)
     with pytest.raises(
-        CacheError, match=rf"{SHARD}: column logits is DOUBLE\[\], but table tags of cache/schema.sql says FLOAT\[\]: run `dvc repro tag`"
+        CacheError,
+        match=rf"{SHARD}: column logits is DOUBLE\[\], but table tags of cache/schema.sql says FLOAT\[\]: run `dvc repro tag`",  # noqa: E501
     ):
         label()
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("temperature", 0.0), ("temperature", float("nan")), ("threshold", 1.5), ("threshold", float("nan")), ("top_k", 0)]
+    ("name", "value"),
+    [
+        ("temperature", 0.0),
+        ("temperature", float("nan")),
+        ("threshold", 1.5),
+        ("threshold", float("nan")),
+        ("top_k", 0),
+    ],
 )
 def test_a_setting_out_of_range_names_itself(name: str, value: float, project: Path) -> None:
     with pytest.raises(OptionsError, match=f"pseudo_label.{name} is {value}"):
@@ -247,6 +321,11 @@ def test_a_setting_out_of_range_names_itself(name: str, value: float, project: P
 
 def test_an_unknown_way_to_combine_is_wrong_usage(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        command.main(pseudo_label.Options, pseudo_label.run, prog="p", args=["--dataset", "pets", "--tagger", "ears", "--combine", "avg"])
+        command.main(
+            pseudo_label.Options,
+            pseudo_label.run,
+            prog="p",
+            args=["--dataset", "pets", "--tagger", "ears", "--combine", "avg"],
+        )
     assert stop.value.code == 2
     assert "noisy_or" in capsys.readouterr().err

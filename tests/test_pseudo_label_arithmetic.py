@@ -1,4 +1,5 @@
 """Evidence from probabilities: against hand-computed cases, and against loops that follow the page literally."""
+
 import csv
 import json
 from pathlib import Path
@@ -59,15 +60,21 @@ def family_tree(n: int, random: np.random.Generator) -> Mask:
 
 
 @pytest.mark.parametrize("combine", ["noisy_or", "max", "sum"])
-@pytest.mark.parametrize(("threshold", "top_k", "temperature"), [(0.1, 10, 1.0), (0.0, 3, 0.5), (0.3, 12, 2.0), (0.95, 1, 1.0)])
+@pytest.mark.parametrize(
+    ("threshold", "top_k", "temperature"), [(0.1, 10, 1.0), (0.0, 3, 0.5), (0.3, 12, 2.0), (0.95, 1, 1.0)]
+)
 @pytest.mark.parametrize("related", [False, True])
-def test_the_arrays_say_what_plain_loops_say(combine: str, threshold: float, top_k: int, temperature: float, related: bool) -> None:
+def test_the_arrays_say_what_plain_loops_say(
+    combine: str, threshold: float, top_k: int, temperature: float, related: bool
+) -> None:
     random = np.random.default_rng(7)
     n_clips, n_sounds, n_classes = 40, 12, 5
     a = np.round(random.random((n_clips, n_sounds)) ** 2, 2)  # rounded: equal loudness happens
     m = np.where(random.random((n_sounds, n_classes)) < 0.4, np.round(random.random((n_sounds, n_classes)), 1), 0.0)
     kin = family_tree(n_sounds, random) if related else np.zeros((n_sounds, n_sounds), bool)
-    found = evidence(a, m, combine=combine, threshold=threshold, top_k=top_k, temperature=temperature, kin=kin if related else None)
+    found = evidence(
+        a, m, combine=combine, threshold=threshold, top_k=top_k, temperature=temperature, kin=kin if related else None
+    )
     for n in range(n_clips):
         s, q, mass, causes = literally(a[n].tolist(), m.tolist(), kin, combine, threshold, top_k, temperature)
         np.testing.assert_allclose(found.s[n], s, atol=1e-12)
@@ -121,7 +128,9 @@ def test_a_sound_of_exactly_the_threshold_is_heard_and_of_equals_the_first_is_lo
 def audioset_kin() -> tuple[dict[str, int], Mask]:
     with (PROJECT / "data/labels/audioset.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return {row["display_name"]: i for i, row in enumerate(rows)}, ontology.kinship([row["mid"] for row in rows], PROJECT / ontology.ONTOLOGY)
+    return {row["display_name"]: i for i, row in enumerate(rows)}, ontology.kinship(
+        [row["mid"] for row in rows], PROJECT / ontology.ONTOLOGY
+    )
 
 
 def bark(*heard: tuple[str, float], classes: int = 1, **weights: float) -> arithmetic.Evidence:
@@ -177,7 +186,10 @@ def test_every_sound_of_the_shipped_lists_is_in_the_ontology_and_kinship_is_mutu
         ("{", "is not AudioSet's ontology"),
         ('[{"name": "Dog"}]', "is not AudioSet's ontology"),
         (json.dumps([{"id": "a", "child_ids": ["b"]}, {"id": "b", "child_ids": ["a"]}]), "a is its own ancestor"),
-        (json.dumps([{"id": "a", "child_ids": []}]), "lacks 1 of the tagger's sounds, first 'b': set pseudo_label.related to all"),
+        (
+            json.dumps([{"id": "a", "child_ids": []}]),
+            "lacks 1 of the tagger's sounds, first 'b': set pseudo_label.related to all",
+        ),
     ],
 )
 def test_a_broken_ontology_is_one_clear_error(text: str, message: str, tmp_path: Path) -> None:
@@ -196,7 +208,9 @@ def sigmoid(logit: float) -> float:
     return float(1 / (1 + np.exp(-logit)))
 
 
-@pytest.mark.parametrize(("reduce", "expected"), [("max", [0.5, 0.5]), ("mean", [(0.5 + sigmoid(-1)) / 2, (0.5 + sigmoid(-3)) / 2])])
+@pytest.mark.parametrize(
+    ("reduce", "expected"), [("max", [0.5, 0.5]), ("mean", [(0.5 + sigmoid(-1)) / 2, (0.5 + sigmoid(-3)) / 2])]
+)
 def test_windows_are_reduced_on_probabilities(reduce: str, expected: list[float]) -> None:
     logits, starts = np.array([[9.0, 9.0], [0.0, -3.0], [-1.0, 0.0]]), np.array([0, 1])
     np.testing.assert_allclose(clip_probabilities(logits, starts, reduce)[1], expected)
@@ -208,7 +222,9 @@ def test_a_logit_that_no_exponential_holds_is_a_probability_of_0_or_1() -> None:
 
 def test_a_necessary_sound_that_is_not_heard_speaks_against_its_class() -> None:
     probabilities = np.array([[0.9, 0.2, 0.3], [0.0, 1.0, 0.0]])
-    necessary = np.array([[False, True, False], [True, False, False], [True, False, False]])  # class 0: sounds 1 and 2; class 1: sound 0
+    necessary = np.array(
+        [[False, True, False], [True, False, False], [True, False, False]]
+    )  # class 0: sounds 1 and 2; class 1: sound 0
     np.testing.assert_allclose(absence(probabilities, necessary), [[0.7, 0.1, 0.0], [0.0, 1.0, 0.0]], rtol=1e-6)
 
 

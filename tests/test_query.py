@@ -1,4 +1,5 @@
 """query: SQL in by four ways, answers out by four, nothing written and nothing else read."""
+
 import io
 import json
 import os
@@ -51,14 +52,20 @@ def test_a_table_is_drawn_with_its_values(project: Path, capsys: pytest.CaptureF
     assert first_cells == ["clip_id", "varchar", "barks", "mute", "talks", "turns"]
 
 
-def test_control_characters_are_shown_and_not_sent_to_the_terminal(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_shown_and_not_sent_to_the_terminal(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     drawn = ask(capsys, "SELECT chr(27) || '[31mred' AS text")
     assert "\x1b" not in drawn
     assert "[31mred" in drawn
 
 
 def test_csv_has_a_header_and_json_in_its_nested_values(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = ask(capsys, "--csv", "SELECT 'a,b' AS text, NULL AS nothing, [1, 2] AS list, {'x': 0.5::DOUBLE} AS struct, true AS yes")
+    text = ask(
+        capsys,
+        "--csv",
+        "SELECT 'a,b' AS text, NULL AS nothing, [1, 2] AS list, {'x': 0.5::DOUBLE} AS struct, true AS yes",
+    )
     assert text == 'text,nothing,list,struct,yes\n"a,b",,"[1, 2]","{""x"": 0.5}",true\n'
 
 
@@ -103,7 +110,10 @@ def test_a_result_is_not_written_into_the_cache(project: Path, flag: str, target
 
 
 def test_two_columns_of_one_name_are_not_lost(project: Path) -> None:
-    for options in (query.Options("pets", "SELECT 1 AS a, 2 AS a", json=True), query.Options("pets", "SELECT 1 AS a, 2 AS a", parquet=Path("x"))):
+    for options in (
+        query.Options("pets", "SELECT 1 AS a, 2 AS a", json=True),
+        query.Options("pets", "SELECT 1 AS a, 2 AS a", parquet=Path("x")),
+    ):
         with pytest.raises(QueryError, match=r"columns \['a'\] stand twice in the result: name them apart with AS"):
             query.run(options)
 
@@ -115,7 +125,9 @@ def test_sql_comes_from_a_file(project: Path, capsys: pytest.CaptureFixture[str]
         query.run(query.Options("pets", file=Path("nowhere.sql")))
 
 
-def test_sql_comes_from_a_pipe(project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sql_comes_from_a_pipe(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("SELECT count(*) AS n\nFROM clips"))
     assert ask(capsys, "--csv") == "n\n5\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
@@ -132,7 +144,9 @@ def test_sql_comes_from_a_pipe(project: Path, capsys: pytest.CaptureFixture[str]
         (["SELECT 1", "--export", "x.duckdb"], "--export writes all views and takes no SQL"),
     ],
 )
-def test_flags_that_do_not_go_together_are_one_line(project: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_flags_that_do_not_go_together_are_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     with pytest.raises(SystemExit, match="1"):
         query.main(["pets", *arguments])
     assert capsys.readouterr().err.startswith(f"pipeline.query: {message}")
@@ -190,7 +204,9 @@ def test_a_wrong_query_is_one_line_and_exit_1(
         "SELECT 1; COPY clips TO 'x.csv'",
     ],
 )
-def test_nothing_is_written_and_nothing_outside_the_cache_is_read(project: Path, capsys: pytest.CaptureFixture[str], sql: str) -> None:
+def test_nothing_is_written_and_nothing_outside_the_cache_is_read(
+    project: Path, capsys: pytest.CaptureFixture[str], sql: str
+) -> None:
     outside = pq.read_table("cache/pets/clips.parquet")
     pq.write_table(outside, "outside.parquet")
     Path("outside.txt").write_text("secret\n")
@@ -207,10 +223,20 @@ def test_nothing_is_written_and_nothing_outside_the_cache_is_read(project: Path,
 
 @pytest.mark.parametrize(
     "sql",
-    ["FROM read_csv('/etc/passwd')", "COPY (SELECT 1) TO 'x.csv'", "ATTACH 'x.duckdb'", "INSTALL httpfs", "LOAD httpfs", "SET threads = 1"],
+    [
+        "FROM read_csv('/etc/passwd')",
+        "COPY (SELECT 1) TO 'x.csv'",
+        "ATTACH 'x.duckdb'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET threads = 1",
+    ],
 )
 def test_the_connection_that_python_gets_is_locked_as_well(project: Path, sql: str) -> None:
-    with connect("pets") as connection, pytest.raises(duckdb.Error, match="disabled by configuration|through configuration|locked"):
+    with (
+        connect("pets") as connection,
+        pytest.raises(duckdb.Error, match="disabled by configuration|through configuration|locked"),
+    ):
         connection.execute(sql)
     assert not Path("x.csv").exists()
     assert not Path("x.duckdb").exists()
@@ -250,7 +276,18 @@ def test_the_prompt_answers_until_the_end_of_input(project: Path, capsys: pytest
 
 
 def test_the_prompt_survives_mistakes(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, err = run_prompt(["SELEC 1;", "FROM outcomes;", "DROP VIEW clips;", "SELECT", KeyboardInterrupt, ".nonsense", "SELECT 2 AS two;"], capsys)
+    out, err = run_prompt(
+        [
+            "SELEC 1;",
+            "FROM outcomes;",
+            "DROP VIEW clips;",
+            "SELECT",
+            KeyboardInterrupt,
+            ".nonsense",
+            "SELECT 2 AS two;",
+        ],
+        capsys,
+    )
     first, second, third = err.splitlines()
     assert first.startswith("Parser Error: syntax error")
     assert second == "pets has no outcomes yet: run `dvc repro adapt` first"
@@ -259,7 +296,9 @@ def test_the_prompt_survives_mistakes(project: Path, capsys: pytest.CaptureFixtu
     assert "two\n2\n" in out
 
 
-def test_the_prompt_lists_what_can_be_asked_and_its_examples_run(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_prompt_lists_what_can_be_asked_and_its_examples_run(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, _ = run_prompt([".tables", ".exit", "SELECT 'not reached';"], capsys)
     assert "  sounds: clip_id, sound, probability\n" in out
     assert "  loudest(clip_id, k)\n" in out
@@ -273,7 +312,9 @@ def test_the_prompt_lists_what_can_be_asked_and_its_examples_run(project: Path, 
 
 def test_a_terminal_gets_a_prompt(project: Path) -> None:
     ours, theirs = pty.openpty()
-    with subprocess.Popen([sys.executable, "-m", "pipeline.query", "pets"], stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.query", "pets"], stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT
+    ) as process:
         os.close(theirs)
         os.write(ours, b"SELECT label FROM classes;\n.exit\n")
         shown = b""
@@ -308,7 +349,7 @@ def test_an_exported_file_works_from_any_folder_and_holds_no_rows_of_the_cache(
     monkeypatch.chdir("/")
     with duckdb.connect(str(project / "earshot.duckdb"), read_only=True) as plain:
         assert plain.sql("FROM why('barks')").fetchall() == expected
-        tables = {name for name, in plain.sql("SELECT table_name FROM duckdb_tables()").fetchall()}
+        tables = {name for (name,) in plain.sql("SELECT table_name FROM duckdb_tables()").fetchall()}
         assert tables == {"classes", "tagger_labels", "related_sounds", "pseudo_label_settings"}
     monkeypatch.chdir(project)
     pets.write_clips(["barks"])  # the file shows the cache as it is, not as it was

@@ -1,4 +1,7 @@
-"""What the cache may look like when it is not right: one line that names the file, what it should fit, and the command that repairs it."""
+"""What the cache may look like when it is not right: one line that names the file, what it should fit, and the command
+that repairs it.
+"""
+
 import shutil
 from pathlib import Path
 
@@ -68,27 +71,52 @@ def test_a_file_of_another_schema_version_is_named(project: Path, table: str) ->
     loaded = pq.read_table(path)
     pq.write_table(loaded.replace_schema_metadata(loaded.schema.metadata | {b"earshot.schema": b"0" * 64}), path)
     said = refusal()
-    assert said.startswith(f"{path} does not follow table {table} of cache/schema.sql: it was written under version 00000000, now it is ")
+    assert said.startswith(
+        f"{path} does not follow table {table} of cache/schema.sql: it was written under version 00000000, now it is "
+    )
     assert said.endswith(COMMANDS[table])
 
 
 def test_a_file_that_earshot_did_not_write_is_named(project: Path) -> None:
     pq.write_table(pa.table({"clip_id": ["a"]}), PLACES["clips"])
-    assert refusal().startswith("cache/pets/clips.parquet does not follow table clips of cache/schema.sql: it was written under version None")
+    assert refusal().startswith(
+        "cache/pets/clips.parquet does not follow table clips of cache/schema.sql: it was written under version None"
+    )
 
 
 @pytest.mark.parametrize(
     ("table", "column", "type_", "said"),
     [
-        ("clips", "duration_s", pa.string(), "column duration_s is VARCHAR, but table clips of cache/schema.sql says DOUBLE"),
-        ("tags", "window_start_s", pa.float32(), "column window_start_s is FLOAT, but table tags of cache/schema.sql says DOUBLE"),
-        ("pseudo_labels", "mass", None, "column mass is missing, but table pseudo_labels of cache/schema.sql says DOUBLE"),
+        (
+            "clips",
+            "duration_s",
+            pa.string(),
+            "column duration_s is VARCHAR, but table clips of cache/schema.sql says DOUBLE",
+        ),
+        (
+            "tags",
+            "window_start_s",
+            pa.float32(),
+            "column window_start_s is FLOAT, but table tags of cache/schema.sql says DOUBLE",
+        ),
+        (
+            "pseudo_labels",
+            "mass",
+            None,
+            "column mass is missing, but table pseudo_labels of cache/schema.sql says DOUBLE",
+        ),
     ],
 )
-def test_a_column_of_another_type_is_named(project: Path, table: str, column: str, type_: pa.DataType | None, said: str) -> None:
+def test_a_column_of_another_type_is_named(
+    project: Path, table: str, column: str, type_: pa.DataType | None, said: str
+) -> None:
     loaded = pq.read_table(PLACES[table])
     i = loaded.schema.get_field_index(column)
-    changed = loaded.drop_columns([column]) if type_ is None else loaded.set_column(i, column, loaded.column(column).cast(type_))
+    changed = (
+        loaded.drop_columns([column])
+        if type_ is None
+        else loaded.set_column(i, column, loaded.column(column).cast(type_))
+    )
     pq.write_table(changed.replace_schema_metadata(loaded.schema.metadata), PLACES[table])
     assert refusal() == f"{PLACES[table]}: {said}: {COMMANDS[table]}"
 
@@ -96,26 +124,40 @@ def test_a_column_of_another_type_is_named(project: Path, table: str, column: st
 def test_a_column_too_many_is_named(project: Path) -> None:
     loaded = pq.read_table(PLACES["clips"])
     pq.write_table(loaded.append_column("extra", pa.array(range(loaded.num_rows))), PLACES["clips"])
-    assert refusal() == f"{PLACES['clips']}: column extra is BIGINT, but table clips of cache/schema.sql says nothing of it: {COMMANDS['clips']}"
+    assert (
+        refusal()
+        == f"{PLACES['clips']}: column extra is BIGINT, but table clips of cache/schema.sql says nothing of it: "
+        f"{COMMANDS['clips']}"
+    )
 
 
 @pytest.mark.parametrize("table", ["clips", "label_map", "pseudo_labels"])
 def test_another_class_order_names_both_files(project: Path, table: str) -> None:
     loaded = pq.read_table(PLACES[table])
     other = pets.classes_sha256(pets.CLASSES[::-1]).encode()
-    pq.write_table(loaded.replace_schema_metadata(loaded.schema.metadata | {b"earshot.classes_sha256": other}), PLACES[table])
-    assert refusal() == f"{PLACES[table]} was made for another list of classes than cache/pets/labels.txt: {COMMANDS[table]}"
+    pq.write_table(
+        loaded.replace_schema_metadata(loaded.schema.metadata | {b"earshot.classes_sha256": other}), PLACES[table]
+    )
+    assert (
+        refusal()
+        == f"{PLACES[table]} was made for another list of classes than cache/pets/labels.txt: {COMMANDS[table]}"
+    )
 
 
 def test_a_missing_list_of_classes_names_the_tables_that_need_it(project: Path) -> None:
     (FOLDER / "labels.txt").unlink()
-    assert refusal() == "cache/pets/labels.txt is missing, the order of the classes in clips, label_map, pseudo_labels: run `dvc repro scan`"
+    assert (
+        refusal()
+        == "cache/pets/labels.txt is missing, the order of the classes in clips, label_map, pseudo_labels: run `dvc "
+        "repro scan`"
+    )
 
 
 def test_another_list_of_sounds_names_both_files(project: Path) -> None:
     pets.write_labels(pets.SOUNDS[::-1])
     assert refusal() == (
-        "cache/pets/tags was made with another list of sounds than data/labels/ears.csv holds now: restore it or run `dvc repro tag`"
+        "cache/pets/tags was made with another list of sounds than data/labels/ears.csv holds now: restore it or run "
+        "`dvc repro tag`"
     )
 
 
@@ -125,7 +167,8 @@ def test_another_ontology_names_both_files(project: Path) -> None:
     path.unlink()
     path.write_text(text + " ")
     assert refusal() == (
-        "cache/pets/pseudo_labels.parquet was made with another ontology than data/labels/audioset_ontology.json holds now: "
+        "cache/pets/pseudo_labels.parquet was made with another ontology than data/labels/audioset_ontology.json holds "
+        "now: "
         "run `dvc repro pseudo_label`"
     )
 
@@ -134,7 +177,9 @@ def test_pseudo_labels_that_do_not_say_how_they_were_made_are_refused(project: P
     loaded = pq.read_table(PLACES["pseudo_labels"])
     metadata = {key: value for key, value in loaded.schema.metadata.items() if key != b"earshot.threshold"}
     pq.write_table(loaded.replace_schema_metadata(metadata), PLACES["pseudo_labels"])
-    assert refusal().endswith("does not say with which ['threshold'] it was made, as cache/views.sql needs it: run `dvc repro pseudo_label`")
+    assert refusal().endswith(
+        "does not say with which ['threshold'] it was made, as cache/views.sql needs it: run `dvc repro pseudo_label`"
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +202,10 @@ def test_what_is_not_made_yet_names_the_stage_and_leaves_the_rest(
     with pytest.raises(SystemExit, match="1"):
         query.main(["pets", f"FROM {asked}"])
     name = asked.partition("(")[0]
-    assert capsys.readouterr().err.lower() == f"pipeline.query: pets has no {name.lower()} yet: run `dvc repro {stage}` first\n"
+    assert (
+        capsys.readouterr().err.lower()
+        == f"pipeline.query: pets has no {name.lower()} yet: run `dvc repro {stage}` first\n"
+    )
     query.main(["pets", "--csv", "SELECT count(*) AS n FROM clips"])
     assert capsys.readouterr().out == "n\n5\n"
 

@@ -1,8 +1,11 @@
-"""The README's SQL examples print what the README shows: of the sound side the same rows, of trained models the same shape.
+"""The README's SQL examples print what the README shows: of the sound side the same rows, of trained models the same
+shape.
 
-The sound side's figures may differ in the last digit from processor to processor, and so may the order of rows that nearly tie.
-Training ends with other weights on another processor: what a query says about a model is a share in per cent, whichever.
+The sound side's figures may differ in the last digit from processor to processor, and so may the order of rows that
+nearly tie. Training ends with other weights on another processor: what a query says about a model is a share in per
+cent, whichever.
 """
+
 import re
 import shlex
 import subprocess
@@ -19,17 +22,23 @@ TRAINED = re.compile(r"\b(outcomes|predictions|traces)\b")  # what holds answers
 OF_MODELS = [(command, shown) for command, shown in EXAMPLES if TRAINED.search(command)]
 OF_SOUND = [(command, shown) for command, shown in EXAMPLES if not TRAINED.search(command)]
 TOLERANCE = 0.06  # of a share, or of a number's size: one clip more or less
-needs_the_demo = pytest.mark.skipif(not (ROOT / "cache/demo/pseudo_labels.parquet").exists(), reason="make demo has not run")
+needs_the_demo = pytest.mark.skipif(
+    not (ROOT / "cache/demo/pseudo_labels.parquet").exists(), reason="make demo has not run"
+)
 Row = list[str]
 
 
 def cells(drawn: str) -> list[Row]:
     """The texts between the lines of a drawn table, row by row: names, types, values."""
-    return [[cell.strip() for cell in line.strip("│ ").split("│")] for line in drawn.splitlines() if line.startswith("│")]
+    return [
+        [cell.strip() for cell in line.strip("│ ").split("│")] for line in drawn.splitlines() if line.startswith("│")
+    ]
 
 
 def printed(command: str) -> list[Row]:
-    done = subprocess.run([sys.executable, *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return cells(done.stdout)
 

@@ -16,7 +16,7 @@ import adapt.tables.cache, adapt.stream.streaming, pipeline.query
 from tests import pets
 
 pets.make(pathlib.Path.cwd())
-clips = adapt.cache.read_clips("pets", "test")
+clips = adapt.tables.cache.read_clips("pets", "test")
 kept = pipeline.query.connect("pets")
 rows = kept.sql("SELECT clip_id FROM clips")
 try:

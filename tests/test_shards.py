@@ -1,4 +1,5 @@
 """shards: folders of Parquet that follow a data set, whatever kills the stage that fills them."""
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,10 @@ from pipeline.workers import shards
 
 def tag_rows(clip_ids: list[str]) -> Iterator[shards.TableRow]:
     for clip in clip_ids:
-        yield "tags", {"clip_id": clip, "window_start_s": 0.0, "padded_share": 0.0, "cache_key": f"key {clip}", "logits": [1.0]}
+        yield (
+            "tags",
+            {"clip_id": clip, "window_start_s": 0.0, "padded_share": 0.0, "cache_key": f"key {clip}", "logits": [1.0]},
+        )
 
 
 def keys(n_clips: int) -> dict[str, str]:
@@ -24,19 +28,33 @@ def tags_in(folder: Path) -> shards.Group:
 
 
 def sounds_in(folder: Path) -> shards.Group:
-    return shards.Group("audio", {"audio": folder / "audio", "waveforms": folder / "waveforms"}, {"waveforms": "n_blocks"})
+    return shards.Group(
+        "audio", {"audio": folder / "audio", "waveforms": folder / "waveforms"}, {"waveforms": "n_blocks"}
+    )
 
 
 def audio_row(clip: str, n_blocks: int, key: str) -> parquet.Row:
-    empty = dict.fromkeys(("track", "mix", "n_channels", "duration_s", "expected_s", "level_dbfs", "rms_dbfs", "peak_dbfs", "error"))
-    return empty | {"clip_id": clip, "status": "ok", "sample_rate": 8000, "n_samples": 1, "n_blocks": n_blocks, "cache_key": key}
+    empty = dict.fromkeys(
+        ("track", "mix", "n_channels", "duration_s", "expected_s", "level_dbfs", "rms_dbfs", "peak_dbfs", "error")
+    )
+    return empty | {
+        "clip_id": clip,
+        "status": "ok",
+        "sample_rate": 8000,
+        "n_samples": 1,
+        "n_blocks": n_blocks,
+        "cache_key": key,
+    }
 
 
 def sound_rows(clip_ids: list[str]) -> Iterator[shards.TableRow]:
     """Clips with as many blocks as the last digit of their names says."""
     for clip in clip_ids:
         for block in range(int(clip[-1])):
-            yield "waveforms", {"clip_id": clip, "block": block, "n_samples": 1, "flac": clip.encode(), "cache_key": f"key {clip}"}
+            yield (
+                "waveforms",
+                {"clip_id": clip, "block": block, "n_samples": 1, "flac": clip.encode(), "cache_key": f"key {clip}"},
+            )
         yield "audio", audio_row(clip, int(clip[-1]), f"key {clip}")
 
 
@@ -77,7 +95,9 @@ def test_two_tables_grow_together_and_a_grown_set_gives_the_bytes_of_a_fresh_one
 
 
 @pytest.mark.parametrize("at_clip", [0, 1, 70, 99, 199])
-def test_a_stage_killed_anywhere_keeps_its_finished_shards_and_ends_with_the_same_bytes(tmp_path: Path, at_clip: int) -> None:
+def test_a_stage_killed_anywhere_keeps_its_finished_shards_and_ends_with_the_same_bytes(
+    tmp_path: Path, at_clip: int
+) -> None:
     def killed(clip_ids: list[str]) -> Iterator[shards.TableRow]:
         for item in sound_rows(clip_ids):
             if len(done) == at_clip:
@@ -116,7 +136,9 @@ def test_a_kill_between_the_renames_of_a_shard_loses_that_shard_only(tmp_path: P
     shards.sync(sounds_in(tmp_path), wanted, asking(asked, sound_rows), {})
     assert asked == list(wanted)[5:]
     shards.sync(sounds_in(tmp_path / "whole"), wanted, sound_rows, {})
-    assert contents(tmp_path / "whole") == {name: data for name, data in contents(tmp_path).items() if not name.startswith("whole")}
+    assert contents(tmp_path / "whole") == {
+        name: data for name, data in contents(tmp_path).items() if not name.startswith("whole")
+    }
 
 
 def test_a_new_key_makes_a_clips_rows_again_in_every_table(tmp_path: Path) -> None:
@@ -164,4 +186,6 @@ def test_read_rows_streams_the_clips_asked_for(tmp_path: Path) -> None:
     shards.sync(sounds_in(tmp_path), keys(10), sound_rows, {})
     file = next((tmp_path / "waveforms").iterdir())
     rows = list(shards.read_rows(file, "waveforms", ["clip002", "clip009"], ["clip_id", "block"]))
-    assert rows == [{"clip_id": "clip002", "block": b} for b in range(2)] + [{"clip_id": "clip009", "block": b} for b in range(9)]
+    assert rows == [{"clip_id": "clip002", "block": b} for b in range(2)] + [
+        {"clip_id": "clip009", "block": b} for b in range(9)
+    ]

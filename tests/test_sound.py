@@ -1,4 +1,5 @@
 """sound: whatever a file is, its sound comes out in its place in time and in constant memory, with one verdict."""
+
 import math
 import shutil
 import subprocess
@@ -20,8 +21,31 @@ from tests.sounds import PICTURE, PROJECT, encode, hear, sine, write_wav
 RATE = 16000
 SINE = ("-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100:duration=1")
 FILM = (*SINE, *PICTURE, "-c:a", "aac", "-shortest")
-LATE = ("-f", "lavfi", "-i", "testsrc=size=64x64:rate=8:duration=3", "-itsoffset", "2", *SINE, "-c:v", "libx264", "-preset", "ultrafast")
-NAMES = ("two words", "it's \"quoted\"", "line\nbreak", "-dash", "100%d", "a:b", "file:x", "tést 音", "[brackets];,*?$HOME", "back\\slash")
+LATE = (
+    "-f",
+    "lavfi",
+    "-i",
+    "testsrc=size=64x64:rate=8:duration=3",
+    "-itsoffset",
+    "2",
+    *SINE,
+    "-c:v",
+    "libx264",
+    "-preset",
+    "ultrafast",
+)
+NAMES = (
+    "two words",
+    'it\'s "quoted"',
+    "line\nbreak",
+    "-dash",
+    "100%d",
+    "a:b",
+    "file:x",
+    "tést 音",
+    "[brackets];,*?$HOME",
+    "back\\slash",
+)
 
 
 @dataclass(frozen=True)
@@ -57,24 +81,76 @@ QUIET = ("-f", "lavfi", "-i", "anullsrc=channel_layout=mono:duration=1")
 SUBTITLES = "1\n00:00:01,000 --> 00:00:02,000\nnot a film\n\n" * 100
 CASES = [
     Case("film.mp4", film(), "ok", 1.0),
-    Case("text.mp4", lambda path: path.write_text("not a film\n" * 100), "failed", n_channels=None, error="Invalid data found when processing input"),
-    Case("zero.mp4", lambda path: path.write_bytes(b""), "failed", n_channels=None, error="Invalid data found when processing input"),
-    Case("noise.mp4", lambda path: path.write_bytes(np.random.default_rng(0).bytes(9999)), "failed", n_channels=None, error="Invalid data"),
-    Case("subtitles.mp4", lambda path: path.write_text(SUBTITLES), "failed", n_channels=None, error="neither a sound track nor a picture"),
+    Case(
+        "text.mp4",
+        lambda path: path.write_text("not a film\n" * 100),
+        "failed",
+        n_channels=None,
+        error="Invalid data found when processing input",
+    ),
+    Case(
+        "zero.mp4",
+        lambda path: path.write_bytes(b""),
+        "failed",
+        n_channels=None,
+        error="Invalid data found when processing input",
+    ),
+    Case(
+        "noise.mp4",
+        lambda path: path.write_bytes(np.random.default_rng(0).bytes(9999)),
+        "failed",
+        n_channels=None,
+        error="Invalid data",
+    ),
+    Case(
+        "subtitles.mp4",
+        lambda path: path.write_text(SUBTITLES),
+        "failed",
+        n_channels=None,
+        error="neither a sound track nor a picture",
+    ),
     Case("playlist.mp4", lambda path: path.write_text(PLAYLIST), "failed", n_channels=None, error=""),
-    Case("half.mkv", lambda path: write_halved(path, *LONG, "-c:a", "pcm_s16le"), "truncated", 2.0, error="File ended prematurely"),
+    Case(
+        "half.mkv",
+        lambda path: write_halved(path, *LONG, "-c:a", "pcm_s16le"),
+        "truncated",
+        2.0,
+        error="File ended prematurely",
+    ),
     Case("half.mp4", lambda path: write_halved(path, *FILM), "failed", n_channels=None, error="moov atom not found"),
-    Case("half_fast.mp4", lambda path: write_halved(path, *LONG, "-movflags", "faststart"), "truncated", 1.9, error="partial file"),
+    Case(
+        "half_fast.mp4",
+        lambda path: write_halved(path, *LONG, "-movflags", "faststart"),
+        "truncated",
+        1.9,
+        error="partial file",
+    ),
     Case("no_picture.m4a", lambda path: encode(path, *SINE, "-c:a", "aac"), "ok", 1.0),
     Case("no_track.mp4", lambda path: encode(path, *PICTURE), "no_track", n_channels=None),
     Case("silent.mp4", lambda path: encode(path, *QUIET, *PICTURE, "-c:a", "aac"), "silent", 1.0),
-    Case("whisper.wav", lambda path: write_wav(path, sine(1, RATE, peak=0.0009), RATE), "silent", 1.0),  # 20 log10(.0009 / 2**.5) = -64 dB
+    Case(
+        "whisper.wav", lambda path: write_wav(path, sine(1, RATE, peak=0.0009), RATE), "silent", 1.0
+    ),  # 20 log10(.0009 / 2**.5) = -64 dB
     Case("late.mp4", lambda path: encode(path, *LATE, "-c:a", "aac"), "ok", 3.0, from_s=2.0),
     Case("late.mkv", lambda path: encode(path, *LATE, "-c:a", "libvorbis"), "ok", 3.0, from_s=2.0),
-    Case("late.webm", lambda path: encode(path, *LATE[:6], *SINE, "-c:v", "libvpx", "-c:a", "libopus"), "ok", 3.0, from_s=2.0),
+    Case(
+        "late.webm",
+        lambda path: encode(path, *LATE[:6], *SINE, "-c:v", "libvpx", "-c:a", "libopus"),
+        "ok",
+        3.0,
+        from_s=2.0,
+    ),
     Case("late.ts", lambda path: encode(path, *LATE, "-c:a", "aac"), "ok", 3.0, from_s=2.0),
-    Case("early_end.mkv", lambda path: encode(path, *PICTURE[:4], *SINE, "-filter:v", "loop=15:1,tpad=stop=24", "-c:a", "flac"), "truncated", 1.0),
-    *(Case(f"{rate}_hz.wav", wav(rate, 1), "ok", 1.0) for rate in (8000, 11025, 16000, 22050, 44100, 48000, 96000, 192000)),
+    Case(
+        "early_end.mkv",
+        lambda path: encode(path, *PICTURE[:4], *SINE, "-filter:v", "loop=15:1,tpad=stop=24", "-c:a", "flac"),
+        "truncated",
+        1.0,
+    ),
+    *(
+        Case(f"{rate}_hz.wav", wav(rate, 1), "ok", 1.0)
+        for rate in (8000, 11025, 16000, 22050, 44100, 48000, 96000, 192000)
+    ),
     *(Case(f"{n}_channels.wav", wav(48000, n), "ok", 1.0, n) for n in range(1, 9)),
     *(Case(f"{name}.mp4", film(), "ok", 1.0) for name in NAMES),
 ]
@@ -86,12 +162,21 @@ def one_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_whatever_a_file_is_it_has_one_verdict_and_its_sound_is_in_its_place(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_a_file_is_it_has_one_verdict_and_its_sound_is_in_its_place(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case.make(tmp_path / case.name)
     monkeypatch.chdir(tmp_path)  # the name alone, so that a leading dash leads
     samples, heard = hear(Path(case.name))
-    assert (heard.status, heard.n_channels, heard.n_samples, heard.sample_rate) == (case.status, case.n_channels, samples.size, RATE)
-    assert heard.duration_s == (pytest.approx(case.seconds, abs=0.1) if case.seconds else None)  # AAC ends on a frame of 1024 samples
+    assert (heard.status, heard.n_channels, heard.n_samples, heard.sample_rate) == (
+        case.status,
+        case.n_channels,
+        samples.size,
+        RATE,
+    )
+    assert heard.duration_s == (
+        pytest.approx(case.seconds, abs=0.1) if case.seconds else None
+    )  # AAC ends on a frame of 1024 samples
     assert (heard.error is None) if case.error is None else (heard.error and case.error in heard.error)
     if case.status == "ok":
         loud = np.flatnonzero(np.abs(samples.astype(int)) > 1000)
@@ -110,7 +195,9 @@ def test_an_undamaged_tone_keeps_its_level(one_film: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.mov", "x.m4a"])
 def test_the_priming_of_aac_moves_nothing(tmp_path: Path, name: str) -> None:
-    """A file's sound lies sample for sample on the noise that was encoded, although AAC's encoder puts 1024 samples in front."""
+    """A file's sound lies sample for sample on the noise that was encoded, although AAC's encoder puts 1024 samples in
+    front.
+    """
     noise = np.random.default_rng(0).normal(0, 0.1, RATE)
     encode(tmp_path / name, "-i", str(write_wav(tmp_path / "noise.wav", noise, RATE)), "-c:a", "aac", "-b:a", "128k")
     samples, _ = hear(tmp_path / name)
@@ -120,7 +207,11 @@ def test_the_priming_of_aac_moves_nothing(tmp_path: Path, name: str) -> None:
 
 
 def test_an_odd_name_and_a_second_run_give_the_same_samples(one_film: Path, tmp_path: Path) -> None:
-    odd = Path(shutil.copy(one_film, tmp_path / "-a\n[info]   Stream #0:0: Audio: pcm, 9 Hz, quad\n[Eval @ 0x1] [info] 9.0\n.mp4"))
+    odd = Path(
+        shutil.copy(
+            one_film, tmp_path / "-a\n[info]   Stream #0:0: Audio: pcm, 9 Hz, quad\n[Eval @ 0x1] [info] 9.0\n.mp4"
+        )
+    )
     first, heard = hear(one_film)
     second, again = hear(odd)
     assert np.array_equal(first, second)
@@ -134,8 +225,19 @@ def test_a_name_that_forges_lines_of_the_log_is_not_believed(tmp_path: Path) -> 
 
 
 def test_what_a_file_says_of_itself_forges_no_line_of_the_log_either(tmp_path: Path) -> None:
-    titles = ("[error] x\n[info]   Stream #0:7: Audio: pcm, 9 Hz, quad\n[Eval @ 0x1] [info] 9.0", "Correcting start time of Input #0 by 9000000 us")
-    path = encode(tmp_path / "x.ts.mkv", *SINE, *PICTURE, "-metadata", f"title={titles[0]}", "-metadata", f"comment=[verbose] {titles[1]}")
+    titles = (
+        "[error] x\n[info]   Stream #0:7: Audio: pcm, 9 Hz, quad\n[Eval @ 0x1] [info] 9.0",
+        "Correcting start time of Input #0 by 9000000 us",
+    )
+    path = encode(
+        tmp_path / "x.ts.mkv",
+        *SINE,
+        *PICTURE,
+        "-metadata",
+        f"title={titles[0]}",
+        "-metadata",
+        f"comment=[verbose] {titles[1]}",
+    )
     _, heard = hear(path)
     assert (heard.status, heard.n_channels, heard.error) == ("ok", 1, None)
     assert heard.duration_s == pytest.approx(1, abs=0.1)
@@ -154,15 +256,23 @@ def test_of_several_tracks_the_one_asked_for_is_heard(tmp_path: Path, track: int
 
 def test_a_track_that_is_not_there_is_no_track_and_says_how_many_there_are(one_film: Path) -> None:
     samples, heard = hear(one_film, track=2)
-    assert (heard.status, heard.error, samples.size) == ("no_track", "no sound track 2, counted from 0: the file has 1", 0)
+    assert (heard.status, heard.error, samples.size) == (
+        "no_track",
+        "no sound track 2, counted from 0: the file has 1",
+        0,
+    )
     with pytest.raises(DecodeError, match="track is -1: give 0"):
         hear(one_film, track=-1)
 
 
 def test_a_gap_in_the_track_is_silence_of_its_length(tmp_path: Path) -> None:
-    path = encode(tmp_path / "gap.mkv", "-f", "lavfi", "-i", "sine=sample_rate=48000:duration=1", "-af", GAP, "-c:a", "pcm_s16le")
+    path = encode(
+        tmp_path / "gap.mkv", "-f", "lavfi", "-i", "sine=sample_rate=48000:duration=1", "-af", GAP, "-c:a", "pcm_s16le"
+    )
     samples, heard = hear(path)
-    quiet = np.flatnonzero(np.convolve(np.abs(samples.astype(int)), np.ones(160), "valid") < 160) / RATE  # 10 ms without sound
+    quiet = (
+        np.flatnonzero(np.convolve(np.abs(samples.astype(int)), np.ones(160), "valid") < 160) / RATE
+    )  # 10 ms without sound
     assert quiet[0] == pytest.approx(0.5, abs=0.03)  # the filter moves whole frames of 1024 samples
     assert quiet[-1] + 0.01 - quiet[0] == pytest.approx(1, abs=0.005)
     assert heard.duration_s == pytest.approx(2, abs=0.005)
@@ -170,7 +280,17 @@ def test_a_gap_in_the_track_is_silence_of_its_length(tmp_path: Path) -> None:
 
 def test_a_clock_that_steps_back_loses_no_sound(tmp_path: Path) -> None:
     back = "asetpts='if(gt(T,1),PTS-1/TB,PTS)'"
-    path = encode(tmp_path / "back.nut", "-f", "lavfi", "-i", "sine=sample_rate=48000:duration=2", "-af", back, "-c:a", "pcm_s16le")
+    path = encode(
+        tmp_path / "back.nut",
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=sample_rate=48000:duration=2",
+        "-af",
+        back,
+        "-c:a",
+        "pcm_s16le",
+    )
     _, heard = hear(path)
     assert (heard.status, heard.error) == ("ok", None)
     assert heard.duration_s == pytest.approx(2, abs=0.005)
@@ -215,7 +335,9 @@ def test_a_two_hour_file_takes_the_memory_of_a_few_blocks(tmp_path: Path) -> Non
 def test_a_gap_of_two_hours_takes_no_memory_of_ours_or_of_ffmpegs(tmp_path: Path) -> None:
     """ffmpeg's own way of filling it (aresample=async=1) was seen to hold 3 GB for one hour."""
     gap = GAP.replace("+1/TB", "+7200/TB")
-    path = encode(tmp_path / "gap.mkv", "-f", "lavfi", "-i", "sine=sample_rate=48000:duration=1", "-af", gap, "-c:a", "pcm_s16le")
+    path = encode(
+        tmp_path / "gap.mkv", "-f", "lavfi", "-i", "sine=sample_rate=48000:duration=1", "-af", gap, "-c:a", "pcm_s16le"
+    )
     code = (
         "import resource, sys\nfrom pathlib import Path\nfrom pipeline.audio import sound\n"
         "def peak(who): return resource.getrusage(who).ru_maxrss / 1000\n"
@@ -223,7 +345,9 @@ def test_a_gap_of_two_hours_takes_no_memory_of_ours_or_of_ffmpegs(tmp_path: Path
         "heard = next(parts)\nbefore = peak(resource.RUSAGE_SELF)\nfor heard in parts: pass\n"
         "print(heard.n_samples, peak(resource.RUSAGE_SELF) - before, peak(resource.RUSAGE_CHILDREN))\n"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(path)], cwd=PROJECT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(path)], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
     n_samples, grown_mb, ffmpegs_mb = (float(word) for word in done.stdout.split())
     assert n_samples == pytest.approx(7201 * RATE, abs=RATE / 10)
     assert grown_mb < 20
@@ -239,7 +363,9 @@ def test_a_reader_that_stops_early_leaves_no_ffmpeg_behind(tmp_path: Path, monke
             started.append(self)
 
     monkeypatch.setattr(subprocess, "Popen", Remembered)
-    parts = sound.stream(sound.Decoder(sound.ffmpeg_binary("packaged"), 8000, -60.0), sparse_wav(tmp_path / "long.wav", 7200, 8000))
+    parts = sound.stream(
+        sound.Decoder(sound.ffmpeg_binary("packaged"), 8000, -60.0), sparse_wav(tmp_path / "long.wav", 7200, 8000)
+    )
     next(parts)
     assert started[-1].poll() is None
     parts.close()
@@ -254,7 +380,9 @@ def fake_ffmpeg(path: Path, script: str) -> sound.Decoder:
 
 def test_megabytes_of_complaints_neither_block_nor_fill_memory(tmp_path: Path) -> None:
     complaints = "yes '[mp3 @ 0x55aa] [error] Header missing' | head -c 4000000 >&2"
-    decoder = fake_ffmpeg(tmp_path / "chatty", f"{complaints}; yes no | head -c 32000; exit 1")  # "no\nno\n" is three loud samples
+    decoder = fake_ffmpeg(
+        tmp_path / "chatty", f"{complaints}; yes no | head -c 32000; exit 1"
+    )  # "no\nno\n" is three loud samples
     tracemalloc.start()
     try:
         block, heard = sound.stream(decoder, tmp_path / "chatty")
@@ -316,14 +444,27 @@ def test_flac_gives_back_every_sample_and_is_half_the_size_of_quiet_noise(n_samp
 @pytest.mark.parametrize(
     ("layout", "n_channels"),
     # the counts are those of `ffmpeg -layouts`
-    [("mono", 1), ("stereo", 2), ("5.1(side)", 6), ("7.1.4", 12), ("quad(side)", 4), ("3 channels (FL+FR+LFE)", 3), ("nonesuch", None)],
+    [
+        ("mono", 1),
+        ("stereo", 2),
+        ("5.1(side)", 6),
+        ("7.1.4", 12),
+        ("quad(side)", 4),
+        ("3 channels (FL+FR+LFE)", 3),
+        ("nonesuch", None),
+    ],
 )
 def test_channel_layouts_are_counted(layout: str, n_channels: int | None) -> None:
-    stderr = f"[info] Input #0, matroska, from 'file:x':\n[info]   Stream #0:0(eng): Audio: aac (LC), 48000 Hz, {layout}, fltp (default)\n"
+    stderr = (
+        "[info] Input #0, matroska, from 'file:x':\n[info]   Stream #0:0(eng): Audio: aac (LC), 48000 Hz, "
+        f"{layout}, fltp (default)\n"
+    )
     assert ffmpeg_log.read_promise(stderr).n_channels == n_channels
 
 
-def test_a_missing_ffmpeg_on_path_is_not_replaced_by_the_packaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ffmpeg_on_path_is_not_replaced_by_the_packaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DecodeError, match="no ffmpeg on PATH: install it, or set decode.ffmpeg=packaged"):
         sound.ffmpeg_binary("path")

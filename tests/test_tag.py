@@ -1,4 +1,5 @@
 """tag: windows of sound become logits, once, whatever the batch."""
+
 import io
 import json
 import math
@@ -44,7 +45,9 @@ class FakeTagger:
 
     def logits(self, waveforms: np.ndarray, n_samples: np.ndarray) -> np.ndarray:
         self.seen.append(waveforms)
-        return np.stack([waveforms.sum(axis=1) / n_samples, np.abs(waveforms).max(axis=1), n_samples], axis=1).astype(np.float32)
+        return np.stack([waveforms.sum(axis=1) / n_samples, np.abs(waveforms).max(axis=1), n_samples], axis=1).astype(
+            np.float32
+        )
 
 
 @pytest.fixture
@@ -67,10 +70,13 @@ def write_audio(clips: dict[str, np.ndarray], sample_rate: int = RATE, statuses:
         blocks = [samples[i : i + BLOCK] for i in range(0, samples.size, BLOCK)]
         levels = dict.fromkeys(("track", "mix", "expected_s", "level_dbfs", "rms_dbfs", "peak_dbfs", "error"))
         audio.append(
-            levels | {"clip_id": clip_id, "status": (statuses or {}).get(clip_id, "ok"), "sample_rate": sample_rate, "n_channels": 1,
-                      "duration_s": samples.size / sample_rate, "n_samples": samples.size, "n_blocks": len(blocks), "cache_key": key}
+            levels | {"clip_id": clip_id, "status": (statuses or {}).get(clip_id, "ok"), "sample_rate": sample_rate, "n_channels": 1,  # noqa: E501
+                      "duration_s": samples.size / sample_rate, "n_samples": samples.size, "n_blocks": len(blocks), "cache_key": key}  # noqa: E501
         )  # fmt: skip
-        waveforms += [{"clip_id": clip_id, "block": i, "n_samples": len(b), "flac": flac(b), "cache_key": key} for i, b in enumerate(blocks)]
+        waveforms += [
+            {"clip_id": clip_id, "block": i, "n_samples": len(b), "flac": flac(b), "cache_key": key}
+            for i, b in enumerate(blocks)
+        ]
     parquet.write_table(Path("cache/tiny/audio/part-00000-of-00001.parquet"), "audio", audio)
     parquet.write_table(Path("cache/tiny/waveforms/part-00000-of-00001.parquet"), "waveforms", waveforms)
 
@@ -112,7 +118,11 @@ def test_a_row_holds_a_windows_start_padding_and_logits(tagger: FakeTagger) -> N
     write_audio({"long": np.full(250, 16384, np.int16), "short": np.full(50, -32768, np.int16)})
     tag.run(OPTIONS)
     found = {(row["clip_id"], row["window_start_s"]): row for row in rows()}
-    assert {key: row["padded_share"] for key, row in found.items()} == {("long", 0.0): 0.0, ("long", 1.0): 0.25, ("short", 0.0): 0.75}
+    assert {key: row["padded_share"] for key, row in found.items()} == {
+        ("long", 0.0): 0.0,
+        ("long", 1.0): 0.25,
+        ("short", 0.0): 0.75,
+    }
     assert found["long", 1.0]["logits"] == [0.5, 0.5, 150.0]  # 16384 is half of full scale
     assert found["short", 0.0]["logits"] == [-1.0, 1.0, 50.0]
 
@@ -161,7 +171,9 @@ def test_a_second_run_tags_nothing_and_a_new_clip_only_itself(tagger: FakeTagger
 
 
 @pytest.mark.parametrize("change", ["checkpoint", "window", "batch"])
-def test_a_new_checkpoint_or_window_tags_everything_again_and_a_batch_size_nothing(tagger: FakeTagger, change: str) -> None:
+def test_a_new_checkpoint_or_window_tags_everything_again_and_a_batch_size_nothing(
+    tagger: FakeTagger, change: str
+) -> None:
     write_audio({"a": ramp(50), "b": ramp(60)})
     tag.run(OPTIONS)
     options = OPTIONS
@@ -192,7 +204,9 @@ def test_no_sound_yet_asks_for_decode(tagger: FakeTagger) -> None:
         tag.run(OPTIONS)
 
 
-@pytest.mark.parametrize("wrong", [replace(OPTIONS, hop_s=3.0), replace(OPTIONS, hop_s=0.0), replace(OPTIONS, batch_size=0)])
+@pytest.mark.parametrize(
+    "wrong", [replace(OPTIONS, hop_s=3.0), replace(OPTIONS, hop_s=0.0), replace(OPTIONS, batch_size=0)]
+)
 def test_windows_with_gaps_between_them_are_refused(tagger: FakeTagger, wrong: tag.Options) -> None:
     with pytest.raises(TaggerError, match="0 < hop_s <= window_s and batch_size >= 1"):
         tag.run(wrong)
@@ -200,7 +214,9 @@ def test_windows_with_gaps_between_them_are_refused(tagger: FakeTagger, wrong: t
 
 def test_logits_that_are_no_numbers_stop_the_stage(tagger: FakeTagger, monkeypatch: pytest.MonkeyPatch) -> None:
     write_audio({"a": ramp(50)})
-    monkeypatch.setattr(tagger, "logits", lambda waveforms, n_samples: np.full((len(waveforms), 3), math.nan, np.float32))
+    monkeypatch.setattr(
+        tagger, "logits", lambda waveforms, n_samples: np.full((len(waveforms), 3), math.nan, np.float32)
+    )
     with pytest.raises(TaggerError, match=r"fake gave logits that are not finite for one of \['a'\]"):
         tag.run(OPTIONS)
 
@@ -208,19 +224,44 @@ def test_logits_that_are_no_numbers_stop_the_stage(tagger: FakeTagger, monkeypat
 def test_the_command_hears_noise_as_noise_and_a_step_of_int16_as_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The real YAMNet through the real command: white noise is `White noise`, a hum of one step of int16 is `Silence`."""
+    """The real YAMNet through the real command: white noise is `White noise`, a hum of one step of int16 is
+    `Silence`.
+    """
     monkeypatch.chdir(make_project(tmp_path))
     generator = np.random.default_rng(0)
-    write_audio({"noise": generator.normal(0, 3000, 48000), "quiet": generator.integers(0, 2, 48000)}, sample_rate=16000)
-    flags = ["--dataset", "tiny", "--tagger", "yamnet", "--checkpoint", "", "--window_s", "10.0", "--hop_s", "5.0", "--batch_size", "8"]
+    write_audio(
+        {"noise": generator.normal(0, 3000, 48000), "quiet": generator.integers(0, 2, 48000)}, sample_rate=16000
+    )
+    flags = [
+        "--dataset",
+        "tiny",
+        "--tagger",
+        "yamnet",
+        "--checkpoint",
+        "",
+        "--window_s",
+        "10.0",
+        "--hop_s",
+        "5.0",
+        "--batch_size",
+        "8",
+    ]
     command.main(tag.Options, tag.run, prog="pipeline.tag", args=[*flags, "--device", "cpu"])
-    assert json.loads(capsys.readouterr().out) == {"n_clips": 2, "n_with_sound": 2, "n_made": 2, "n_kept": 0, "n_dropped": 0}
+    assert json.loads(capsys.readouterr().out) == {
+        "n_clips": 2,
+        "n_with_sound": 2,
+        "n_made": 2,
+        "n_kept": 0,
+        "n_dropped": 0,
+    }
     labels = taggers.read_labels(Path("data/labels/yamnet.csv"))
     heard = {row["clip_id"]: labels[int(np.argmax(np.array(row["logits"])))] for row in rows()}
     assert heard == {"noise": "White noise", "quiet": "Silence"}
 
 
-def test_sound_that_was_not_kept_gives_the_same_logits_as_sound_that_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sound_that_was_not_kept_gives_the_same_logits_as_sound_that_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(make_project(tmp_path))
     for i, seconds in enumerate((1, 12, 35)):  # the last is two blocks
         source = f"anoisesrc=duration={seconds}:amplitude=0.3:seed={i}:sample_rate=44100"
@@ -272,7 +313,9 @@ def test_a_tag_stage_killed_with_signal_9_goes_on_and_ends_with_the_bytes_of_an_
     write_audio({f"clip{i:02d}": ramp(50 + i) for i in range(60)})
     for table in ("audio", "waveforms"):  # as decode shards them at four clips a shard
         split_shard(Path("cache/tiny") / table, table)
-    with subprocess.Popen([sys.executable, "-c", KILLED], env=os.environ | {"PYTHONPATH": str(PROJECT)}) as stage_process:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED], env=os.environ | {"PYTHONPATH": str(PROJECT)}
+    ) as stage_process:
         wait_for_files(Path("cache/tiny/tags"), 3, stage_process)
         stage_process.kill()
     finished = {p.name: p.read_bytes() for p in Path("cache/tiny/tags").glob("part-*")}
@@ -292,7 +335,9 @@ def split_shard(folder: Path, table: str) -> None:
     rows = parquet.read_table(folder, table).to_pylist()
     next(folder.iterdir()).unlink()
     for name in {shards.shard_name(row["clip_id"], 16) for row in rows}:
-        parquet.write_table(folder / name, table, [row for row in rows if shards.shard_name(row["clip_id"], 16) == name])
+        parquet.write_table(
+            folder / name, table, [row for row in rows if shards.shard_name(row["clip_id"], 16) == name]
+        )
 
 
 def wait_for_files(folder: Path, n_files: int, process: "subprocess.Popen[bytes]", limit_s: float = 60.0) -> None:

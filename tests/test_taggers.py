@@ -1,4 +1,5 @@
 """What every tagger promises: names, variants, precisions, devices, provenance."""
+
 import csv
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,9 @@ def test_the_folder_is_the_registry() -> None:
 
 
 def test_an_unknown_tagger_is_told_the_choice() -> None:
-    with pytest.raises(TaggerError, match=r"unknown tagger 'pans': choose one of \['ast', 'efficientat', 'panns', 'yamnet'\]"):
+    with pytest.raises(
+        TaggerError, match=r"unknown tagger 'pans': choose one of \['ast', 'efficientat', 'panns', 'yamnet'\]"
+    ):
         taggers.build("pans")
 
 
@@ -36,13 +39,18 @@ def test_an_unknown_variant_or_precision_is_told_the_choice_in_one_line(name: st
         taggers.build(name, variant="huge")
     with pytest.raises(TaggerError, match=rf"^{name} has no variant 'huge'"):
         taggers.sample_rate(name, "huge")
-    with pytest.raises(TaggerError, match=rf"^{name} has no precision 'int4': set tag.args.precision to one of \['fp32'[^\n]*$"):
+    with pytest.raises(
+        TaggerError, match=rf"^{name} has no precision 'int4': set tag.args.precision to one of \['fp32'[^\n]*$"
+    ):
         taggers.build(name, precision="int4")
 
 
 @pytest.mark.parametrize("name", sorted(set(taggers.names()) - {"panns"}))
 def test_a_tagger_without_a_package_of_its_own_says_so_in_one_line(name: str) -> None:
-    with pytest.raises(TaggerError, match=rf"^{name} has no implementation 'package': set tag.args.implementation to one of \['ours'\]$"):
+    with pytest.raises(
+        TaggerError,
+        match=rf"^{name} has no implementation 'package': set tag.args.implementation to one of \['ours'\]$",
+    ):
         taggers.build(name, implementation="package")
 
 
@@ -63,7 +71,9 @@ def test_every_tagger_states_the_sample_rate_of_its_published_models() -> None:
         ("cpu", "fp16", "precision fp16 needs a CUDA device, but tag.args.device is cpu"),
     ],
 )
-def test_a_device_that_is_not_there_or_cannot_is_an_error(name: str, device: str, precision: str, message: str, tmp_path: Path) -> None:
+def test_a_device_that_is_not_there_or_cannot_is_an_error(
+    name: str, device: str, precision: str, message: str, tmp_path: Path
+) -> None:
     (tmp_path / "any.pth").touch()
     with pytest.raises(TaggerError, match=message):
         taggers.build(name, str(tmp_path / "any.pth"), device, precision=precision)
@@ -88,7 +98,9 @@ def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("written_by", ["numpy.core.multiarray", "numpy._core.multiarray"])
-def test_numpy_arrays_beside_the_weights_are_read_under_numpys_old_name_and_its_new(written_by: str, tmp_path: Path) -> None:
+def test_numpy_arrays_beside_the_weights_are_read_under_numpys_old_name_and_its_new(
+    written_by: str, tmp_path: Path
+) -> None:
     """The published Cnn14_16k holds the state of its sampler, written by numpy 1."""
     path = tmp_path / "old.pth"
     torch.save({"model": {}, "sampler": np.arange(3)}, path, _use_new_zipfile_serialization=False)

@@ -1,4 +1,5 @@
 """The tagger `ast`: transformers' network on our log-mel, proven with a tiny one of random weights."""
+
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,7 +132,10 @@ def copied(network: Any, to: Path) -> Path:
 
 def test_classes_that_are_not_audiosets_are_refused(tmp_path: Path) -> None:
     save(tmp_path, ["Speech", "Quietude"])
-    with pytest.raises(TaggerError, match=r"2 classes that are not the 527 of data/labels/audioset.csv; only on one side: \['A capella', "):
+    with pytest.raises(
+        TaggerError,
+        match=r"2 classes that are not the 527 of data/labels/audioset.csv; only on one side: \['A capella', ",
+    ):
         taggers.build("ast", str(tmp_path))
 
 
@@ -140,7 +144,9 @@ def test_gaps_are_not_filled_with_chance(network: Any, tmp_path: Path) -> None:
     weights = load_file(tmp_path / "model.safetensors")
     del weights["classifier.dense.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TaggerError, match=r"is no whole checkpoint of ast: \{'missing_keys': \['classifier.dense.weight'\]\}"):
+    with pytest.raises(
+        TaggerError, match=r"is no whole checkpoint of ast: \{'missing_keys': \['classifier.dense.weight'\]\}"
+    ):
         taggers.build("ast", str(tmp_path))
 
 
@@ -171,7 +177,10 @@ def test_another_front_end_is_refused(settings: dict[str, object], network: Any,
 
 @pytest.mark.parametrize("checkpoint", ["", "no-such-folder", "../no/such", "/no/such"])
 def test_what_is_neither_a_folder_nor_a_name_of_the_hub_is_refused(checkpoint: str) -> None:
-    with pytest.raises(TaggerError, match=f"ast has no checkpoint at '{checkpoint}': set tag.args.checkpoint to a folder of transformers or a name"):
+    with pytest.raises(
+        TaggerError,
+        match=f"ast has no checkpoint at '{checkpoint}': set tag.args.checkpoint to a folder of transformers or a name",
+    ):
         taggers.build("ast", checkpoint)
 
 
@@ -180,10 +189,15 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch: pytest.MonkeyPatch)
         raise LocalEntryNotFoundError("no connection\nand no copy here")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(TaggerError, match=r"^ast found no folder 'MIT/ast-x', and the Hugging Face hub did not answer with one \([^\n]*\)$"):
+    with pytest.raises(
+        TaggerError,
+        match=r"^ast found no folder 'MIT/ast-x', and the Hugging Face hub did not answer with one \([^\n]*\)$",
+    ):
         taggers.build("ast", "MIT/ast-x")
 
 
-def test_a_name_of_the_hub_is_loaded_from_its_local_copy(tiny: ast.Ast, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_of_the_hub_is_loaded_from_its_local_copy(
+    tiny: ast.Ast, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(folder))
     assert taggers.build("ast", "MIT/ast-x").provenance() == tiny.provenance()

@@ -1,4 +1,5 @@
 """The tagger `efficientat`: a MobileNetV3, with random weights of the published form and with the real ones."""
+
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,15 @@ from pipeline import taggers
 from pipeline.taggers import efficientat
 from tests import networks
 from tests.golden import sound
-from tests.tagging import SHARED, differences_by_batch_and_padding, golden, hear, imagined_gpu, in_project_on_one_thread, noise
+from tests.tagging import (
+    SHARED,
+    differences_by_batch_and_padding,
+    golden,
+    hear,
+    imagined_gpu,
+    in_project_on_one_thread,
+    noise,
+)
 
 WEIGHTS = SHARED / "weights/mn04_as_mAP_432.pt"
 RECORDINGS = SHARED / "photosound/recordings"
@@ -70,19 +79,40 @@ def test_the_published_weights_fit_and_answer_as_their_layers_one_by_one() -> No
     with torch.inference_mode():
         expected = network(tagger.log_mel(torch.from_numpy(waveforms))).numpy()
     np.testing.assert_allclose(tagger.logits(waveforms, np.full(2, RATE)), expected, atol=2e-4)
-    assert tagger.provenance()["checkpoint_sha256"] == "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"  # of its README
+    assert (
+        tagger.provenance()["checkpoint_sha256"] == "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"
+    )  # of its README
 
 
 @needs_weights
 @pytest.mark.skipif(not RECORDINGS.is_dir(), reason="needs the recordings of ../shared/photosound")
 def test_efficientat_tells_recorded_animals_apart() -> None:
     tagger = taggers.build("efficientat", str(WEIGHTS))
-    sounds = {"cat": ["Cat", "Meow", "Purr"], "dog": ["Dog", "Bark", "Howl"], "bird": ["Bird", "Chirp, tweet", "Crow"], "frog": ["Frog", "Croak"]}
+    sounds = {
+        "cat": ["Cat", "Meow", "Purr"],
+        "dog": ["Dog", "Bark", "Howl"],
+        "bird": ["Bird", "Chirp, tweet", "Crow"],
+        "frog": ["Frog", "Croak"],
+    }
     columns = [[tagger.labels.index(name) for name in names] for names in sounds.values()]
     n_right = 0
     for truth, animal in enumerate(sounds):
         for path in sorted((RECORDINGS / animal).iterdir())[:5]:
-            command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-i", str(path), "-f", "s16le", "-ac", "1", "-ar", str(RATE), "-t", "5", "pipe:"]
+            command = [
+                imageio_ffmpeg.get_ffmpeg_exe(),
+                "-nostdin",
+                "-i",
+                str(path),
+                "-f",
+                "s16le",
+                "-ac",
+                "1",
+                "-ar",
+                str(RATE),
+                "-t",
+                "5",
+                "pipe:",
+            ]
             pcm = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60).stdout
             logits = hear(tagger, np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768))
             n_right += int(np.argmax([logits[names].max() for names in columns]) == truth)
@@ -93,7 +123,10 @@ def test_efficientats_logits_do_not_depend_on_the_batch_or_on_padding(mn04: effi
     assert differences_by_batch_and_padding(mn04).max() <= 1e-4
 
 
-@pytest.mark.parametrize(("n_channels", "expected"), [(6.4, 8), (16 * 0.4, 8), (24 * 0.4, 16), (672 * 0.4, 272), (1280 * 0.4, 512), (112, 112)])
+@pytest.mark.parametrize(
+    ("n_channels", "expected"),
+    [(6.4, 8), (16 * 0.4, 8), (24 * 0.4, 16), (672 * 0.4, 272), (1280 * 0.4, 512), (112, 112)],
+)
 def test_channels_are_rounded_as_in_the_published_tensors(n_channels: float, expected: int) -> None:
     assert efficientat.rounded(n_channels) == expected  # shapes of mn04_as
 
@@ -110,14 +143,18 @@ def test_efficientat_states_what_decides_its_logits(mn04: efficientat.EfficientA
     assert (len(mn04.labels), mn04.labels[526]) == (527, "Field recording")
 
 
-@pytest.mark.parametrize(("variant", "message"), [("mn10_as", r"is \(8, 1, 3, 3\), not \(16, 1, 3, 3\)"), ("mn40_as", "not")])
+@pytest.mark.parametrize(
+    ("variant", "message"), [("mn10_as", r"is \(8, 1, 3, 3\), not \(16, 1, 3, 3\)"), ("mn40_as", "not")]
+)
 def test_another_widths_checkpoint_is_refused(variant: str, message: str, checkpoint: Path) -> None:
     with pytest.raises(TaggerError, match=f"mn04.pt is not a checkpoint of {variant} .*{message}.*release v0.0.1"):
         taggers.build("efficientat", str(checkpoint), variant=variant)
 
 
 def test_a_missing_or_wrong_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TaggerError, match="efficientat has no checkpoint at 'no.pt': mn04_as is among .*set tag.args.checkpoint"):
+    with pytest.raises(
+        TaggerError, match="efficientat has no checkpoint at 'no.pt': mn04_as is among .*set tag.args.checkpoint"
+    ):
         taggers.build("efficientat", "no.pt")
     torch.save({"model": {}}, tmp_path / "other.pt")
     with pytest.raises(TaggerError, match="other.pt is not a checkpoint of mn04_as .it is not a dictionary of tensors"):

@@ -1,4 +1,8 @@
-"""Downloading published checkpoints: whole, resumed, checked, or one clear line.  The server is ours, on this machine."""
+"""Downloading published checkpoints: whole, resumed, checked, or one clear line.
+
+The server is ours, on this machine.
+"""
+
 import dataclasses
 import hashlib
 import json
@@ -91,7 +95,10 @@ def test_a_file_that_is_there_is_not_downloaded_again(zenodo: Zenodo, tmp_path: 
 def test_a_cut_download_goes_on_where_it_was_cut(zenodo: Zenodo, tmp_path: Path) -> None:
     path = tmp_path / "Cnn6.pth"
     zenodo.cut_after = 400_000
-    with pytest.raises(TaggerError, match=r"the download of Cnn6_mAP=0.343.pth was cut \(.*\): run the same command again, it goes on from there"):
+    with pytest.raises(
+        TaggerError,
+        match=r"the download of Cnn6_mAP=0.343.pth was cut \(.*\): run the same command again, it goes on from there",
+    ):
         fetch(path)
     assert not path.exists() and (tmp_path / "Cnn6.pth.part").stat().st_size == 400_000
     zenodo.cut_after = None
@@ -125,7 +132,10 @@ def test_no_connection_is_one_line_that_says_what_to_do(tmp_path: Path, monkeypa
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     monkeypatch.setattr(_fetch, "ZENODO", f"http://127.0.0.1:{port}")  # closed by now
-    with pytest.raises(TaggerError, match=r"^no connection to http://127.0.0.1:\d+ \(.*refused.*\): download [^\n]* copy it to [^\n]*Cnn6.pth$"):
+    with pytest.raises(
+        TaggerError,
+        match=r"^no connection to http://127.0.0.1:\d+ \(.*refused.*\): download [^\n]* copy it to [^\n]*Cnn6.pth$",
+    ):
         fetch(tmp_path / "Cnn6.pth")
 
 
@@ -141,10 +151,16 @@ def test_where_we_know_no_md5_the_record_is_asked_for_it(zenodo: Zenodo, tmp_pat
         fetch(tmp_path / "other.pth", md5="")
 
 
-@pytest.mark.parametrize("stated", [{"key": "another.pth", "checksum": "md5:00"}, {"key": FILE, "checksum": "crc:00"}, {"name": FILE}])
-def test_bytes_that_cannot_be_checked_are_not_downloaded(stated: dict[str, str], zenodo: Zenodo, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "stated", [{"key": "another.pth", "checksum": "md5:00"}, {"key": FILE, "checksum": "crc:00"}, {"name": FILE}]
+)
+def test_bytes_that_cannot_be_checked_are_not_downloaded(
+    stated: dict[str, str], zenodo: Zenodo, tmp_path: Path
+) -> None:
     zenodo.stated = stated
-    with pytest.raises(TaggerError, match="download Cnn6_mAP=0.343.pth by hand and check it|download it by hand and check it"):
+    with pytest.raises(
+        TaggerError, match="download Cnn6_mAP=0.343.pth by hand and check it|download it by hand and check it"
+    ):
         fetch(tmp_path / "Cnn6.pth", md5="")
     assert zenodo.ranges == [] and list(tmp_path.iterdir()) == []
 
@@ -153,8 +169,14 @@ def test_the_command_prints_the_path_and_the_sha256(
     zenodo: Zenodo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(VARIANTS, "Cnn6", dataclasses.replace(VARIANTS["Cnn6"], md5=MD5))
-    command.main(panns.Fetch, panns.fetch, prog="pipeline.taggers.panns", args=["fetch", "Cnn6", "--out", str(tmp_path)])
-    assert json.loads(capsys.readouterr().out) == {"checkpoint": f"{tmp_path}/Cnn6.pth", "n_bytes": len(BYTES), "sha256": SHA256}
+    command.main(
+        panns.Fetch, panns.fetch, prog="pipeline.taggers.panns", args=["fetch", "Cnn6", "--out", str(tmp_path)]
+    )
+    assert json.loads(capsys.readouterr().out) == {
+        "checkpoint": f"{tmp_path}/Cnn6.pth",
+        "n_bytes": len(BYTES),
+        "sha256": SHA256,
+    }
 
 
 def test_the_command_offers_every_variant() -> None:

@@ -1,4 +1,5 @@
 """The tagger `panns`: our networks answer as the published ones, from checkpoints of the published form."""
+
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +22,15 @@ from pipeline.taggers._panns_networks import VARIANTS
 from tests import networks
 from tests.golden import sound
 from tests.sounds import PROJECT, make_project, write_clips, write_wav
-from tests.tagging import Floats, differences_by_batch_and_padding, golden, hear, imagined_gpu, in_project_on_one_thread, noise
+from tests.tagging import (
+    Floats,
+    differences_by_batch_and_padding,
+    golden,
+    hear,
+    imagined_gpu,
+    in_project_on_one_thread,
+    noise,
+)
 
 NARROW = (4, 4, 8, 8, 16, 16)
 SMALL: dict[str, Callable[[], nn.Module]] = {
@@ -56,7 +65,10 @@ def published(in_project: None, tmp_path_factory: pytest.TempPathFactory) -> Ite
         if variant not in made:
             torch.manual_seed(0)
             path = tmp_path_factory.mktemp("panns") / f"{variant}.pth"
-            network = networks.settle(SMALL[variant]() if variant in SMALL else networks.cnn14(), example(taggers.sample_rate("panns", variant)))
+            network = networks.settle(
+                SMALL[variant]() if variant in SMALL else networks.cnn14(),
+                example(taggers.sample_rate("panns", variant)),
+            )
             torch.save({"iteration": 600000, "model": network.state_dict()}, path)
             made[variant] = path, network if variant in SMALL else partial(networks.cnn14_logits, network)
         return made[variant]
@@ -129,7 +141,9 @@ def test_panns_states_what_decides_its_logits(cnn6: panns.Panns, published: Publ
 
 @pytest.mark.parametrize("path", ["", "no/such.pth"])
 def test_a_missing_checkpoint_says_where_it_is_published_and_how_to_get_it(path: str) -> None:
-    with pytest.raises(TaggerError, match=r"Cnn14_mAP=0.431.pth.*327 MB.*Zenodo record 3987831.*panns fetch Cnn14.*tag.args.checkpoint"):
+    with pytest.raises(
+        TaggerError, match=r"Cnn14_mAP=0.431.pth.*327 MB.*Zenodo record 3987831.*panns fetch Cnn14.*tag.args.checkpoint"
+    ):
         taggers.build("panns", path)
     with pytest.raises(TaggerError, match=r"MobileNetV1_mAP=0.389.pth.*24 MB.*panns fetch MobileNetV1"):
         taggers.build("panns", path, variant="MobileNetV1")
@@ -141,7 +155,9 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save({"weights": {}}, tmp_path / "other.pth")
     for name in ("text.pth", "empty.pth", "list.pth", "other.pth"):
-        with pytest.raises(TaggerError, match=rf"{name} is not a checkpoint of Cnn14 \([^\n]*\): `Cnn14_mAP=0.431.pth`"):
+        with pytest.raises(
+            TaggerError, match=rf"{name} is not a checkpoint of Cnn14 \([^\n]*\): `Cnn14_mAP=0.431.pth`"
+        ):
             taggers.build("panns", str(tmp_path / name))
 
 
@@ -158,7 +174,10 @@ def changed(path: Path, to: Path, change: Callable[[dict[str, Tensor]], object])
         (lambda w: w.pop("conv_block3.bn1.running_var"), "no tensor conv_block3.bn1.running_var"),
         (lambda w: w.update(extra=torch.zeros(1)), "1 tensors too many: extra"),
         (lambda w: w.update({"fc1.bias": torch.zeros(3)}), r"fc1.bias is \(3,\), not \(512,\)"),
-        (lambda w: w["spectrogram_extractor.stft.conv_real.weight"].mul_(2), "its spectrogram is not under a Hann window"),
+        (
+            lambda w: w["spectrogram_extractor.stft.conv_real.weight"].mul_(2),
+            "its spectrogram is not under a Hann window",
+        ),
         (lambda w: w.update({"fc1.bias": [0.0]}), "it is not a dictionary of tensors"),
     ],
 )
@@ -183,7 +202,9 @@ def test_the_package_answers_as_its_class_does_and_as_ours_within_1e_4(published
     sounds = noise(2, 40000)
     lengths = np.array([40000, 33000])
     with torch.inference_mode():
-        expected = np.concatenate([plain(torch.from_numpy(sounds[i : i + 1, :n])).numpy() for i, n in enumerate(lengths)])
+        expected = np.concatenate(
+            [plain(torch.from_numpy(sounds[i : i + 1, :n])).numpy() for i, n in enumerate(lengths)]
+        )
     found = theirs.logits(sounds, lengths)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(found, ours.logits(sounds, lengths), atol=1e-4)
@@ -198,15 +219,26 @@ def test_the_package_answers_as_its_class_does_and_as_ours_within_1e_4(published
 def test_the_package_is_imported_without_what_its_import_downloads_and_leaves_no_stub(published: Published) -> None:
     before = set(sys.modules)
     assert _panns_package.models().Cnn14.__module__ == "panns_inference.models"
-    assert not [name for name in set(sys.modules) - before if name.partition(".")[0] in ("panns_inference", "matplotlib")]
+    assert not [
+        name for name in set(sys.modules) - before if name.partition(".")[0] in ("panns_inference", "matplotlib")
+    ]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"variant": "Cnn6"}, r"^panns by the package has no variant 'Cnn6': set tag.args.variant to one of \['Cnn14', 'Cnn14_16k'\]$"),
-        ({"precision": "bf16"}, r"^panns by the package has no precision 'bf16': set tag.args.precision to one of \['fp32'\]$"),
-        ({"checkpoint": "no/such.pth"}, r"panns has no checkpoint at 'no/such.pth': `Cnn14_mAP=0.431.pth`.*panns fetch Cnn14"),
+        (
+            {"variant": "Cnn6"},
+            r"^panns by the package has no variant 'Cnn6': set tag.args.variant to one of \['Cnn14', 'Cnn14_16k'\]$",
+        ),
+        (
+            {"precision": "bf16"},
+            r"^panns by the package has no precision 'bf16': set tag.args.precision to one of \['fp32'\]$",
+        ),
+        (
+            {"checkpoint": "no/such.pth"},
+            r"panns has no checkpoint at 'no/such.pth': `Cnn14_mAP=0.431.pth`.*panns fetch Cnn14",
+        ),
     ],
 )
 def test_what_the_package_cannot_is_one_clear_error(settings: dict[str, str], message: str) -> None:
@@ -219,7 +251,9 @@ def test_another_networks_checkpoint_is_refused_by_the_package_too(published: Pu
         taggers.build("panns", str(published("Cnn6")[0]), implementation="package")
 
 
-def test_a_package_that_is_not_installed_is_one_clear_error(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_is_not_installed_is_one_clear_error(
+    published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(TaggerError, match="panns-inference is not installed: install earshot.pipeline., or set ours"):
         taggers.build("panns", str(published("Cnn6")[0]), implementation="package")

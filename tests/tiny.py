@@ -1,4 +1,5 @@
 """The smallest video model with everything that methods work on, and clips for it."""
+
 import torch
 from torch import Tensor, nn
 

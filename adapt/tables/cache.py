@@ -1,4 +1,7 @@
-"""What a data set's folder of the cache holds, by name: its list of classes, its clips, what their sounds say, and predictions."""
+"""What a data set's folder of the cache holds, by name.
+
+Its list of classes, its clips, what their sounds say, and predictions.
+"""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +45,10 @@ def folder(dataset: str) -> Path:
 
 
 def read_labels(dataset: str) -> list[str]:
-    """The class names of `dataset` in label_id order, as `scan` wrote them.  Raises CacheError where they are missing or no such list."""
+    """The class names of `dataset` in label_id order, as `scan` wrote them.
+
+    Raises CacheError where they are missing or no such list.
+    """
     path = folder(dataset) / "labels.txt"
     if not path.exists():
         raise CacheError(f"{path} is missing: run `dvc repro scan`")
@@ -74,13 +80,19 @@ def read_clips(dataset: str, split: str) -> list[Clip]:
 
 
 def read_sounds(dataset: str, labels: list[str]) -> dict[str, Sound]:
-    """clip_id -> what its sound says.  Raises CacheError where the file was made for another class order than `labels`."""
+    """clip_id -> what its sound says.
+
+    Raises CacheError where the file was made for another class order than `labels`.
+    """
     path = folder(dataset) / "pseudo_labels.parquet"
     rows = read_table(path, "pseudo_labels").to_pylist()
     if provenance(path).get("classes_sha256") != classes.sha256(labels):
-        raise CacheError(f"{path} was made for another list of classes than {path.parent / 'labels.txt'}: run `dvc repro`")
+        raise CacheError(
+            f"{path} was made for another list of classes than {path.parent / 'labels.txt'}: run `dvc repro`"
+        )
     return {
-        r["clip_id"]: Sound(_array(r["probs"]), _array(r["evidence"]), _array(r["absent"]), r["mass"], r["status"]) for r in rows
+        r["clip_id"]: Sound(_array(r["probs"]), _array(r["evidence"]), _array(r["absent"]), r["mass"], r["status"])
+        for r in rows
     }
 
 

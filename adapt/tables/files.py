@@ -8,9 +8,10 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`: what is written there becomes `path` when the block ends, and goes where it raises.
+    """Give a temporary name beside `path`, and make the folder.
 
-    Whoever reads `path` meanwhile, or after a run that was killed, finds the file before or the file after.  Makes the folder.
+    What is written under that name becomes `path` when the block ends, and is deleted where it raises.  Whoever reads
+    `path` meanwhile, or after a run that was killed, finds the old file or the new one, whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")

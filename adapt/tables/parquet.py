@@ -1,7 +1,8 @@
 """Parquet in and out: rows in, checked files out, and back, as cache/schema.sql says.
 
-Every file is written whole or not at all, ordered by its table's key, and byte-identical for the same rows: small tables by
-`write_table`, long ones as a stream by `Writer`.  A file's metadata holds its table's version and what made it.
+Every file is written whole or not at all, ordered by its table's key, and byte-identical for the same rows: small
+tables by `write_table`, long ones as a stream by `Writer`.  A file's metadata holds its table's version and what made
+it.
 """
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,14 +20,18 @@ from adapt.tables.schema import SCHEMA, connection, contract, schema_of, schema_
 Row = Mapping[str, object]
 
 
-def write_table(path: Path, table: str, rows: Iterable[Row] | pa.Table, provenance: Mapping[str, str] | None = None) -> int:
+def write_table(
+    path: Path, table: str, rows: Iterable[Row] | pa.Table, provenance: Mapping[str, str] | None = None
+) -> int:
     """Check `rows` against cache/schema.sql and write them to `path`; return how many.
 
-    Every CHECK, NOT NULL and key is DuckDB's to enforce.  `provenance` (what made the rows, hashes of label lists) goes into the
-    file's metadata as `earshot.<name>`.  Raises CacheError where a row breaks the contract.
+    Every CHECK, NOT NULL and key is DuckDB's to enforce.  `provenance` (what made the rows, hashes of label lists) goes
+    into the file's metadata as `earshot.<name>`.  Raises CacheError where a row breaks the contract.
     """
     agreed = contract(table)
-    arrow = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows], schema=agreed.columns)
+    arrow = (
+        rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows], schema=agreed.columns)
+    )
     with connection() as opened:
         try:
             opened.register("incoming", arrow)
@@ -40,10 +45,12 @@ def write_table(path: Path, table: str, rows: Iterable[Row] | pa.Table, provenan
 
 
 class Writer:
-    """Write a table as a stream: batches in key order, each checked against cache/schema.sql and written as one row group.
+    """Write a table as a stream.
 
-    Used as a context manager: the file appears under its name when the block ends, and not at all when it raises.  Memory is that of
-    one batch.  The same batches give the same bytes.
+    Batches come in key order; each is checked against cache/schema.sql and written as one row group.
+
+    Used as a context manager: the file appears under its name when the block ends, and not at all when it raises.
+    Memory is that of one batch.  The same batches give the same bytes.
     """
 
     def __init__(self, path: Path, table: str, provenance: Mapping[str, str] | None = None) -> None:
@@ -59,31 +66,41 @@ class Writer:
             temporary = stack.enter_context(replacing(self._path))
             self._connection = stack.enter_context(connection())
             schema, texts = self.schema.with_metadata(self._metadata), _text_columns(self.schema)
-            self._file = stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=texts))
+            self._file = stack.enter_context(
+                pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=texts)
+            )
             self._open = stack.pop_all()
         return self
 
     def add(self, rows: pa.Table) -> None:
-        """Write `rows` (columns in any order).  Raises CacheError where one breaks the contract or comes out of key order."""
+        """Write `rows`, whose columns may come in any order.
+
+        Raises CacheError where one breaks the contract or comes out of key order.
+        """
         rows = rows.select(self.schema.names).cast(self.schema)
         if not rows.num_rows:
             return
         keys = list(zip(*(rows.column(name).to_pylist() for name in self._key), strict=True))
         if keys != sorted(keys) or (self._last is not None and keys[0] <= self._last):
-            raise CacheError(f"{self._path}: rows of {self._table} do not come in the order of ({', '.join(self._key)}), near {keys[0]}")
+            key = ", ".join(self._key)
+            raise CacheError(f"{self._path}: rows of {self._table} do not come in the order of ({key}), near {keys[0]}")
         try:
             self._connection.execute("BEGIN")
             self._connection.register("incoming", rows)
             self._connection.execute(f"INSERT INTO {self._table} BY NAME SELECT * FROM incoming")
         except duckdb.Error as error:
-            raise CacheError(f"{self._path}: a row breaks the contract of {self._table} in {SCHEMA}: {error}") from error
+            raise CacheError(
+                f"{self._path}: a row breaks the contract of {self._table} in {SCHEMA}: {error}"
+            ) from error
         finally:
             self._connection.execute("ROLLBACK")
             self._connection.unregister("incoming")
         self._file.write_table(rows, row_group_size=rows.num_rows)
         self._last, self.n_rows = keys[-1], self.n_rows + rows.num_rows
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._open.__exit__(kind, error, trace)
 
 
@@ -97,7 +114,10 @@ def _text_columns(schema: pa.Schema) -> list[str]:
 
 
 def provenance(path: Path) -> dict[str, str]:
-    """The `earshot.*` metadata of a Parquet file, without the prefix.  Raises CacheError where the file cannot be read."""
+    """The `earshot.*` metadata of a Parquet file, without the prefix.
+
+    Raises CacheError where the file cannot be read.
+    """
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, pa.ArrowInvalid) as error:
@@ -106,10 +126,14 @@ def provenance(path: Path) -> dict[str, str]:
 
 
 def check_version(path: Path, table: str) -> dict[str, str]:
-    """The provenance of `path`.  Raises CacheError where it was not written as `table` under this version of cache/schema.sql."""
+    """The provenance of `path`.
+
+    Raises CacheError where it was not written as `table` under this version of cache/schema.sql.
+    """
     known = provenance(path)
     if (version := known.get("schema")) != schema_sha256(table):
-        raise CacheError(f"{path} does not follow table {table} of {SCHEMA} (version {str(version)[:8]}): delete it and run `dvc repro`")
+        other = f"{path} does not follow table {table} of {SCHEMA} (version {str(version)[:8]})"
+        raise CacheError(f"{other}: delete it and run `dvc repro`")
     return known
 
 
@@ -129,7 +153,9 @@ def read_table(path: Path, table: str, columns: Sequence[str] | None = None) -> 
         return chosen.empty_table()
     loaded = pa.concat_tables(_read(file, chosen.names) for file in files)
     key = [name for name in contract(table).key if name in loaded.column_names]
-    return loaded.sort_by([(name, "ascending") for name in key]) if key and path.is_dir() else loaded  # a file is in order by itself
+    if not key or not path.is_dir():  # a file is in order by itself
+        return loaded
+    return loaded.sort_by([(name, "ascending") for name in key])
 
 
 def _read(file: Path, columns: Sequence[str]) -> pa.Table:

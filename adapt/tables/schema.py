@@ -36,9 +36,9 @@ def contract(table: str) -> Contract:
     """What cache/schema.sql says of `table`.  Raises CacheError where it has no such table, or one without a key."""
     with connection() as opened:
         found = opened.execute("SELECT sql FROM duckdb_tables() WHERE table_name = ?", [table]).fetchall()
-        key = opened.execute(
-            "SELECT constraint_column_names FROM duckdb_constraints() WHERE table_name = ? AND constraint_type = 'PRIMARY KEY'", [table]
-        ).fetchall()
+        keys = """SELECT constraint_column_names FROM duckdb_constraints()
+            WHERE table_name = ? AND constraint_type = 'PRIMARY KEY'"""
+        key = opened.execute(keys, [table]).fetchall()
         if not found or not key:
             raise CacheError(f"{SCHEMA} has no table {table} with a primary key")
         return Contract(found[0][0], opened.sql(f"SELECT * FROM {table}").to_arrow_table().schema, tuple(key[0][0]))

@@ -1,1 +1,1 @@
-"""Sound out of media files: which track, by ffmpeg, as mono blocks; how it is made worse for studies; the player of a soundfont."""
+"""Sound out of media files: one track, by ffmpeg, as mono blocks; sound made worse for studies; a player of notes."""

@@ -1,9 +1,12 @@
-"""What a track's channels hold before ffmpeg mixes them: how loud each is, and whether the mix still says what they say.
+"""What a track's channels hold before ffmpeg mixes them: how loud each is, and whether the mix still says what they
+say.
 
-ffmpeg mixes a track to one channel by weights of its own.  Channels in opposite phase cancel in such a mix, and a track with one channel
-that sounds loses half of its level.  So ffmpeg writes the channels on a second pipe as well, as WAV; here they are measured second by second of
-the track, whatever the pipe's cuts, and thrown away.  Levels are those without the mean of each second: a constant offset is no sound.
+ffmpeg mixes a track to one channel by weights of its own.  Channels in opposite phase cancel in such a mix, and a track
+with one channel that sounds loses half of its level.  So ffmpeg writes the channels on a second pipe as well, as WAV;
+here they are measured second by second of the track, whatever the pipe's cuts, and thrown away.  Levels are those
+without the mean of each second: a constant offset is no sound.
 """
+
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +17,17 @@ import numpy.typing as npt
 
 from adapt.errors import DecodeError
 
-CANCELLED = 0.1  # a second is cancelled where the mix has less than this share of the energy that unrelated channels would have there: 10 dB
-CANCELLED_SHARE = 0.1  # of the seconds that sound: where so many are cancelled, one channel is heard instead of the mix, all along
+# a second is cancelled where the mix has less than this share of the energy that unrelated channels would have there:
+# 10 dB
+CANCELLED = 0.1
+CANCELLED_SHARE = (
+    0.1  # of the seconds that sound: where so many are cancelled, one channel is heard instead of the mix, all along
+)
 INAUDIBLE = 1e-4  # of the loudest channel's energy: 40 dB below it
 FULL_SCALE = 32768.0  # of int16
-MOST_VALUES = 1 << 21  # measured at once, of all channels together: sums of their products are whole numbers that a double holds
+MOST_VALUES = (
+    1 << 21
+)  # measured at once, of all channels together: sums of their products are whole numbers that a double holds
 STEREO = 0x3  # WAV's mask of places: front left, front right
 PLAIN, EXTENSIBLE = 1, 0xFFFE  # WAV's formats; the second has a mask
 Floats = npt.NDArray[np.float64]
@@ -46,7 +55,9 @@ class Channels:
     """Measure the channels of one track, then choose what is to be heard of it."""
 
     def __init__(self, silent_below_dbfs: float, weigh: Callable[[Form], Floats]) -> None:
-        """Seconds below the level `silent_below_dbfs` in every channel have no say; `weigh` gives the channels' weights in the mix."""
+        """Seconds below the level `silent_below_dbfs` in every channel have no say; `weigh` gives the channels' weights
+        in the mix.
+        """
         self.n_channels: int | None = None  # not yet known
         self._silent_below = FULL_SCALE**2 * 10 ** (silent_below_dbfs / 10)
         self._weigh = weigh
@@ -55,7 +66,9 @@ class Channels:
         self._n_samples = self._n_sounding = self._n_cancelled = 0
 
     def read(self, file: IO[bytes]) -> None:
-        """Measure all of `file`, a WAV of 16 bits as ffmpeg streams it; nothing where it is empty.  The file is closed, whatever happens."""
+        """Measure all of `file`, a WAV of 16 bits as ffmpeg streams it; nothing where it is empty.  The file is closed,
+        whatever happens.
+        """
         with file:  # or ffmpeg would wait for ever for a reader that has failed
             form = read_form(file)
             if form is None:
@@ -70,14 +83,18 @@ class Channels:
                     self._add(values.reshape(-1, form.n_channels).astype(np.float64))
 
     def choose(self) -> Choice:
-        """Say what is to be heard: ffmpeg's mix, but the loudest channel where the mix cancels or hardly has it, or where it sounds alone."""
+        """Say what is to be heard: ffmpeg's mix, but the loudest channel where the mix cancels or hardly has it, or
+        where it sounds alone.
+        """
         if self.n_channels in (None, 1) or not self._n_samples:
             return Choice(None, None, 0.0)
         energies, mixed = self._energy.diagonal(), self._mixed(self._energy)
         loudest, channel = int(energies.argmax()), None
         others = float(np.delete(energies, loudest).max())
         if self._n_cancelled and self._n_cancelled >= CANCELLED_SHARE * self._n_sounding:
-            channel = int((energies * (self._weights > 0)).argmax())  # not the one for low rumble, which ffmpeg leaves out
+            channel = int(
+                (energies * (self._weights > 0)).argmax()
+            )  # not the one for low rumble, which ffmpeg leaves out
         elif self._n_sounding and min(others, mixed) <= INAUDIBLE * energies[loudest]:
             channel = loudest
         kept = mixed if channel is None else float(energies[channel])
@@ -101,7 +118,9 @@ class Channels:
 
 
 def read_form(file: IO[bytes]) -> Form | None:
-    """Read a WAV file up to its first sample; None where it ends before.  Raises DecodeError where it is not WAV of 16 bits."""
+    """Read a WAV file up to its first sample; None where it ends before.  Raises DecodeError where it is not WAV of 16
+    bits.
+    """
     head, form = file.read(12), None
     if head[:4] not in (b"RIFF", b""):
         raise DecodeError(f"ffmpeg wrote {head!r} where WAV was asked for: set decode.ffmpeg to packaged")
@@ -117,6 +136,9 @@ def read_form(file: IO[bytes]) -> Form | None:
 def _form(stated: bytes) -> Form:
     kind, n_channels, sample_rate, _, _, n_bits = struct.unpack("<HHIIHH", stated[:16])
     if kind not in (PLAIN, EXTENSIBLE) or n_bits != 16 or not n_channels:
-        raise DecodeError(f"ffmpeg wrote WAV of format {kind} with {n_channels} channels of {n_bits} bits, not 16: set decode.ffmpeg to packaged")
+        raise DecodeError(
+            f"ffmpeg wrote WAV of format {kind} with {n_channels} channels of {n_bits} bits, not 16: set decode.ffmpeg "
+            "to packaged"
+        )
     mask = struct.unpack("<I", stated[20:24])[0] if kind == EXTENSIBLE else {2: STEREO}.get(n_channels, 0)
     return Form(n_channels, sample_rate, f"0x{mask:x}" if mask.bit_count() == n_channels else f"{n_channels}c")

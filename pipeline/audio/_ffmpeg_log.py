@@ -1,8 +1,10 @@
-"""What ffmpeg says on stderr while it decodes: its input's streams, where the sound track's timestamps leave gaps, the last errors.
+"""What ffmpeg says on stderr while it decodes: its input's streams, where the sound track's timestamps leave gaps, the
+last errors.
 
-ffmpeg writes into a file and this module reads it as it grows, in memory that does not grow with it, so that a broken file with a
-million complaints neither blocks ffmpeg nor fills memory.
+ffmpeg writes into a file and this module reads it as it grows, in memory that does not grow with it, so that a broken
+file with a million complaints neither blocks ffmpeg nor fills memory.
 """
+
 import math
 import os
 import re
@@ -12,15 +14,26 @@ from dataclasses import dataclass
 LEVEL = "level+verbose"  # info names the streams, verbose tells of a corrected start, level+ marks the errors
 GAP_S = 0.1  # timestamps that leave less than this open are jitter
 LONGEST_GAP_S = 24 * 3600.0  # timestamps that leave more than this open are broken
-# Filters before the resampler.  Whenever ffmpeg begins to count samples (N = 0), and whenever a timestamp T is ahead of the samples
-# before it, print the count, the rate and the timestamp; ld(1) is by how much they were ahead the last time.  Then gather samples into
-# larger frames, which saves a sixth of ffmpeg's time and costs up to 0.1 s where a track changes its format.
-TELL_TIMES = f"asetpts='if(eq(N,0)+gt(T-N/SR-ld(1),{GAP_S}),print(N)+print(SR)+print(T)+st(1,T-N/SR));PTS',asetnsamples=n=4096:p=0"
-WHO = r"(?:\[[^\[\]]* @ \w+\] )*"  # the parts of ffmpeg that speak, before the level: a title that looks like an error has none
+# Filters before the resampler.  Whenever ffmpeg begins to count samples (N = 0), and whenever a timestamp T is ahead of
+# the samples before it, print the count, the rate and the timestamp; ld(1) is by how much they were ahead the last
+# time.  Then gather samples into larger frames, which saves a sixth of ffmpeg's time and costs up to 0.1 s where a
+# track changes its format.
+TELL_TIMES = f"asetpts='if(eq(N,0)+gt(T-N/SR-ld(1),{GAP_S}),print(N)+print(SR)+print(T)+st(1,T-N/SR));PTS',asetnsamples=n=4096:p=0"  # noqa: E501
+# the parts of ffmpeg that speak, before the level: a title that looks like an error has none
+WHO = r"(?:\[[^\[\]]* @ \w+\] )*"
 CHUNK_BYTES = 1 << 16  # also the longest line that is kept whole
 HEADER_CHARS = 1 << 20
 N_ERRORS, ERROR_CHARS = 4, 300  # kept: the reason, and what followed from it
-NAMED_LAYOUTS = {"mono": 1, "stereo": 2, "downmix": 2, "binaural": 2, "quad": 4, "hexagonal": 6, "octagonal": 8, "cube": 8}
+NAMED_LAYOUTS = {
+    "mono": 1,
+    "stereo": 2,
+    "downmix": 2,
+    "binaural": 2,
+    "quad": 4,
+    "hexagonal": 6,
+    "octagonal": 8,
+    "cube": 8,
+}
 
 
 @dataclass(frozen=True)
@@ -70,14 +83,19 @@ class Log:
             self._numbers.append(float(number[1]))
             if len(self._numbers) == 3:
                 n_before, source_rate, time_s = self._numbers
-                self.jumps.append(Jump(int(n_before), int(source_rate), 0.0 if math.isnan(time_s) else time_s + self._corrected_s))
+                self.jumps.append(
+                    Jump(int(n_before), int(source_rate), 0.0 if math.isnan(time_s) else time_s + self._corrected_s)
+                )
                 self._numbers.clear()
         elif re.match(rf"{WHO}\[(error|fatal|panic)\] ", line):
-            if not re.match(r"\[(s16le|wav) @ \w+\] .*to muxer", line):  # that is about the samples we get: they keep timestamps that step back
+            if not re.match(
+                r"\[(s16le|wav) @ \w+\] .*to muxer", line
+            ):  # that is about the samples we get: they keep timestamps that step back
                 self.errors.append(line[:ERROR_CHARS])
         elif len(self.header) < HEADER_CHARS:
             self.header += f"{line}\n"
-            # MPEG's streams count from the first timestamp of those that are read: that is of the sound, not of the container.
+            # MPEG's streams count from the first timestamp of those that are read: that is of the sound, not of the
+            # container.
             if moved := re.match(rf"{WHO}\[verbose\] Correcting start time of Input #0 by (-?\d+) us", line):
                 self._corrected_s = int(moved[1]) / 1e6
 
@@ -87,7 +105,8 @@ class Log:
 
 
 class Clock:
-    """How much silence belongs before which decoded sample, so that a sample's place in the sound is its time in the container.
+    """How much silence belongs before which decoded sample, so that a sample's place in the sound is its time in the
+    container.
 
     Sound that overlaps what came before is kept and follows it: nothing is ever cut out.
     """
@@ -130,20 +149,28 @@ def read_promise(stderr: str, track: int = 0) -> Promise:
 
 
 def _streams(header: str) -> list[tuple[str, str]]:
-    """(kind, description) of every stream in the file's order: ffmpeg prints them by programme, and one of two programmes twice.
+    """(kind, description) of every stream in the file's order: ffmpeg prints them by programme, and one of two
+    programmes twice.
 
-    A language is the file's own words and stands before the kind, so the last kind on a line is ffmpeg's.  One with a line break can still
-    forge a stream, as the file could as well have held it.  Versions before 5 indent streams as far as they do the title.
+    A language is the file's own words and stands before the kind, so the last kind on a line is ffmpeg's.  One with a
+    line break can still forge a stream, as the file could as well have held it.  Versions before 5 indent streams as
+    far as they do the title.
     """
     found: dict[int, tuple[str, str]] = {}
     indent = "   " if re.search(r"^\[info\]   Stream #0:", header, re.MULTILINE) else "     "
-    for line in re.finditer(rf"^\[info\]{indent}Stream #0:(\d+).*: (Audio|Video|Subtitle|Data|Attachment|Unknown): (.*)$", header, re.MULTILINE):
+    for line in re.finditer(
+        rf"^\[info\]{indent}Stream #0:(\d+).*: (Audio|Video|Subtitle|Data|Attachment|Unknown): (.*)$",
+        header,
+        re.MULTILINE,
+    ):
         found[int(line[1])] = line[2], line[3]
     return [found[index] for index in sorted(found)]
 
 
 def _n_channels(stream: str) -> int | None:
-    """Count the channels of a layout as ffmpeg names it: `stereo`, `5.1(side)`, `3 channels (FL+FR+LFE)`; None where it is another."""
+    """Count the channels of a layout as ffmpeg names it: `stereo`, `5.1(side)`, `3 channels (FL+FR+LFE)`; None where it
+    is another.
+    """
     layout = re.search(r"\d+ Hz, ([^,]+)", stream)
     if layout is None:
         return None

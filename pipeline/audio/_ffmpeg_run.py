@@ -1,7 +1,9 @@
-"""One ffmpeg at work on one sound track: blocks of mono int16 as they come, each sample in its place in time, and how it ended.
+"""One ffmpeg at work on one sound track: blocks of mono int16 as they come, each sample in its place in time, and how
+it ended.
 
 Beside the mono sound, ffmpeg writes all channels on a second pipe, where a thread measures them (_channels.py).
 """
+
 import os
 import subprocess
 import tempfile
@@ -23,7 +25,9 @@ from pipeline.audio._ffmpeg_log import LEVEL, TELL_TIMES, Clock, Log, Promise, r
 
 BLOCK_S = 30.0
 FLAGS = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", LEVEL)
-CHANNELS_AT_ONCE = "asetnsamples=n=32768:p=0"  # frames of this size on the channels' pipe take half of the time that those of 4096 do
+CHANNELS_AT_ONCE = (
+    "asetnsamples=n=32768:p=0"  # frames of this size on the channels' pipe take half of the time that those of 4096 do
+)
 WEIGHT_SAMPLES = 64  # of the sound by which a channel's weight is found
 Block = npt.NDArray[np.int16]
 Track = Literal["default"] | int
@@ -36,7 +40,9 @@ class Decoder:
     binary: str  # ffmpeg's path
     sample_rate: int  # of the samples, in Hz
     silent_below_dbfs: float  # a track with a lower RMS level in every channel is silent (0 = full scale)
-    track: Track = "default"  # which of a file's sound tracks, from 0; default: the first that is marked so, else the first
+    track: Track = (
+        "default"  # which of a file's sound tracks, from 0; default: the first that is marked so, else the first
+    )
 
 
 @dataclass(frozen=True)
@@ -51,19 +57,31 @@ class Ending:
     error: str | None
 
 
-def arguments(decoder: Decoder, path: str, track: int, channel: int | None = None, channels_to: int | None = None) -> list[str]:
-    """The command that writes a sound track of `path` to stdout as mono int16: one channel of it, from 0, or ffmpeg's mix.
+def arguments(
+    decoder: Decoder, path: str, track: int, channel: int | None = None, channels_to: int | None = None
+) -> list[str]:
+    """The command that writes a sound track of `path` to stdout as mono int16: one channel of it, from 0, or ffmpeg's
+    mix.
 
-    All channels go to the file descriptor `channels_to` as WAV.  `file:` keeps a name that starts with '-' or holds ':' from being read
-    as an option or a protocol, and a playlist in a video's clothes may name files only.
+    All channels go to the file descriptor `channels_to` as WAV.  `file:` keeps a name that starts with '-' or holds ':'
+    from being read as an option or a protocol, and a playlist in a video's clothes may name files only.
     """
     source = ffmpeg.input(f"file:{path}", threads=1, protocol_whitelist="file")
     graph = f"[0:a:{track}]{TELL_TIMES}" + ("" if channel is None else f",pan=mono|c0=c{channel}")
     graph += "[mono]" if channels_to is None else f",asplit[mono][split];[split]{CHANNELS_AT_ONCE}[channels]"
-    mono = {"format": "s16le", "acodec": "pcm_s16le", "ac": 1, "ar": decoder.sample_rate, "map": "[mono]", "map_metadata": -1}
+    mono = {
+        "format": "s16le",
+        "acodec": "pcm_s16le",
+        "ac": 1,
+        "ar": decoder.sample_rate,
+        "map": "[mono]",
+        "map_metadata": -1,
+    }
     command = source.output("pipe:1", filter_complex=graph, **mono)
     if channels_to is not None:
-        all_channels = source.output(f"pipe:{channels_to}", format="wav", acodec="pcm_s16le", map="[channels]", map_metadata=-1)
+        all_channels = source.output(
+            f"pipe:{channels_to}", format="wav", acodec="pcm_s16le", map="[channels]", map_metadata=-1
+        )
         command = ffmpeg.merge_outputs(command, all_channels)
     arguments: list[str] = command.global_args(*FLAGS).compile(cmd=decoder.binary)
     return arguments
@@ -71,7 +89,8 @@ def arguments(decoder: Decoder, path: str, track: int, channel: int | None = Non
 
 @cache
 def weights(binary: str, form: Form) -> Floats:
-    """By how much each channel of `form` counts in ffmpeg's mix: it is asked to mix a sound in which each plays alone in turn.
+    """By how much each channel of `form` counts in ffmpeg's mix: it is asked to mix a sound in which each plays alone
+    in turn.
 
     Zeros where ffmpeg cannot mix such channels; it then says so of the track as well.
     """
@@ -123,7 +142,9 @@ class Run:
 
 @contextmanager
 def opened(decoder: Decoder, path: Path) -> Iterator[Run]:
-    """ffmpeg at work on the track that the decoder asks for.  Which one is marked default is known once ffmpeg has opened the first."""
+    """ffmpeg at work on the track that the decoder asks for.  Which one is marked default is known once ffmpeg has
+    opened the first.
+    """
     track = 0 if decoder.track == "default" else decoder.track
     with running(decoder, path, track) as run:
         marked = run.promise().default_track if decoder.track == "default" else track
@@ -136,7 +157,9 @@ def opened(decoder: Decoder, path: Path) -> Iterator[Run]:
 
 @contextmanager
 def running(decoder: Decoder, path: Path, track: int, channel: int | None = None) -> Iterator[Run]:
-    """ffmpeg at work, ended and reaped when the block is left.  Where one `channel` is taken, the channels are not measured."""
+    """ffmpeg at work, ended and reaped when the block is left.  Where one `channel` is taken, the channels are not
+    measured.
+    """
     with ExitStack() as stack:
         folder, name = stack.enter_context(_harmless(path))
         stderr = stack.enter_context(tempfile.TemporaryFile())
@@ -147,8 +170,13 @@ def running(decoder: Decoder, path: Path, track: int, channel: int | None = None
             read_from, write_to = os.pipe()
             measured = reader.submit(channels.read, os.fdopen(read_from, "rb"))
         try:
-            command, handed = arguments(decoder, name, track, channel, write_to), () if write_to is None else (write_to,)
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, cwd=folder, pass_fds=handed)
+            command, handed = (
+                arguments(decoder, name, track, channel, write_to),
+                () if write_to is None else (write_to,),
+            )
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, cwd=folder, pass_fds=handed
+            )
         finally:
             if write_to is not None:
                 os.close(write_to)
@@ -163,7 +191,9 @@ def running(decoder: Decoder, path: Path, track: int, channel: int | None = None
 
 @contextmanager
 def _harmless(path: Path) -> Iterator[tuple[str | None, str]]:
-    """(working directory or None, name there) of `path`: a name with a line break could forge lines of the log, so such a file gets another."""
+    """(working directory or None, name there) of `path`: a name with a line break could forge lines of the log, so such
+    a file gets another.
+    """
     if str(path).isprintable():
         yield None, str(path)
         return
@@ -182,7 +212,9 @@ def _chunks(process: "subprocess.Popen[bytes]", n_samples: int) -> Iterator[Bloc
 
 
 def _in_time(chunks: Iterator[Block], log: Log, clock: Clock, n_most: int) -> Iterator[Block]:
-    """Fill in silence, at most `n_most` samples at once, where the log tells of a jump.  It does so before the sample after it comes."""
+    """Fill in silence, at most `n_most` samples at once, where the log tells of a jump.  It does so before the sample
+    after it comes.
+    """
     n_decoded = 0
     due: tuple[int, int] | None = None
     for chunk in chunks:

@@ -1,8 +1,10 @@
 """Sound made worse on purpose, for studies: blocks of a clip's sound in, as many blocks of the same sizes out.
 
-noise and music hold their signal-to-noise ratio in each block of 30 s (sound.BLOCK_S) by itself, so that a long file streams; shift,
-swap and mute leave the level alone.  Everything random comes from (seed, clip_id, block), so neither order nor company changes it.
+noise and music hold their signal-to-noise ratio in each block of 30 s (sound.BLOCK_S) by itself, so that a long file
+streams; shift, swap and mute leave the level alone.  Everything random comes from (seed, clip_id, block), so neither
+order nor company changes it.
 """
+
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -45,14 +47,18 @@ class Perturbation:
 
 
 def choose(kind: Kind, snr_db: float, shift_s: float, music_file: str, seed: int) -> Perturbation:
-    """Check what `kind` uses and forget the rest.  Raises DecodeError where a value cannot be used, or there is no such music file."""
+    """Check what `kind` uses and forget the rest.  Raises DecodeError where a value cannot be used, or there is no such
+    music file.
+    """
     if kind in ("noise", "music") and not SNR_DB[0] <= snr_db <= SNR_DB[1]:
         raise DecodeError(f"snr_db is {snr_db}: give {SNR_DB[0]} to {SNR_DB[1]} dB for perturb={kind}")
     if kind == "shift" and not abs(shift_s) <= MOST_SHIFT_S:
         raise DecodeError(f"shift_s is {shift_s}: give {-MOST_SHIFT_S} to {MOST_SHIFT_S} seconds for perturb=shift")
     of_file = kind == "music" and music_file != ""
     if of_file and not Path(music_file).is_file():
-        raise DecodeError(f"music_file {music_file!r} is not there: give a media file, or nothing for a bed that is synthesised")
+        raise DecodeError(
+            f"music_file {music_file!r} is not there: give a media file, or nothing for a bed that is synthesised"
+        )
     return Perturbation(
         kind,
         snr_db if kind in ("noise", "music") else None,
@@ -63,21 +69,27 @@ def choose(kind: Kind, snr_db: float, shift_s: float, music_file: str, seed: int
     )
 
 
-def apply(what: Perturbation, clip_id: str, blocks: Iterator[Block], sample_rate: int, bed: Block | None = None) -> Iterator[Block]:
+def apply(
+    what: Perturbation, clip_id: str, blocks: Iterator[Block], sample_rate: int, bed: Block | None = None
+) -> Iterator[Block]:
     """Return `blocks` of one clip changed; for swap, they are already those of its partner.
 
-    `bed` is the music of kind music.  A block that is all zeros, or falls on a silent stretch of the bed, stays as it is; a mix that would
-    exceed full scale is turned down, so that its ratio holds.
+    `bed` is the music of kind music.  A block that is all zeros, or falls on a silent stretch of the bed, stays as it
+    is; a mix that would exceed full scale is turned down, so that its ratio holds.
     """
     if what.kind == "mute":
         return (np.zeros_like(block) for block in blocks)
     if what.kind == "shift":
         return _shifted(blocks, round((what.shift_s or 0.0) * sample_rate))
     if what.kind == "noise":
-        return (_mixed(block, _noise(what, clip_id, i, block.size), what.snr_db or 0.0) for i, block in enumerate(blocks))
+        return (
+            _mixed(block, _noise(what, clip_id, i, block.size), what.snr_db or 0.0) for i, block in enumerate(blocks)
+        )
     if what.kind == "music":
         if bed is None or not bed.any():
-            raise DecodeError(f"music_file {what.music_file!r} has no sound: give another, or nothing for a bed that is synthesised")
+            raise DecodeError(
+                f"music_file {what.music_file!r} has no sound: give another, or nothing for a bed that is synthesised"
+            )
         return _over_music(what, clip_id, blocks, bed)
     return blocks
 
@@ -85,8 +97,8 @@ def apply(what: Perturbation, clip_id: str, blocks: Iterator[Block], sample_rate
 def partners(splits: Iterable[tuple[str, str]], seed: int) -> dict[str, str]:
     """Give every clip of (clip_id, split) the sound of another of its split: clip_id -> clip_id, each exactly once.
 
-    The clips of a split stand in a ring in the order of a hash of (seed, clip_id), and each hears the next one; so a new clip changes
-    one other's partner.  Raises DecodeError where a split has one clip only.
+    The clips of a split stand in a ring in the order of a hash of (seed, clip_id), and each hears the next one; so a
+    new clip changes one other's partner.  Raises DecodeError where a split has one clip only.
     """
     rings: dict[str, list[str]] = {}
     for clip_id, split in splits:
@@ -111,7 +123,10 @@ def synthesise(sample_rate: int) -> Block:
         piano += [Note(start_s + j * BEAT_S, BEAT_S, (*chord, chord[1])[j % 4] + 12, 90) for j in range(BEATS_A_CHORD)]
     loop_s = 2 * len(CHORDS) * chord_s
     parts = ((PIANO, piano), (BASS, bass), (STRINGS, strings))
-    mixed = sum(font.render(notes, program=program, sample_rate=sample_rate, duration_s=loop_s + TAIL_S) for program, notes in parts)
+    mixed = sum(
+        font.render(notes, program=program, sample_rate=sample_rate, duration_s=loop_s + TAIL_S)
+        for program, notes in parts
+    )
     played = np.asarray(mixed, np.float64)
     n_loop = round(loop_s * sample_rate)
     bed, tail = played[:n_loop].copy(), played[n_loop:]

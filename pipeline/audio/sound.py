@@ -1,10 +1,13 @@
-"""The room for sound: any media file in, blocks of mono int16 and a verdict out, in constant memory; and blocks stored as FLAC.
+"""The room for sound: any media file in, blocks of mono int16 and a verdict out, in constant memory; and blocks stored
+as FLAC.
 
 ffmpeg writes samples on a pipe (_ffmpeg_run.py) and what it has to say into a file (_ffmpeg_log.py).  Sound keeps its
-place in time: a track that starts late, or has a gap, is filled with silence here, since ffmpeg itself holds the silence that it fills in
-whole (an hour of it took 3 GB).  A track of several channels is mixed by ffmpeg; its blocks wait in a temporary file until the channels are
-measured to the end (_channels.py), and where the mix loses them, one channel is decoded instead.
+place in time: a track that starts late, or has a gap, is filled with silence here, since ffmpeg itself holds the
+silence that it fills in whole (an hour of it took 3 GB).  A track of several channels is mixed by ffmpeg; its blocks
+wait in a temporary file until the channels are measured to the end (_channels.py), and where the mix loses them, one
+channel is decoded instead.
 """
+
 import io
 import math
 import shutil
@@ -31,7 +34,8 @@ HELD_BYTES = 4_000_000  # of blocks that wait in memory; more of them wait on th
 STATUSES = ("ok", "no_track", "silent", "truncated", "failed")
 TRUNCATED_S = 0.5  # sound may end this much before the container's duration, which is that of its longest stream...
 TRUNCATED_SHARE = 0.05  # ...or this share of it, whichever is more (priming and the last frame of AAC are below 0.1 s)
-COMPRESSION = 0.5  # of FLAC, 0 to 1; on 40 recordings 57 % of raw at 16 kHz, 40 % at 32 kHz; 0.25 gives 60 and 51 % in 5 % less time
+# of FLAC, 0 to 1; on 40 recordings 57 % of raw at 16 kHz, 40 % at 32 kHz; 0.25 gives 60 and 51 % in 5 % less time
+COMPRESSION = 0.5
 Change = Callable[[Iterator[Block]], Iterator[Block]]
 
 
@@ -43,11 +47,17 @@ class Heard:
     sample_rate: int
     track: int | None  # the position of the sound track that was read, from 0; None where there is none
     n_channels: int | None  # of the source track
-    mix: str | None  # how its channels became one: mean (ffmpeg's, by weights), or the one that was taken, as `channel 1`; None for mono
+    mix: (
+        str | None
+        # how its channels became one: mean (ffmpeg's, by weights), or the one that was taken, as `channel 1`; None for
+        # mono  # noqa: E501
+    )
     duration_s: float | None  # None where there are no samples
     expected_s: float | None  # the container's duration
     n_samples: int
-    level_dbfs: float | None  # RMS of the loudest channel before mixing and before any change, without its mean; None as rms_dbfs
+    level_dbfs: (
+        float | None
+    )  # RMS of the loudest channel before mixing and before any change, without its mean; None as rms_dbfs
     rms_dbfs: float | None  # None where there are no samples, or all are zero
     peak_dbfs: float | None
     error: str | None
@@ -56,11 +66,14 @@ class Heard:
 def stream(decoder: Decoder, path: Path, change: Change | None = None) -> Generator[Block | Heard, None, None]:
     """Yield the sound of `path` as blocks of BLOCK_S seconds, the last one shorter, then exactly one Heard.
 
-    `change` is applied to the blocks before they are measured; it keeps their sizes.  Where the reader stops early, ffmpeg is
-    ended.  Raises DecodeError where there is no such file or `track` is negative.
+    `change` is applied to the blocks before they are measured; it keeps their sizes.  Where the reader stops early,
+    ffmpeg is ended.  Raises DecodeError where there is no such file or `track` is negative.
     """
     if decoder.track != "default" and decoder.track < 0:
-        raise DecodeError(f"track is {decoder.track}: give 0 for a file's first sound track, 1 for its second, or default for the one marked so")
+        raise DecodeError(
+            f"track is {decoder.track}: give 0 for a file's first sound track, 1 for its second, or default for the "
+            "one marked so"
+        )
     if not path.is_file():
         raise DecodeError(f"{path}: no such file")
     endings: list[Ending] = []
@@ -76,13 +89,14 @@ def stream(decoder: Decoder, path: Path, change: Change | None = None) -> Genera
 def unread(decoder: Decoder, why: str) -> Generator[Block | Heard, None, None]:
     """Yield the Heard of a file that cannot be opened, as `stream` does for one that ffmpeg finds no sound in."""
     yield Heard(
-        status="failed", sample_rate=decoder.sample_rate, track=None, n_channels=None, mix=None, duration_s=None, expected_s=None,
+        status="failed", sample_rate=decoder.sample_rate, track=None, n_channels=None, mix=None, duration_s=None, expected_s=None,  # noqa: E501
         n_samples=0, level_dbfs=None, rms_dbfs=None, peak_dbfs=None, error=why,
     )  # fmt: skip
 
 
 def ffmpeg_binary(which: str) -> str:
-    """The path of ffmpeg: `packaged` is imageio-ffmpeg's (or what its IMAGEIO_FFMPEG_EXE names), `path` the one on PATH.
+    """The path of ffmpeg: `packaged` is imageio-ffmpeg's (or what its IMAGEIO_FFMPEG_EXE names), `path` the one on
+    PATH.
 
     Raises DecodeError where there is none; one is never taken for the other.
     """
@@ -93,19 +107,27 @@ def ffmpeg_binary(which: str) -> str:
     try:
         packaged: str = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
-        raise DecodeError(f"imageio-ffmpeg has no binary ({error}): reinstall its wheel, or set decode.ffmpeg=path") from error
+        raise DecodeError(
+            f"imageio-ffmpeg has no binary ({error}): reinstall its wheel, or set decode.ffmpeg=path"
+        ) from error
     if not Path(packaged).is_file():
-        raise DecodeError(f"imageio-ffmpeg carries no binary and names {packaged!r}: reinstall its wheel, or set decode.ffmpeg=path")
+        raise DecodeError(
+            f"imageio-ffmpeg carries no binary and names {packaged!r}: reinstall its wheel, or set decode.ffmpeg=path"
+        )
     return packaged
 
 
 def ffmpeg_version(binary: str) -> str:
     """The third word of `ffmpeg -version`, such as 7.0.2-static: other versions may resample otherwise."""
     try:
-        answer: str = subprocess.run([binary, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
+        answer: str = subprocess.run(
+            [binary, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+        ).stdout
         return answer.split()[2]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
-        raise DecodeError(f"{binary} does not run as ffmpeg ({error}): set decode.ffmpeg to packaged or path") from error
+        raise DecodeError(
+            f"{binary} does not run as ffmpeg ({error}): set decode.ffmpeg to packaged or path"
+        ) from error
 
 
 def write_flac(block: Block, sample_rate: int) -> bytes:
@@ -120,12 +142,17 @@ def read_flac(data: bytes) -> Block:
     try:
         block: Block = soundfile.read(io.BytesIO(data), dtype="int16")[0]
     except soundfile.LibsndfileError as error:
-        raise CacheError(f"{len(data)} bytes of stored sound are not FLAC ({error}): delete the folder `waveforms` and run `dvc repro`") from error
+        raise CacheError(
+            f"{len(data)} bytes of stored sound are not FLAC ({error}): delete the folder `waveforms` and run `dvc "
+            "repro`"
+        ) from error
     return block
 
 
 class Meter:
-    """Levels and peak of int16 samples by running sums of whole numbers, so that the cut into blocks does not matter."""
+    """Levels and peak of int16 samples by running sums of whole numbers, so that the cut into blocks does not
+    matter.
+    """
 
     def __init__(self) -> None:
         self.n_samples = 0
@@ -148,7 +175,9 @@ class Meter:
     @property
     def level_dbfs(self) -> float | None:
         """As `rms_dbfs` of what is left without the mean, since a constant is no sound."""
-        squares = self.n_samples * self._sum_of_squares - self._sum**2  # of the differences from the mean, n times: a whole number
+        squares = (
+            self.n_samples * self._sum_of_squares - self._sum**2
+        )  # of the differences from the mean, n times: a whole number
         return 10 * math.log10(squares / self.n_samples**2 / FULL_SCALE**2) if squares else None
 
     @property
@@ -204,10 +233,16 @@ def _blocks(decoder: Decoder, path: Path, endings: list[Ending]) -> Generator[Bl
 def _verdict(decoder: Decoder, source: Meter, given: Meter, ending: Ending) -> Heard:
     promise, code, error = ending.promise, ending.code, ending.error
     duration_s, expected_s = given.n_samples / decoder.sample_rate, promise.expected_s
-    level_dbfs, left_dbfs = (None if level is None else level + ending.choice.lost_db for level in (source.level_dbfs, given.level_dbfs))
+    level_dbfs, left_dbfs = (
+        None if level is None else level + ending.choice.lost_db for level in (source.level_dbfs, given.level_dbfs)
+    )
     if not given.n_samples:
         if promise.opened and promise.n_tracks <= ending.track:
-            error = f"no sound track {ending.track}, counted from 0: the file has {promise.n_tracks}" if promise.n_tracks else None
+            error = (
+                f"no sound track {ending.track}, counted from 0: the file has {promise.n_tracks}"
+                if promise.n_tracks
+                else None
+            )
             status = "no_track" if promise.has_picture or promise.n_tracks else "failed"
             error = "neither a sound track nor a picture" if status == "failed" else error
         else:
@@ -222,6 +257,6 @@ def _verdict(decoder: Decoder, source: Meter, given: Meter, ending: Ending) -> H
         status = "ok"
     track = ending.track if given.n_samples or ending.track < promise.n_tracks else None
     return Heard(
-        status, decoder.sample_rate, track, ending.n_channels, ending.choice.mix, duration_s if given.n_samples else None, expected_s,
+        status, decoder.sample_rate, track, ending.n_channels, ending.choice.mix, duration_s if given.n_samples else None, expected_s,  # noqa: E501
         given.n_samples, level_dbfs, given.rms_dbfs, given.peak_dbfs, error,
     )  # fmt: skip

@@ -1,11 +1,13 @@
 """Play notes of a SoundFont 2 file: bytes and notes in, a mono waveform out, the same bits every time.
 
-A small sampler in place of a library because of what was found: symusic 0.5.8 adds its notes onto memory that it never cleared (samples
-of 16,000 full scales, other bits on every call), and TinySoundFont's Python package needs PortAudio to install.  Against TinySoundFont the
-waveforms correlate by 0.98 to 1.00 on six of the demo's instruments.  What it plays is the part of the SoundFont 2.04 specification
-that shapes a note (sections 8.1 and 9.1): key and velocity ranges, tuning, loops, attenuation, the volume envelope, the low-pass filter
-under its own envelope, and vibrato.  Tremolo, effects, modulators and panning are left out.
+A small sampler in place of a library because of what was found: symusic 0.5.8 adds its notes onto memory that it never
+cleared (samples of 16,000 full scales, other bits on every call), and TinySoundFont's Python package needs PortAudio to
+install.  Against TinySoundFont the waveforms correlate by 0.98 to 1.00 on six of the demo's instruments.  What it plays
+is the part of the SoundFont 2.04 specification that shapes a note (sections 8.1 and 9.1): key and velocity ranges,
+tuning, loops, attenuation, the volume envelope, the low-pass filter under its own envelope, and vibrato.  Tremolo,
+effects, modulators and panning are left out.
 """
+
 import importlib.util
 import struct
 from collections.abc import Iterator, Sequence
@@ -24,21 +26,31 @@ SOUNDFONT_SHA256 = "82475b91a76de15cb28a104707d3247ba932e228bada3f47bba63c6b31aa
 Waveform = NDArray[np.float32]
 FULL_SCALE = 32768.0
 SILENT_DB = 100.0  # the envelope's floor, section 8.1.2, generator 36
-DRUMS = 128        # the bank of percussion
-HOP = 256          # samples between frames of the filter
+DRUMS = 128  # the bank of percussion
+HOP = 256  # samples between frames of the filter
 
 # Generators by number (section 8.1.2).
 OFFSETS = (("start", 0, 4), ("end", 1, 12), ("loop_start", 2, 45), ("loop_end", 3, 50))  # field, fine, coarse
 LFOS = ((21, 22, 5), (23, 24, 6))  # delay, rate, depth on pitch
 CUTOFF, RESONANCE, ENVELOPE_TO_CUTOFF = 8, 9, 11
-FILTER_ENVELOPE, VOLUME_ENVELOPE = 25, 33                            # the first generator of each
+FILTER_ENVELOPE, VOLUME_ENVELOPE = 25, 33  # the first generator of each
 DELAY, ATTACK, HOLD, DECAY, SUSTAIN, RELEASE, _, KEY_TO_DECAY = range(8)  # counted from there
 INSTRUMENT, KEY_RANGE, VELOCITY_RANGE, ATTENUATION = 41, 43, 44, 48
 COARSE_TUNE, FINE_TUNE, SAMPLE, MODES, SCALE_TUNING, ROOT_KEY = 51, 52, 53, 54, 56, 58
 STAGES = (DELAY, ATTACK, HOLD, DECAY, RELEASE)
 DEFAULTS = {first + stage: -12000 for first in (FILTER_ENVELOPE, VOLUME_ENVELOPE) for stage in STAGES} | {
-    CUTOFF: 13500, SCALE_TUNING: 100, ROOT_KEY: -1}
-NOT_ADDED = {INSTRUMENT, KEY_RANGE, VELOCITY_RANGE, SAMPLE, MODES, ROOT_KEY}  # a preset's value never adds to these of an instrument
+    CUTOFF: 13500,
+    SCALE_TUNING: 100,
+    ROOT_KEY: -1,
+}
+NOT_ADDED = {
+    INSTRUMENT,
+    KEY_RANGE,
+    VELOCITY_RANGE,
+    SAMPLE,
+    MODES,
+    ROOT_KEY,
+}  # a preset's value never adds to these of an instrument
 
 RECORDS: dict[str, Any] = {
     "phdr": [("name", "S20"), ("program", "<u2"), ("bank", "<u2"), ("bag", "<u2"), ("unused", "<u4", 3)],
@@ -47,8 +59,18 @@ RECORDS: dict[str, Any] = {
     "inst": [("name", "S20"), ("bag", "<u2")],
     "ibag": [("generator", "<u2"), ("modulator", "<u2")],
     "igen": [("number", "<u2"), ("amount", "<i2")],
-    "shdr": [("name", "S20"), ("start", "<u4"), ("end", "<u4"), ("loop_start", "<u4"), ("loop_end", "<u4"), ("rate", "<u4"),
-             ("key", "u1"), ("correction", "i1"), ("link", "<u2"), ("type", "<u2")],
+    "shdr": [
+        ("name", "S20"),
+        ("start", "<u4"),
+        ("end", "<u4"),
+        ("loop_start", "<u4"),
+        ("loop_end", "<u4"),
+        ("rate", "<u4"),
+        ("key", "u1"),
+        ("correction", "i1"),
+        ("link", "<u2"),
+        ("type", "<u2"),
+    ],
 }
 Zone = dict[int, int]
 
@@ -57,8 +79,8 @@ Zone = dict[int, int]
 class Note:
     start_s: float
     duration_s: float  # until the key is let go; the release follows
-    key: int           # MIDI: 60 is middle C
-    velocity: int      # 1 to 127
+    key: int  # MIDI: 60 is middle C
+    velocity: int  # 1 to 127
 
 
 class SoundFont:
@@ -76,15 +98,23 @@ class SoundFont:
             raise DatasetError(f"{path}: not a SoundFont 2 file: no chunk {', '.join(missing)}")
         self.path = path
         self._samples = np.frombuffer(chunks["smpl"], "<i2").astype(np.float32) / FULL_SCALE
-        self._records: dict[str, NDArray[np.void]] = {name: np.frombuffer(chunks[name], np.dtype(fields)) for name, fields in RECORDS.items()}
+        self._records: dict[str, NDArray[np.void]] = {
+            name: np.frombuffer(chunks[name], np.dtype(fields)) for name, fields in RECORDS.items()
+        }
 
     @cached_property
     def presets(self) -> dict[tuple[int, int], str]:
         """(bank, program) -> name of what the file can play; programs count from 0."""
-        return {(int(p["bank"]), int(p["program"])): p["name"].split(b"\0")[0].decode("latin-1") for p in self._records["phdr"][:-1]}
+        return {
+            (int(p["bank"]), int(p["program"])): p["name"].split(b"\0")[0].decode("latin-1")
+            for p in self._records["phdr"][:-1]
+        }
 
-    def render(self, notes: Sequence[Note], *, bank: int = 0, program: int = 0, sample_rate: int, duration_s: float) -> Waveform:
-        """Play `notes` into (duration_s x sample_rate,) float32; what rings longer is cut off.  Full scale is 1 and may be exceeded.
+    def render(
+        self, notes: Sequence[Note], *, bank: int = 0, program: int = 0, sample_rate: int, duration_s: float
+    ) -> Waveform:
+        """Play `notes` into (duration_s x sample_rate,) float32; what rings longer is cut off.  Full scale is 1 and may
+        be exceeded.
 
         Raises DatasetError for a preset that the file does not have.
         """
@@ -98,7 +128,9 @@ class SoundFont:
         return mixed
 
     def _zones(self, bank: int, program: int, note: Note) -> list[Zone]:
-        """The generators of every sample that sounds for `note`, the preset's added to the instrument's (section 9.4)."""
+        """The generators of every sample that sounds for `note`, the preset's added to the instrument's (section
+        9.4).
+        """
         headers = self._records["phdr"]
         found = np.flatnonzero((headers["bank"][:-1] == bank) & (headers["program"][:-1] == program))
         if not len(found):
@@ -111,8 +143,14 @@ class SoundFont:
         return voices
 
     def _matching(self, level: str, index: int, last: int, note: Note) -> Iterator[Zone]:
-        """The zones of preset ("p") or instrument ("i") `index` that `note` falls into, with the global zone's values below them."""
-        owners, bags, generators = self._records["phdr" if level == "p" else "inst"], self._records[f"{level}bag"], self._records[f"{level}gen"]
+        """The zones of preset ("p") or instrument ("i") `index` that `note` falls into, with the global zone's values
+        below them.
+        """
+        owners, bags, generators = (
+            self._records["phdr" if level == "p" else "inst"],
+            self._records[f"{level}bag"],
+            self._records[f"{level}gen"],
+        )
         common: Zone = {}
         for bag in range(owners["bag"][index], owners["bag"][index + 1]):
             rows = generators[bags["generator"][bag] : bags["generator"][bag + 1]]
@@ -128,7 +166,12 @@ class SoundFont:
         """One sample at one pitch under its envelope, at most `n_most` samples long."""
         header = self._records["shdr"][zone[SAMPLE]]
         root = zone[ROOT_KEY] if zone[ROOT_KEY] >= 0 else int(header["key"])
-        cents = (note.key - root) * zone[SCALE_TUNING] + 100 * zone.get(COARSE_TUNE, 0) + zone.get(FINE_TUNE, 0) + int(header["correction"])
+        cents = (
+            (note.key - root) * zone[SCALE_TUNING]
+            + 100 * zone.get(COARSE_TUNE, 0)
+            + zone.get(FINE_TUNE, 0)
+            + int(header["correction"])
+        )
         step = 2 ** (cents / 1200) * int(header["rate"]) / sample_rate
         release = _seconds(zone[VOLUME_ENVELOPE + RELEASE])
         time = np.arange(min(n_most, int((note.duration_s + release) * sample_rate) + 1)) / sample_rate
@@ -140,9 +183,12 @@ class SoundFont:
         return (raw * envelope * 10 ** (-decibels / 20)).astype(np.float32)
 
     def _looped(self, zone: Zone, header: np.void, steps: NDArray[np.float64], n_held: int) -> NDArray[np.float32]:
-        """The sample read at `steps` samples a point, linear between samples; sampleModes 1 loops on, 3 until the key is let go."""
+        """The sample read at `steps` samples a point, linear between samples; sampleModes 1 loops on, 3 until the key
+        is let go.
+        """
         start, end, loop_start, loop_end = (
-            int(header[name]) + zone.get(fine, 0) + 32768 * zone.get(coarse, 0) for name, fine, coarse in OFFSETS)
+            int(header[name]) + zone.get(fine, 0) + 32768 * zone.get(coarse, 0) for name, fine, coarse in OFFSETS
+        )
         position = start + np.concatenate([[0.0], np.cumsum(steps[:-1])])
         mode = zone.get(MODES, 0) & 3
         n_looped = {1: len(steps), 3: min(len(steps), n_held)}.get(mode, 0) if loop_end > loop_start else 0
@@ -182,11 +228,17 @@ def _vibrato(zone: Zone, time: NDArray[np.float64]) -> NDArray[np.float64]:
 def _stages(zone: Zone, first: int, key: int) -> tuple[float, float, float, float, float]:
     """Delay, attack, hold, decay and release of the envelope whose generators begin at `first`, in seconds."""
     decay = zone[first + DECAY] + (60 - key) * zone.get(first + KEY_TO_DECAY, 0)
-    return (*(_seconds(zone[first + stage]) for stage in (DELAY, ATTACK, HOLD)), _seconds(decay), _seconds(zone[first + RELEASE]))  # type: ignore[return-value]
+    return (
+        *(_seconds(zone[first + stage]) for stage in (DELAY, ATTACK, HOLD)),
+        _seconds(decay),
+        _seconds(zone[first + RELEASE]),
+    )  # type: ignore[return-value]
 
 
 def _volume(zone: Zone, note: Note, time: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Amplitude in [0, 1] at `time` seconds after the note's start: attack linear, decay and release linear in decibels."""
+    """Amplitude in [0, 1] at `time` seconds after the note's start: attack linear, decay and release linear in
+    decibels.
+    """
     delay, attack, hold, decay, release = _stages(zone, VOLUME_ENVELOPE, note.key)
     sustain_db = min(max(zone.get(VOLUME_ENVELOPE + SUSTAIN, 0) / 10, 0), SILENT_DB)
     rise = np.clip((time - delay) / attack, 0, 1)
@@ -196,7 +248,9 @@ def _volume(zone: Zone, note: Note, time: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _openness(zone: Zone, note: Note, time: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The filter's envelope in [0, 1] at `time`: every part linear, sustain in tenths of a percent below full (generator 29)."""
+    """The filter's envelope in [0, 1] at `time`: every part linear, sustain in tenths of a percent below full
+    (generator 29).
+    """
     delay, attack, hold, decay, release = _stages(zone, FILTER_ENVELOPE, note.key)
     sustain = min(max(zone.get(FILTER_ENVELOPE + SUSTAIN, 0) / 1000, 0), 1)
     rise = np.clip((time - delay) / attack, 0, 1)
@@ -205,7 +259,9 @@ def _openness(zone: Zone, note: Note, time: NDArray[np.float64]) -> NDArray[np.f
 
 
 def _filtered(raw: NDArray[np.float32], zone: Zone, note: Note, sample_rate: int) -> NDArray[np.float32]:
-    """The zone's two-pole low-pass filter, its gain (no phase) laid on overlapping frames, so that the cutoff may move."""
+    """The zone's two-pole low-pass filter, its gain (no phase) laid on overlapping frames, so that the cutoff may
+    move.
+    """
     cents = zone[CUTOFF] + zone.get(ENVELOPE_TO_CUTOFF, 0)
     if min(zone[CUTOFF], cents) >= 13500 or not len(raw):
         return raw
@@ -233,10 +289,15 @@ def load_soundfont() -> SoundFont:
     """
     found = importlib.util.find_spec("pretty_midi")
     if found is None or found.origin is None:
-        raise DatasetError("pretty_midi, which carries the soundfont, is not installed: pip install 'earshot[pipeline]'")
+        raise DatasetError(
+            "pretty_midi, which carries the soundfont, is not installed: pip install 'earshot[pipeline]'"
+        )
     path = Path(found.origin).with_name("TimGM6mb.sf2")
     if not path.exists() or sha256_file(path) != SOUNDFONT_SHA256:
-        raise DatasetError(f"{path} is missing, or not the soundfont whose sha256 is {SOUNDFONT_SHA256}: pip install 'pretty-midi>=0.2.11,<0.3'")
+        raise DatasetError(
+            f"{path} is missing, or not the soundfont whose sha256 is {SOUNDFONT_SHA256}: pip install "
+            "'pretty-midi>=0.2.11,<0.3'"
+        )
     return SoundFont(path)
 
 

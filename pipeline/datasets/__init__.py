@@ -1,8 +1,10 @@
-"""Data sets: pipeline/datasets/<recipe>.py knows the folders of one, and yields rows; everything after knows no data set.
+"""Data sets: pipeline/datasets/<recipe>.py knows the folders of one, and yields rows; everything after knows no data
+set.
 
-What recipes share is here: how lists are read (file names in them are untrusted, and a malformed line is one error with its place), how
-folders are walked, links and all, how videos on disk are found by name, and where label lists lie.
+What recipes share is here: how lists are read (file names in them are untrusted, and a malformed line is one error with
+its place), how folders are walked, links and all, how videos on disk are found by name, and where label lists lie.
 """
+
 import csv
 import errno
 import hashlib
@@ -59,10 +61,17 @@ class Recipe(Protocol):
     """what `scan --variant` may choose, such as one of several official splits; the first is the default"""
 
     def labels(self, dataset: str, root: Path) -> list[str]:
-        """The class names in label_id order of the set `dataset`, whose videos lie under `root`.  Raises DatasetError."""
+        """The class names in label_id order of the set `dataset`, whose videos lie under `root`.
 
-    def rows(self, root: Path, labels: Sequence[str], variant: str = "") -> Iterable[tuple[str, str, str] | Listed | LeftOut]:
-        """Yield every clip of `labels`, a Listed or its first three fields, and a LeftOut for what `scan` should name.  Raises DatasetError."""
+        Raises DatasetError.
+        """
+
+    def rows(
+        self, root: Path, labels: Sequence[str], variant: str = ""
+    ) -> Iterable[tuple[str, str, str] | Listed | LeftOut]:
+        """Yield every clip of `labels`, a Listed or its first three fields, and a LeftOut for what `scan` should name.
+        Raises DatasetError.
+        """
 
 
 def names() -> list[str]:
@@ -78,7 +87,8 @@ def build(name: str) -> Recipe:
 
 
 def label_list(dataset: str, recipe: str) -> list[str]:
-    """The lines of data/labels/<dataset>.txt, or else of data/labels/<recipe>.txt: so a set's name can choose a part of its classes.
+    """The lines of data/labels/<dataset>.txt, or else of data/labels/<recipe>.txt: so a set's name can choose a part of
+    its classes.
 
     Raises DatasetError where neither exists, or a class is named twice.
     """
@@ -87,7 +97,9 @@ def label_list(dataset: str, recipe: str) -> list[str]:
 
 
 def read_labels(path: Path) -> list[str]:
-    """The class names of a list, one a line, in label_id order.  Raises DatasetError where one is no name, or stands there twice."""
+    """The class names of a list, one a line, in label_id order.  Raises DatasetError where one is no name, or stands
+    there twice.
+    """
     try:
         return classes.read(path, by_hand=True)
     except ClassesError as error:
@@ -95,7 +107,9 @@ def read_labels(path: Path) -> list[str]:
 
 
 def lines(path: Path, what: str = "it is part of the data set's release") -> Iterator[tuple[str, str]]:
-    """Yield ("<path> line <number>", text) for every line that is not blank.  Raises DatasetError where the file is missing or no text."""
+    """Yield ("<path> line <number>", text) for every line that is not blank.  Raises DatasetError where the file is
+    missing or no text.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -107,7 +121,9 @@ def lines(path: Path, what: str = "it is part of the data set's release") -> Ite
             yield f"{path} line {number}", line
 
 
-def table(path: Path, columns: Sequence[str], what: str = "it is part of the data set's release") -> Iterator[tuple[str, dict[str, str]]]:
+def table(
+    path: Path, columns: Sequence[str], what: str = "it is part of the data set's release"
+) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield (place, fields by name) for every row of a CSV file whose first line names its columns.
 
     Raises DatasetError where one of `columns` is missing, or a row is shorter than the first line.
@@ -129,20 +145,30 @@ def table(path: Path, columns: Sequence[str], what: str = "it is part of the dat
 
 
 def relative(path: str, where: str) -> str:
-    """`path` as it stands in a list, checked to stay inside the data set's folder.  Raises DatasetError with the place `where`."""
+    """`path` as it stands in a list, checked to stay inside the data set's folder.  Raises DatasetError with the place
+    `where`.
+    """
     pure = PurePosixPath(path)
     if not path or "\0" in path or pure.is_absolute() or ".." in pure.parts:
-        raise DatasetError(f"{where}: path {path[:QUOTED]!r} leads out of the data set's folder: make it relative to it")
+        raise DatasetError(
+            f"{where}: path {path[:QUOTED]!r} leads out of the data set's folder: make it relative to it"
+        )
     return path
 
 
 def walk(root: Path, *folders: str) -> Iterator[str | LeftOut]:
-    """Yield the path, relative to `root`, of every video under its `folders`, in order, and a LeftOut for whatever else lies there.
+    """Yield the path, relative to `root`, of every video under its `folders`, in order, and a LeftOut for whatever else
+    lies there.
 
-    Links are followed, also out of `root`; one to a folder that it lies in is left out, so that the walk ends.  A video that cannot be
-    looked at, such as a link to nowhere, is yielded, since its name is there.  Hidden names, and `folders` that are not there, are passed over.
+    Links are followed, also out of `root`; one to a folder that it lies in is left out, so that the walk ends.  A video
+    that cannot be looked at, such as a link to nowhere, is yielded, since its name is there.  Hidden names, and
+    `folders` that are not there, are passed over.
     """
-    todo = [(folder, _identity(root) if folder != "." else frozenset()) for folder in reversed(folders) if os.path.lexists(root / folder)]
+    todo = [
+        (folder, _identity(root) if folder != "." else frozenset())
+        for folder in reversed(folders)
+        if os.path.lexists(root / folder)
+    ]
     while todo:
         path, above = todo.pop()
         place = os.path.join(root, path)  # noqa: PTH118 - a million files: no Path for each
@@ -164,12 +190,16 @@ def walk(root: Path, *folders: str) -> Iterator[str | LeftOut]:
 
 
 def find_videos(root: Path, *folders: str) -> tuple[dict[str, list[str]], list[LeftOut]]:
-    """(name without ending -> the videos of that name under the `folders` of `root`, relative to it; what the walk could not follow)."""
+    """(name without ending -> the videos of that name under the `folders` of `root`, relative to it; what the walk
+    could not follow).
+    """
     found: dict[str, list[str]] = {}
     left_out: list[LeftOut] = []
     for one in walk(root, *folders):
         if isinstance(one, LeftOut):
-            left_out += [one] if one.why != NO_VIDEO else []  # of what a list does not name, only what may have hidden a file that it names
+            left_out += (
+                [one] if one.why != NO_VIDEO else []
+            )  # of what a list does not name, only what may have hidden a file that it names
         else:
             found.setdefault(PurePosixPath(one).stem, []).append(one)
     return found, left_out
@@ -181,7 +211,14 @@ def say_left_out(dataset: str, left_out: Iterable[LeftOut]) -> None:
     for path, why in left_out:
         by_kind.setdefault(why, []).append(path)
     for why, paths in sorted(by_kind.items()):
-        log.log(logging.INFO if why == NO_VIDEO else logging.WARNING, "%s: %s left out (%s): %s", dataset, f"{len(paths):,}", why, named(paths))
+        log.log(
+            logging.INFO if why == NO_VIDEO else logging.WARNING,
+            "%s: %s left out (%s): %s",
+            dataset,
+            f"{len(paths):,}",
+            why,
+            named(paths),
+        )
 
 
 def named(paths: Sequence[str]) -> str:
@@ -219,16 +256,23 @@ def _why(place: str, error: OSError) -> str:
 
 
 def one_of(found: Sequence[str], wanted: str) -> str:
-    """The file to take for `wanted`: itself where it is among `found`, else the one with the most folders in common; `wanted` for none."""
+    """The file to take for `wanted`: itself where it is among `found`, else the one with the most folders in common;
+    `wanted` for none.
+    """
+
     def shared(path: str) -> int:
-        pairs = zip(reversed(PurePosixPath(path).parent.parts), reversed(PurePosixPath(wanted).parent.parts), strict=False)
+        pairs = zip(
+            reversed(PurePosixPath(path).parent.parts), reversed(PurePosixPath(wanted).parent.parts), strict=False
+        )
         return sum(1 for a, b in pairs if a.lower() == b.lower())
 
     return wanted if wanted in found or not found else max(found, key=shared)
 
 
 def held_out(name: str) -> bool:
-    """Whether `name` is one of the 5 % of a train split that validate, where a release has no validation split of its own (ours)."""
+    """Whether `name` is one of the 5 % of a train split that validate, where a release has no validation split of its
+    own (ours).
+    """
     return hashlib.sha256(name.encode()).digest()[0] % 20 == 0
 
 

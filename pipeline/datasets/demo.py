@@ -1,9 +1,12 @@
-"""The embedded demo set: ten classes of generated clips, eight of them instruments that a real tagger knows by their notes.
+"""The embedded demo set: ten classes of generated clips, eight of them instruments that a real tagger knows by their
+notes.
 
-`python -m pipeline.datasets.demo --out data/videos/demo` writes OUT/<split>/<class>/<class>_<split>_<nn>.mp4 (H.264 and AAC, 128 x 128,
-16 frames a second, 3 s).  A clip depends on the seed and its own name only: the same bytes, whatever the number of processes.  Chess and yoga
-make no telling sound: a third of their clips has no track, a third digital silence, a third the sea.
+`python -m pipeline.datasets.demo --out data/videos/demo` writes OUT/<split>/<class>/<class>_<split>_<nn>.mp4 (H.264 and
+AAC, 128 x 128, 16 frames a second, 3 s).  A clip depends on the seed and its own name only: the same bytes, whatever
+the number of processes.  Chess and yoga make no telling sound: a third of their clips has no track, a third digital
+silence, a third the sea.
 """
+
 import hashlib
 import multiprocessing
 import shutil
@@ -69,7 +72,9 @@ class Clip:
 
 def all_clips() -> list[Clip]:
     """Every clip of the set, ordered by split, class and number."""
-    return [Clip(label, split, number) for split, n in CLIPS_PER_CLASS.items() for label in LABELS for number in range(n)]
+    return [
+        Clip(label, split, number) for split, n in CLIPS_PER_CLASS.items() for label in LABELS for number in range(n)
+    ]
 
 
 @cache
@@ -94,9 +99,13 @@ def render_clip(clip: Clip, path: Path, seed: int = 0) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         track = None if waveform is None else _write_wav(Path(scratch, "sound.wav"), waveform)
         with replacing(path) as temporary:
-            done = subprocess.run(_encode_command(track, temporary), input=pictures.tobytes(), capture_output=True, check=False)
+            done = subprocess.run(
+                _encode_command(track, temporary), input=pictures.tobytes(), capture_output=True, check=False
+            )
             if done.returncode:
-                raise DatasetError(f"{path}: ffmpeg cannot encode it: {done.stderr.decode(errors='replace').strip()[-300:]}")
+                raise DatasetError(
+                    f"{path}: ffmpeg cannot encode it: {done.stderr.decode(errors='replace').strip()[-300:]}"
+                )
 
 
 def _write_wav(path: Path, waveform: NDArray[np.float32]) -> Path:
@@ -109,12 +118,43 @@ def _write_wav(path: Path, waveform: NDArray[np.float32]) -> Path:
 
 
 def _encode_command(track: Path | None, out: Path) -> list[str]:
-    """ffmpeg from raw frames on stdin, and a sound file, to mp4; one thread and no dates, so that equal input gives equal bytes."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-threads", "1", "-f", "rawvideo", "-pix_fmt", "rgb24",
-               "-s", f"{SIZE}x{SIZE}", "-r", str(FPS), "-i", "-"]
+    """ffmpeg from raw frames on stdin, and a sound file, to mp4; one thread and no dates, so that equal input gives
+    equal bytes.
+    """
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        "-y",
+        "-threads",
+        "1",
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{SIZE}x{SIZE}",
+        "-r",
+        str(FPS),
+        "-i",
+        "-",
+    ]
     command += ["-i", str(track), "-c:a", "aac", "-b:a", "96k"] if track else []
     command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "20", "-pix_fmt", "yuv420p", "-threads", "1"]
-    return [*command, "-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-flags:a", "+bitexact", "-f", "mp4", str(out)]
+    return [
+        *command,
+        "-map_metadata",
+        "-1",
+        "-fflags",
+        "+bitexact",
+        "-flags:v",
+        "+bitexact",
+        "-flags:a",
+        "+bitexact",
+        "-f",
+        "mp4",
+        str(out),
+    ]
 
 
 def _render_some(clips: list[Clip], out: Path, seed: int) -> int:
@@ -131,13 +171,20 @@ def render(options: Options) -> dict[str, int]:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{options.out.name}.", dir=options.out.parent) as scratch:
         fresh = Path(scratch, "clips")
-        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:  # a fork would copy locks of other threads
-            shares = [pool.submit(_render_some, clips[first :: 8 * options.jobs], fresh, options.seed) for first in range(8 * options.jobs)]
+        with ProcessPoolExecutor(
+            options.jobs, multiprocessing.get_context("spawn")
+        ) as pool:  # a fork would copy locks of other threads
+            shares = [
+                pool.submit(_render_some, clips[first :: 8 * options.jobs], fresh, options.seed)
+                for first in range(8 * options.jobs)
+            ]
             n_clips = sum(share.result() for share in shares)
         if options.out.exists():
             shutil.rmtree(options.out)
         fresh.rename(options.out)
-    return {"n_clips": n_clips} | {f"n_{split}": sum(clip.split == split for clip in clips) for split in CLIPS_PER_CLASS}
+    return {"n_clips": n_clips} | {
+        f"n_{split}": sum(clip.split == split for clip in clips) for split in CLIPS_PER_CLASS
+    }
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""How the demo set is made: phrases for a soundfont, a canvas and its scenes.  pipeline/datasets/demo.py turns them into clips."""
+"""How the demo set is made: phrases of notes, a canvas, scenes.  pipeline/datasets/demo.py makes clips of them."""

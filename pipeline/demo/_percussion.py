@@ -1,4 +1,7 @@
-"""Scenes of things that are struck: drum kit, timpani, steelpan and glockenspiel.  See pipeline/demo/scenes.py for what a scene is."""
+"""Scenes of things that are struck: drum kit, timpani, steelpan and glockenspiel.  See pipeline/demo/scenes.py for what
+a scene is.
+"""
+
 import numpy as np
 
 from pipeline.demo._rhythm import Strokes, mallets
@@ -9,7 +12,11 @@ def drum_kit(palette: Palette, rng: np.random.Generator) -> Painter:
     """A kick drum from the front, toms, a snare and two cymbals on stands, struck in turn."""
     targets = np.array([[-0.26, -0.28], [0.26, -0.28], [-0.68, 0.18], [0.7, 0.24], [-0.7, -0.6], [0.72, -0.64]])
     targets += rng.uniform(-0.05, 0.05, targets.shape)
-    strokes, skin, brass = Strokes(6, rng, (0.18, 0.35)), shade(palette.body, 1.75), shade(palette.accent, rng.uniform(0.9, 1.4))
+    strokes, skin, brass = (
+        Strokes(6, rng, (0.18, 0.35)),
+        shade(palette.body, 1.75),
+        shade(palette.accent, rng.uniform(0.9, 1.4)),
+    )
     kick = rng.uniform(0.36, 0.46)
 
     def drum(canvas: Canvas, centre: Points, wide: float, deep: float, glow: float) -> None:
@@ -23,7 +30,9 @@ def drum_kit(palette: Palette, rng: np.random.Generator) -> Painter:
             canvas.line(np.array([targets[i], [targets[i][0] * 0.9, 0.85]]), 0.035, BLACK)
             wobble = 0.35 * strokes.glow(i, time_s) * np.sin(40 * time_s) + (0.15 if i == 4 else -0.15)
             canvas.disc(targets[i], 0.32, 0.06, fill=shade(brass, 0.55), turn=wobble)
-            canvas.disc(targets[i] - (0, 0.015), 0.3, 0.04, fill=shade(brass, 1.1 + 0.7 * strokes.glow(i, time_s)), turn=wobble)
+            canvas.disc(
+                targets[i] - (0, 0.015), 0.3, 0.04, fill=shade(brass, 1.1 + 0.7 * strokes.glow(i, time_s)), turn=wobble
+            )
         for tone, share in ((0.4, 1.0), (1.0, 0.93)):
             canvas.disc((0, 0.42), kick * share, fill=shade(palette.body, tone))
         canvas.disc((0, 0.42), kick * 0.8, fill=shade(skin, 0.95))
@@ -63,9 +72,19 @@ def timpani(palette: Palette, rng: np.random.Generator) -> Painter:
 
 def steelpan(palette: Palette, rng: np.random.Generator) -> Painter:
     """A hollow pan on a stand, its dents struck with rubber-tipped sticks."""
-    n_outer, n_inner, flat, start = int(rng.integers(7, 10)), int(rng.integers(3, 5)), rng.uniform(0.5, 0.7), rng.uniform(0, 2)
-    around = [np.stack([np.cos(a), np.sin(a) * flat], 1) * r for r, a in (
-        (0.62, start + np.arange(n_outer) * 2 * np.pi / n_outer), (0.28, start + np.arange(n_inner) * 2 * np.pi / n_inner))]
+    n_outer, n_inner, flat, start = (
+        int(rng.integers(7, 10)),
+        int(rng.integers(3, 5)),
+        rng.uniform(0.5, 0.7),
+        rng.uniform(0, 2),
+    )
+    around = [
+        np.stack([np.cos(a), np.sin(a) * flat], 1) * r
+        for r, a in (
+            (0.62, start + np.arange(n_outer) * 2 * np.pi / n_outer),
+            (0.28, start + np.arange(n_inner) * 2 * np.pi / n_inner),
+        )
+    ]
     centre = np.array([0.0, -0.1])
     dents, sizes = np.concatenate(around) + centre, np.array([0.17] * n_outer + [0.11] * n_inner)
     strokes, metal = Strokes(len(dents), rng), palette.body
@@ -109,9 +128,17 @@ def glockenspiel(palette: Palette, rng: np.random.Generator) -> Painter:
         for i in range(n):
             glow = strokes.glow(i, time_s)
             shift = 0.02 * glow * np.sin(60 * time_s)
-            canvas.box(x[i] - wide, middle - half[i] + shift, x[i] + wide, middle + half[i] + shift, shade(colours[i], 1 + 0.8 * glow))
+            canvas.box(
+                x[i] - wide,
+                middle - half[i] + shift,
+                x[i] + wide,
+                middle + half[i] + shift,
+                shade(colours[i], 1 + 0.8 * glow),
+            )
             for side in (-0.6, 0.6):
                 canvas.disc((x[i], middle + side * half[i] + shift), 0.02, fill=BLACK)
-        mallets(canvas, strokes, np.stack([x, np.full(n, middle + 0.05)], 1), time_s, 0.06, (palette.wood, palette.accent))
+        mallets(
+            canvas, strokes, np.stack([x, np.full(n, middle + 0.05)], 1), time_s, 0.06, (palette.wood, palette.accent)
+        )
 
     return paint

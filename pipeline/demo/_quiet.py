@@ -1,4 +1,5 @@
 """Scenes that make no telling sound: chess and yoga.  See pipeline/demo/scenes.py for what a scene is."""
+
 import numpy as np
 
 from pipeline.demo._rhythm import Strokes
@@ -7,12 +8,17 @@ from pipeline.demo.canvas import Canvas, Painter, Palette, Points, hsv, shade
 
 def chess(palette: Palette, rng: np.random.Generator) -> Painter:
     """A board seen from the players' side; one piece after another hops to another square."""
-    n, near, far, high = int(rng.choice([6, 8])), rng.uniform(0.85, 0.98), rng.uniform(0.5, 0.7), rng.uniform(0.55, 0.75)
+    n, near, far, high = (
+        int(rng.choice([6, 8])),
+        rng.uniform(0.85, 0.98),
+        rng.uniform(0.5, 0.7),
+        rng.uniform(0.55, 0.75),
+    )
     dark, light = shade(palette.wood, 0.55), shade(palette.wood, 1.6)
     sides = (shade(palette.body, 0.55), shade(palette.accent, 1.45))
     squares = rng.permutation(n * n)
     pieces = [[int(squares[i]), i % 2, int(rng.integers(3))] for i in range(int(rng.integers(7, 12)))]
-    free, moves, strokes = squares[len(pieces):], {}, Strokes(len(pieces), rng, (0.4, 0.7))
+    free, moves, strokes = squares[len(pieces) :], {}, Strokes(len(pieces), rng, (0.4, 0.7))
     at = [piece[0] for piece in pieces]
     for beat in range(12):  # who moves from where to where, beat by beat
         moving, target = strokes.at((beat + 0.5) * strokes.beat_s)[0], int(free[beat % len(free)])
@@ -33,7 +39,13 @@ def chess(palette: Palette, rng: np.random.Generator) -> Painter:
             if kind == 0:
                 canvas.disc(top, 0.22 * size * grow, fill=colour)
             elif kind == 1:
-                canvas.box(top[0] - 0.24 * size * grow, top[1] - 0.2 * size, top[0] + 0.24 * size * grow, top[1] + 0.16 * size, colour)
+                canvas.box(
+                    top[0] - 0.24 * size * grow,
+                    top[1] - 0.2 * size,
+                    top[0] + 0.24 * size * grow,
+                    top[1] + 0.16 * size,
+                    colour,
+                )
             else:
                 canvas.disc(top - (0, 0.1 * size), 0.16 * size * grow, 0.34 * size * grow, fill=colour)
 
@@ -43,7 +55,17 @@ def chess(palette: Palette, rng: np.random.Generator) -> Painter:
         canvas.polygon(edge, light)
         for column in range(n):
             for row in range(column % 2, n, 2):
-                canvas.polygon(np.stack([corner(column, row), corner(column + 1, row), corner(column + 1, row + 1), corner(column, row + 1)]), dark)
+                canvas.polygon(
+                    np.stack(
+                        [
+                            corner(column, row),
+                            corner(column + 1, row),
+                            corner(column + 1, row + 1),
+                            corner(column, row + 1),
+                        ]
+                    ),
+                    dark,
+                )
         beat = int(time_s / strokes.beat_s)
         moving, standing, target = moves[beat]
         share = min(1.0, 1.6 * (time_s / strokes.beat_s - beat))
@@ -51,7 +73,11 @@ def chess(palette: Palette, rng: np.random.Generator) -> Painter:
         for i, (_, side, kind) in enumerate(pieces):
             foot = corner(standing[i] % n + 0.5, standing[i] // n + 0.6)
             if i == moving:
-                foot = foot + (corner(target % n + 0.5, target // n + 0.6) - foot) * share - (0, 0.25 * np.sin(np.pi * share))
+                foot = (
+                    foot
+                    + (corner(target % n + 0.5, target // n + 0.6) - foot) * share
+                    - (0, 0.25 * np.sin(np.pi * share))
+                )
             placed.append((foot[1], i, foot, side, kind))
         for _, _, foot, side, kind in sorted(placed, key=lambda entry: entry[:2]):
             piece(canvas, foot, side, kind, 2.4 / n)
@@ -60,14 +86,88 @@ def chess(palette: Palette, rng: np.random.Generator) -> Painter:
 
 
 # Joints of a person in poses: head, neck, hip, elbows, hands, knees, feet (left before right), the mat at y = 0.85.
-POSES = np.array([
-    [[0, -.72], [0, -.5], [0, .1], [-.3, -.68], [-.12, -.95], [.3, -.68], [.12, -.95], [-.1, .48], [-.1, .85], [.1, .48], [.1, .85]],     # mountain
-    [[0, -.7], [0, -.48], [0, .12], [-.28, -.72], [-.03, -.98], [.28, -.72], [.03, -.98], [-.04, .5], [-.04, .85], [.36, .36], [.04, .45]],  # tree
-    [[0, -.45], [0, -.23], [0, .32], [-.36, -.23], [-.74, -.23], [.36, -.23], [.74, -.23], [-.46, .4], [-.46, .85], [.4, .56], [.8, .85]],  # warrior
-    [[-.3, .3], [-.22, .16], [.14, -.3], [-.42, .46], [-.62, .85], [-.4, .48], [-.56, .85], [.34, .26], [.52, .85], [.4, .26], [.6, .85]],   # dog
-    [[.42, -.3], [.3, -.12], [0, .25], [.32, .3], [.42, .8], [.16, -.42], [.1, -.78], [-.3, .52], [-.5, .85], [.34, .52], [.56, .85]],      # triangle
-    [[-.1, -.1], [0, .06], [0, .6], [-.3, .3], [-.42, .6], [.3, .3], [.42, .6], [-.4, .78], [.12, .8], [.4, .78], [-.12, .8]],              # lotus
-])
+POSES = np.array(
+    [
+        [
+            [0, -0.72],
+            [0, -0.5],
+            [0, 0.1],
+            [-0.3, -0.68],
+            [-0.12, -0.95],
+            [0.3, -0.68],
+            [0.12, -0.95],
+            [-0.1, 0.48],
+            [-0.1, 0.85],
+            [0.1, 0.48],
+            [0.1, 0.85],
+        ],  # mountain
+        [
+            [0, -0.7],
+            [0, -0.48],
+            [0, 0.12],
+            [-0.28, -0.72],
+            [-0.03, -0.98],
+            [0.28, -0.72],
+            [0.03, -0.98],
+            [-0.04, 0.5],
+            [-0.04, 0.85],
+            [0.36, 0.36],
+            [0.04, 0.45],
+        ],  # tree
+        [
+            [0, -0.45],
+            [0, -0.23],
+            [0, 0.32],
+            [-0.36, -0.23],
+            [-0.74, -0.23],
+            [0.36, -0.23],
+            [0.74, -0.23],
+            [-0.46, 0.4],
+            [-0.46, 0.85],
+            [0.4, 0.56],
+            [0.8, 0.85],
+        ],  # warrior
+        [
+            [-0.3, 0.3],
+            [-0.22, 0.16],
+            [0.14, -0.3],
+            [-0.42, 0.46],
+            [-0.62, 0.85],
+            [-0.4, 0.48],
+            [-0.56, 0.85],
+            [0.34, 0.26],
+            [0.52, 0.85],
+            [0.4, 0.26],
+            [0.6, 0.85],
+        ],  # dog
+        [
+            [0.42, -0.3],
+            [0.3, -0.12],
+            [0, 0.25],
+            [0.32, 0.3],
+            [0.42, 0.8],
+            [0.16, -0.42],
+            [0.1, -0.78],
+            [-0.3, 0.52],
+            [-0.5, 0.85],
+            [0.34, 0.52],
+            [0.56, 0.85],
+        ],  # triangle
+        [
+            [-0.1, -0.1],
+            [0, 0.06],
+            [0, 0.6],
+            [-0.3, 0.3],
+            [-0.42, 0.6],
+            [0.3, 0.3],
+            [0.42, 0.6],
+            [-0.4, 0.78],
+            [0.12, 0.8],
+            [0.4, 0.78],
+            [-0.12, 0.8],
+        ],  # lotus
+    ]
+)
 LIMBS = ((2, 7, 8), (2, 9, 10), (1, 3, 4), (1, 5, 6))
 
 

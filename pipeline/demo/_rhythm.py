@@ -1,4 +1,5 @@
 """When the things of a scene are struck or pressed, and the two sticks that strike."""
+
 import numpy as np
 
 from pipeline.demo.canvas import Canvas, Colour, Points
@@ -25,7 +26,9 @@ class Strokes:
         return float(np.exp(-3 * share)) if struck == target else 0.0
 
 
-def mallets(canvas: Canvas, strokes: Strokes, targets: Points, time_s: float, head: float, colours: tuple[Colour, Colour]) -> None:
+def mallets(
+    canvas: Canvas, strokes: Strokes, targets: Points, time_s: float, head: float, colours: tuple[Colour, Colour]
+) -> None:
     """Two sticks from above, one on its way to the next target while the other rests where it struck."""
     struck, coming, share = strokes.at(time_s)
     parity = int(time_s / strokes.beat_s + 100) % 2

@@ -1,4 +1,7 @@
-"""Scenes of things that are blown: organ, flute, trumpet and saxophone.  See pipeline/demo/scenes.py for what a scene is."""
+"""Scenes of things that are blown: organ, flute, trumpet and saxophone.  See pipeline/demo/scenes.py for what a scene
+is.
+"""
+
 import numpy as np
 
 from pipeline.demo._rhythm import Strokes
@@ -19,7 +22,9 @@ def organ(palette: Palette, rng: np.random.Generator) -> Painter:
         canvas.box(x[i] - wide, top[i], x[i] + wide, foot, shade(lit, 0.55))
         canvas.box(x[i] - wide, top[i], x[i] + wide * 0.45, foot, lit)
         canvas.disc((x[i], top[i]), wide, wide * 0.4, fill=BLACK)
-        canvas.polygon(np.array([[x[i] - wide, foot - 0.01], [x[i] + wide, foot - 0.01], [x[i], foot + 0.14]]), shade(lit, 0.7))
+        canvas.polygon(
+            np.array([[x[i] - wide, foot - 0.01], [x[i] + wide, foot - 0.01], [x[i], foot + 0.14]]), shade(lit, 0.7)
+        )
         canvas.disc((x[i], foot - 0.12), wide * 0.6, wide * 0.35, fill=BLACK)
 
     def paint(canvas: Canvas, time_s: float) -> None:
@@ -97,8 +102,21 @@ def trumpet(palette: Palette, rng: np.random.Generator) -> Painter:
 def saxophone(palette: Palette, rng: np.random.Generator) -> Painter:
     """A crooked horn: neck, a body that widens downwards, a bow, and a bell that looks up; it sways while keys move."""
     sway, rate, phase, flare = rng.uniform(0.1, 0.25), rng.uniform(0.3, 0.8), rng.uniform(0, 6), rng.uniform(0.42, 0.58)
-    corners = np.array([[-0.8, -0.55], [-0.62, -0.78], [-0.36, -0.82], [-0.2, -0.62], [-0.12, -0.2], [-0.02, 0.3], [0.08, 0.66], [0.32, 0.82],
-                        [0.55, 0.66], [0.6, 0.35], [0.66, 0.02]])
+    corners = np.array(
+        [
+            [-0.8, -0.55],
+            [-0.62, -0.78],
+            [-0.36, -0.82],
+            [-0.2, -0.62],
+            [-0.12, -0.2],
+            [-0.02, 0.3],
+            [0.08, 0.66],
+            [0.32, 0.82],
+            [0.55, 0.66],
+            [0.6, 0.35],
+            [0.66, 0.02],
+        ]
+    )
     at = np.linspace(0, len(corners) - 1, 30)
     line = np.stack([np.interp(at, np.arange(len(corners)), corners[:, axis]) for axis in (0, 1)], 1)
     line[1:-1] = (line[:-2] + 2 * line[1:-1] + line[2:]) / 4
@@ -113,7 +131,9 @@ def saxophone(palette: Palette, rng: np.random.Generator) -> Painter:
         for place, key in keys:
             pressed = key.at(time_s)[0]
             lean.disc(place + (0.02, 0), 0.085, fill=shade(palette.body, 0.5))
-            lean.disc(place + (0.02 - 0.03 * pressed, -0.01), 0.065, fill=shade(palette.accent, 1.5 if pressed else 1.0))
+            lean.disc(
+                place + (0.02 - 0.03 * pressed, -0.01), 0.065, fill=shade(palette.accent, 1.5 if pressed else 1.0)
+            )
         lean.line(np.array([line[9] + (0.14, 0), line[19] + (-0.12, -0.1)]), 0.03, shade(palette.body, 0.6))
 
     return paint

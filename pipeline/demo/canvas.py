@@ -1,8 +1,9 @@
 """What the demo's scenes are drawn with: colours, a canvas under a moving camera, backgrounds and things in the way.
 
-Scenes are drawn at twice the size with Pillow and halved, which smooths their edges.  Coordinates: the frame spans [-1, 1] both
-ways, x to the right, y down.
+Scenes are drawn at twice the size with Pillow and halved, which smooths their edges.  Coordinates: the frame spans [-1,
+1] both ways, x to the right, y down.
 """
+
 import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 @dataclass(frozen=True)
 class Palette:
     """The colours of a clip, drawn alike for every class so that colour gives nothing away."""
+
     body: Colour
     accent: Colour
     wood: Colour
@@ -71,9 +73,15 @@ class Canvas:
         self._scale = float(np.sqrt(abs(np.linalg.det(matrix))))
 
     def under(self, matrix: Points, offset: Points) -> "Canvas":
-        """The same frame with its scene turned or moved: what is drawn there goes through `matrix` and `offset` first."""
+        """The same frame with its scene turned or moved: what is drawn there goes through `matrix` and `offset`
+        first.
+        """
         moved = object.__new__(Canvas)
-        moved._draw, moved._matrix, moved._offset = self._draw, self._matrix @ matrix, self._matrix @ offset + self._offset
+        moved._draw, moved._matrix, moved._offset = (
+            self._draw,
+            self._matrix @ matrix,
+            self._matrix @ offset + self._offset,
+        )
         moved._scale = float(np.sqrt(abs(np.linalg.det(moved._matrix))))
         return moved
 
@@ -89,9 +97,19 @@ class Canvas:
         """Fill a rectangle, with a darker edge to the right and below."""
         self.polygon(np.array([[left, top], [right, top], [right, bottom], [left, bottom]]), shade(fill, 0.6))
         edge = min(0.03, 0.2 * (right - left), 0.2 * (bottom - top))
-        self.polygon(np.array([[left, top], [right - edge, top], [right - edge, bottom - edge], [left, bottom - edge]]), fill)
+        self.polygon(
+            np.array([[left, top], [right - edge, top], [right - edge, bottom - edge], [left, bottom - edge]]), fill
+        )
 
-    def disc(self, centre: tuple[float, float] | Points, radius_x: float, radius_y: float | None = None, *, fill: Colour, turn: float = 0.0) -> None:
+    def disc(
+        self,
+        centre: tuple[float, float] | Points,
+        radius_x: float,
+        radius_y: float | None = None,
+        *,
+        fill: Colour,
+        turn: float = 0.0,
+    ) -> None:
         """Fill an ellipse, turned by `turn` radians."""
         around = CIRCLE * (radius_x, radius_x if radius_y is None else radius_y)
         self.polygon((around @ turned(turn).T if turn else around) + np.asarray(centre), fill)
@@ -113,7 +131,9 @@ class Canvas:
     def horn(self, points: Points, widths: NDArray[np.float64], fill: Colour) -> None:
         """A tube along `points` (n, 2) whose width changes: `widths` (n,)."""
         along = np.gradient(points, axis=0)
-        normal = np.stack([-along[:, 1], along[:, 0]], 1) / np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)[:, None]
+        normal = (
+            np.stack([-along[:, 1], along[:, 0]], 1) / np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-9)[:, None]
+        )
         for share, tone in ((1.0, 0.5), (0.76, 1.0)):
             half = normal * widths[:, None] * share / 2
             self.polygon(np.concatenate([points + half, (points - half)[::-1]]), shade(fill, tone))
@@ -135,7 +155,9 @@ def backdrop(palette: Palette, rng: np.random.Generator) -> Image.Image:
     picture = first + (second - first) * share[..., None]
     depth = rng.uniform(0.04, 0.2) * rng.choice([-1, 1])
     picture = picture * (1 + depth * _pattern(int(rng.integers(6)), x, y, rng)[..., None])
-    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(float(rng.uniform(0, 3))))
+    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).filter(
+        ImageFilter.GaussianBlur(float(rng.uniform(0, 3)))
+    )
 
 
 def _pattern(kind: int, x: Points, y: Points, rng: np.random.Generator) -> Points:
@@ -167,12 +189,18 @@ def distractors(rng: np.random.Generator, n: int, size: tuple[float, float]) -> 
     colours = [hsv(rng.random(), rng.uniform(0.1, 0.8), rng.uniform(0.2, 0.95)) for _ in range(n)]
 
     def paint(canvas: Canvas, time_s: float) -> None:
-        for kind, radius, thin, start, speed, turn, spin, colour in zip(kinds, radii, thinness, starts, speeds, turns, spins, colours, strict=True):
+        for kind, radius, thin, start, speed, turn, spin, colour in zip(
+            kinds, radii, thinness, starts, speeds, turns, spins, colours, strict=True
+        ):
             centre, angle = start + speed * time_s, turn + spin * time_s
             if kind == 0:
                 canvas.disc(centre, radius, radius * (0.3 + 0.7 * thin), fill=colour, turn=angle)
             elif kind == 1:
-                canvas.line(centre + np.array([[-1.4, 0], [1.4, 0]]) * radius @ turned(angle).T, 0.04 + 0.1 * thin * radius, colour)
+                canvas.line(
+                    centre + np.array([[-1.4, 0], [1.4, 0]]) * radius @ turned(angle).T,
+                    0.04 + 0.1 * thin * radius,
+                    colour,
+                )
             else:
                 corners = CIRCLE[:: (6 if kind == 2 else 8)] * radius * (1, 0.3 + 0.7 * thin)
                 canvas.polygon(corners @ turned(angle).T + centre, colour)

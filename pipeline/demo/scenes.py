@@ -1,8 +1,10 @@
 """What the clips of the demo set look like: a class and a random generator in, frames of a small moving scene out.
 
-A scene is a function that draws what stays the same in a clip from the generator and returns a painter, which draws one moment.  Look-alikes
-are there on purpose (pipes, bars and a flute's tube; kettles, pans and drums; two horns): clean pictures tell them apart, bad ones do not.
+A scene is a function that draws what stays the same in a clip from the generator and returns a painter, which draws one
+moment.  Look-alikes are there on purpose (pipes, bars and a flute's tube; kettles, pans and drums; two horns): clean
+pictures tell them apart, bad ones do not.
 """
+
 from collections.abc import Callable
 
 import numpy as np
@@ -11,15 +13,34 @@ from numpy.typing import NDArray
 from pipeline.demo._percussion import drum_kit, glockenspiel, steelpan, timpani
 from pipeline.demo._quiet import chess, yoga
 from pipeline.demo._winds import flute, organ, saxophone, trumpet
-from pipeline.demo.canvas import DRAWN, MARGIN, OVERSAMPLING, Canvas, Painter, Palette, Points, backdrop, distractors, turned
+from pipeline.demo.canvas import (
+    DRAWN,
+    MARGIN,
+    OVERSAMPLING,
+    Canvas,
+    Painter,
+    Palette,
+    Points,
+    backdrop,
+    distractors,
+    turned,
+)
 
 FPS = 16
 N_FRAMES = 48
 Scene = Callable[[Palette, np.random.Generator], Painter]
 
 SCENES: dict[str, Scene] = {
-    "chess": chess, "drum_kit": drum_kit, "flute": flute, "glockenspiel": glockenspiel, "organ": organ,
-    "saxophone": saxophone, "steelpan": steelpan, "timpani": timpani, "trumpet": trumpet, "yoga": yoga,
+    "chess": chess,
+    "drum_kit": drum_kit,
+    "flute": flute,
+    "glockenspiel": glockenspiel,
+    "organ": organ,
+    "saxophone": saxophone,
+    "steelpan": steelpan,
+    "timpani": timpani,
+    "trumpet": trumpet,
+    "yoga": yoga,
 }
 
 
@@ -27,7 +48,10 @@ def frames(label: str, rng: np.random.Generator) -> NDArray[np.uint8]:
     """N_FRAMES frames of the class `label`: (N_FRAMES, SIZE, SIZE, 3) uint8, RGB."""
     palette = Palette.draw(rng)
     wall, paint = backdrop(palette, rng), SCENES[label](palette, rng)
-    behind, before = distractors(rng, int(rng.integers(2, 6)), (0.1, 0.4)), distractors(rng, int(rng.integers(0, 3)), (0.05, 0.14))
+    behind, before = (
+        distractors(rng, int(rng.integers(2, 6)), (0.1, 0.4)),
+        distractors(rng, int(rng.integers(0, 3)), (0.05, 0.14)),
+    )
     place, camera, light = _placing(rng), _Camera(rng), rng.uniform(0.75, 1.1)
     pictures = []
     for i in range(N_FRAMES):

@@ -1,9 +1,10 @@
 """What the clips of the demo set sound like: a class and a random generator in, three seconds of waveform out.
 
-Each instrument is played in the way in which YAMNet was found to know it in the notes of a small soundfont: the register, tempo,
-loudness and room of `STYLES` come from a search over some 5,000 phrases (a timpani has to be far away, a steelpan close and
-loud).  Inside these ranges every clip plays its own melody.
+Each instrument is played in the way in which YAMNet was found to know it in the notes of a small soundfont: the
+register, tempo, loudness and room of `STYLES` come from a search over some 5,000 phrases (a timpani has to be far away,
+a steelpan close and loud).  Inside these ranges every clip plays its own melody.
 """
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,16 +27,17 @@ Range = tuple[float, float]
 @dataclass(frozen=True)
 class Style:
     """How an instrument is played; a clip draws each (low, high) range evenly."""
+
     programs: tuple[int, ...]
     lowest_key: Range
-    span: Range               # semitones above the lowest key
+    span: Range  # semitones above the lowest key
     beat_s: Range
-    voices: tuple[int, ...]   # notes struck together
-    held: Range               # of the beat
-    hall: Range               # level of the room's echo, 1: as loud as the instrument
-    hall_s: Range             # until the echo has fallen by 60 dB
-    peak: Range               # of full scale
-    hiss: float = 0.0         # rms of the recording's noise
+    voices: tuple[int, ...]  # notes struck together
+    held: Range  # of the beat
+    hall: Range  # level of the room's echo, 1: as loud as the instrument
+    hall_s: Range  # until the echo has fallen by 60 dB
+    peak: Range  # of full scale
+    hiss: float = 0.0  # rms of the recording's noise
 
 
 STYLES = {
@@ -43,7 +45,9 @@ STYLES = {
     "glockenspiel": Style((9,), (92, 97), (7, 11), (0.25, 0.5), (1, 2), (0.9, 1.3), (0.5, 1.0), (0.4, 1.0), (0.1, 0.4)),
     "organ": Style((19,), (52, 67), (12, 16), (0.2, 0.8), (1, 2, 3), (0.9, 1.0), (0.2, 0.8), (0.8, 1.6), (0.4, 0.9)),
     "saxophone": Style((65,), (49, 53), (7, 10), (0.12, 0.32), (1,), (1.1, 1.4), (0.2, 0.4), (0.8, 1.6), (0.6, 0.9)),
-    "steelpan": Style((114,), (55, 64), (7, 12), (0.19, 0.3), (1,), (0.9, 1.3), (0.0, 0.2), (0.6, 1.0), (0.7, 0.95), hiss=0.003),
+    "steelpan": Style(
+        (114,), (55, 64), (7, 12), (0.19, 0.3), (1,), (0.9, 1.3), (0.0, 0.2), (0.6, 1.0), (0.7, 0.95), hiss=0.003
+    ),
     "timpani": Style((47,), (30, 37), (5, 10), (0.3, 0.8), (2, 3), (0.9, 1.3), (0.6, 1.0), (1.4, 2.4), (0.05, 0.15)),
     "trumpet": Style((56,), (55, 64), (5, 11), (0.25, 0.6), (1,), (0.85, 1.0), (0.1, 0.5), (0.6, 1.2), (0.3, 0.9)),
     "drum_kit": Style((0,), (0, 0), (0, 0), (0.12, 0.22), (1,), (0.9, 0.9), (0.2, 0.5), (0.3, 0.8), (0.3, 0.9)),
@@ -65,7 +69,10 @@ def play(label: str, font: SoundFont, rng: np.random.Generator) -> Waveform:
 
 def play_seashore(font: SoundFont, rng: np.random.Generator) -> Waveform:
     """Waves on a beach, which say nothing about a class: (DURATION_S x SAMPLE_RATE,) float32."""
-    notes = [Note(float(start), 2.0, int(rng.integers(66, 82)), int(rng.integers(70, 120))) for start in (0.0, rng.uniform(0.5, 1.5))]
+    notes = [
+        Note(float(start), 2.0, int(rng.integers(66, 82)), int(rng.integers(70, 120)))
+        for start in (0.0, rng.uniform(0.5, 1.5))
+    ]
     waves = font.render(notes, program=SEASHORE, sample_rate=SAMPLE_RATE, duration_s=DURATION_S)
     return _levelled(waves, rng.uniform(0.1, 0.5))
 
@@ -88,7 +95,11 @@ def _melody(style: Style, rng: np.random.Generator) -> list[Note]:
 
 def _beat(style: Style, rng: np.random.Generator) -> list[Note]:
     """Eighths on a hi-hat over kick and snare, with ghost strokes and a fill on the toms."""
-    beat_s, loudness, hat = rng.uniform(*style.beat_s), int(rng.integers(85, 115)), int(rng.choice([CLOSED_HAT, OPEN_HAT]))
+    beat_s, loudness, hat = (
+        rng.uniform(*style.beat_s),
+        int(rng.integers(85, 115)),
+        int(rng.choice([CLOSED_HAT, OPEN_HAT])),
+    )
     first, notes = int(rng.integers(8)), []
     for step in range(int(DURATION_S / beat_s)):
         in_bar = (first + step) % 8

@@ -1,1 +1,1 @@
-"""Names of sounds and of classes: their lists, which are near each other, the ontology of sounds, and what heard sounds say about classes."""
+"""Names of sounds and of classes: their lists, how near they are, the ontology, what heard sounds say of classes."""

@@ -1,8 +1,10 @@
 """The arithmetic of pseudo-labels: probabilities of sounds x label map -> what a clip's sound says about the classes.
 
-Arrays only, no files.  Few sounds are heard in a clip and few classes hang on a sound, so everything between the probabilities and
-the result is a list of (clip, class, sound) triples: the cost follows what is heard, not sounds x classes.
+Arrays only, no files.  Few sounds are heard in a clip and few classes hang on a sound, so everything between the
+probabilities and the result is a list of (clip, class, sound) triples: the cost follows what is heard, not sounds x
+classes.
 """
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,8 +15,12 @@ N_CAUSES = 5
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-COMBINE: dict[str, Callable[[Floats, Indices], Floats]] = {  # what the contributions of each group (they start at) say together
-    "noisy_or": lambda contributions, starts: 1 - np.multiply.reduceat(1 - contributions, starts),  # at least one supporting sound
+COMBINE: dict[
+    str, Callable[[Floats, Indices], Floats]
+] = {  # what the contributions of each group (they start at) say together
+    "noisy_or": lambda contributions, starts: (
+        1 - np.multiply.reduceat(1 - contributions, starts)
+    ),  # at least one supporting sound
     "max": lambda contributions, starts: np.maximum.reduceat(contributions, starts),
     "sum": lambda contributions, starts: np.minimum(np.add.reduceat(contributions, starts), 1.0),
 }
@@ -30,7 +36,9 @@ class Heard:
 
 @dataclass(frozen=True)
 class Causes:
-    """The sounds that speak for each clip's top class, at most N_CAUSES a clip: sorted by clip, then strongest first."""
+    """The sounds that speak for each clip's top class, at most N_CAUSES a clip: sorted by clip, then strongest
+    first.
+    """
 
     clips: Indices  # (M,)
     sounds: Indices  # (M,)
@@ -51,7 +59,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class _Triples:
-    """Sound x of clip n supports class c, grouped by (n, c), strongest first within a group; class K stands for any class."""
+    """Sound x of clip n supports class c, grouped by (n, c), strongest first within a group; class K stands for any
+    class.
+    """
 
     clips: Indices
     classes: Indices
@@ -80,7 +90,9 @@ def evidence(
 
 
 def clip_probabilities(logits: npt.NDArray[np.floating], starts: Indices, reduce: str) -> Floats:
-    """Sigmoid of window logits (W, A), then `reduce` (max or mean) over each clip's windows, which begin at `starts` (N,): (N, A)."""
+    """Sigmoid of window logits (W, A), then `reduce` (max or mean) over each clip's windows, which begin at `starts`
+    (N,): (N, A).
+    """
     if len(starts) == 0:
         return np.zeros((0, logits.shape[1]))
     with np.errstate(over="ignore"):  # exp(1000) is inf, and 1 / (1 + inf) is the 0 that is meant
@@ -108,13 +120,16 @@ def loudest(probabilities: Floats, threshold: float, top_k: int) -> Heard:
     return heard
 
 
-def weigh(heard: Heard, weights: Floats, *, combine: str = "noisy_or", temperature: float = 1.0, kin: Mask | None = None) -> Evidence:
-    """Say what `heard` means under a label map's weights (A, K).  `kin` (A, A) says which sounds are one sound (ontology.kinship).
+def weigh(
+    heard: Heard, weights: Floats, *, combine: str = "noisy_or", temperature: float = 1.0, kin: Mask | None = None
+) -> Evidence:
+    """Say what `heard` means under a label map's weights (A, K).  `kin` (A, A) says which sounds are one sound
+    (ontology.kinship).
 
-    s_c = 1 - prod_i (1 - a_i M_ic) for `noisy_or`; `max` and `sum` (cut at 1) of a_i M_ic otherwise.  m = 1 - prod_i (1 - a_i max_c
-    M_ic) whatever `combine` is.  q = s^(1/tau) / sum, uniform where no sound supports any class.  Of kin that support the same class
-    only the strongest counts, in s, in m and as a cause: strongest first, a sound is dropped where one of its kin already counts.
-    Ours (METHOD.md, section 2).
+    s_c = 1 - prod_i (1 - a_i M_ic) for `noisy_or`; `max` and `sum` (cut at 1) of a_i M_ic otherwise.  m = 1 - prod_i (1
+    - a_i max_c M_ic) whatever `combine` is.  q = s^(1/tau) / sum, uniform where no sound supports any class.  Of kin
+    that support the same class only the strongest counts, in s, in m and as a cause: strongest first, a sound is
+    dropped where one of its kin already counts. Ours (METHOD.md, section 2).
     """
     n_clips, n_classes = len(heard.sounds), weights.shape[1]
     triples = _triples(heard, weights)
@@ -128,14 +143,18 @@ def weigh(heard: Heard, weights: Floats, *, combine: str = "noisy_or", temperatu
         mass[clips[of_any]] = COMBINE["noisy_or"](contributions, triples.starts)[of_any]
         s[mass == 0] = 0.0  # sounds fainter than a double tells from none
     highest = s.max(axis=1, keepdims=True, initial=0.0)
-    sharpened = np.where(highest > 0, s / np.where(highest > 0, highest, 1), 1.0) ** (1 / temperature)  # scaled first: tiny s must not underflow
+    sharpened = np.where(highest > 0, s / np.where(highest > 0, highest, 1), 1.0) ** (
+        1 / temperature
+    )  # scaled first: tiny s must not underflow
     top = s.argmax(axis=1)
     speaks = counts & (triples.classes == top[triples.clips]) & (mass[triples.clips] > 0)
     return Evidence(s, sharpened / sharpened.sum(axis=1, keepdims=True), mass, top, _causes(triples, speaks))
 
 
 def absence(probabilities: Floats, necessary: Mask) -> npt.NDArray[np.float32]:
-    """(N, K): 1 - the probability (N, A) of the loudest sound that is `necessary` (A, K) for the class; 0 for a class without one."""
+    """(N, K): 1 - the probability (N, A) of the loudest sound that is `necessary` (A, K) for the class; 0 for a class
+    without one.
+    """
     absent = np.zeros((len(probabilities), necessary.shape[1]), np.float32)
     for label_id in np.flatnonzero(necessary.any(axis=0)):
         absent[:, label_id] = 1 - probabilities[:, necessary[:, label_id]].max(axis=1)

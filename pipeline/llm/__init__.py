@@ -1,1 +1,1 @@
-"""A language model that is asked about names of sounds: the questions, the endpoint, and the recording of its replies."""
+"""A language model is asked about names of sounds: the questions, the endpoint, the recording of its replies."""

@@ -1,9 +1,11 @@
 """An OpenAI-compatible chat endpoint: one request at a time in, what it said out, with tokens and seconds.
 
-The `openai` client waits and tries again on 429, 5xx and timeouts (Retry-After is honoured up to its limit of two minutes, else
-the wait doubles).  Endpoints differ in the structured output that they take, so the first request finds out.  The key comes from
-OPENAI_API_KEY, goes into the request's header and nowhere else: it is cut out of everything that the endpoint says.
+The `openai` client waits and tries again on 429, 5xx and timeouts (Retry-After is honoured up to its limit of two
+minutes, else the wait doubles).  Endpoints differ in the structured output that they take, so the first request finds
+out.  The key comes from OPENAI_API_KEY, goes into the request's header and nowhere else: it is cut out of everything
+that the endpoint says.
 """
+
 import json
 import logging
 import os
@@ -18,11 +20,18 @@ from pipeline.llm.forms import Record
 log = logging.getLogger(__name__)
 KEY = "OPENAI_API_KEY"
 REFUSES_FORMAT = {400, 404, 415, 422, 500, 501}  # what endpoints answer to a response_format that they do not know
-FORMATS = ("json_schema", "json_object", "json_object_plain", "text")  # strictest first; json_object carries the schema inside
+FORMATS = (
+    "json_schema",
+    "json_object",
+    "json_object_plain",
+    "text",
+)  # strictest first; json_object carries the schema inside
 
 
 class Endpoint:
-    """A chat endpoint, and the structured-output format that it turned out to take.  Threads may share it after the first request."""
+    """A chat endpoint, and the structured-output format that it turned out to take.  Threads may share it after the
+    first request.
+    """
 
     def __init__(self, base_url: str, model: str, settings: Record, timeout_s: float, max_retries: int) -> None:
         import openai
@@ -30,7 +39,9 @@ class Endpoint:
         for name in ("httpx2", "openai"):  # or the client and its transport log a line a request, the client a retry
             logging.getLogger(name).setLevel(logging.WARNING)
         if urlsplit(base_url).scheme not in ("http", "https"):
-            raise MapperError(f"--base_url {_public(base_url)!r} is no http(s) address: give the part before /chat/completions")
+            raise MapperError(
+                f"--base_url {_public(base_url)!r} is no http(s) address: give the part before /chat/completions"
+            )
         self._openai, self._model, self._settings = openai, model, settings
         self._where, self._key = _public(base_url), _read_key()
         key = self._key or "none"  # local servers want no key, the client wants one
@@ -89,7 +100,12 @@ class Endpoint:
             except self._openai.APIStatusError as error:
                 if error.status_code not in REFUSES_FORMAT or format_ == FORMATS[-1]:
                     raise
-                log.info("the endpoint answered %d to %s: trying %s", error.status_code, format_, FORMATS[FORMATS.index(format_) + 1])
+                log.info(
+                    "the endpoint answered %d to %s: trying %s",
+                    error.status_code,
+                    format_,
+                    FORMATS[FORMATS.index(format_) + 1],
+                )
             else:
                 self._format = format_
                 return completion
@@ -97,7 +113,10 @@ class Endpoint:
 
     def _create(self, client: Any, format_: str, messages: list[Record], schema: Record) -> Any:
         formats: dict[str, Record] = {
-            "json_schema": {"type": "json_schema", "json_schema": {"name": "matches", "schema": schema, "strict": True}},
+            "json_schema": {
+                "type": "json_schema",
+                "json_schema": {"name": "matches", "schema": schema, "strict": True},
+            },
             "json_object": {"type": "json_object", "schema": schema},
             "json_object_plain": {"type": "json_object"},
         }
@@ -132,5 +151,7 @@ def read_settings(text: str, default: Record) -> Record:
         raise MapperError(f"--settings {text!r} is not JSON ({error}): write it like '{json.dumps(default)}'") from None
     ours = {"model", "messages", "response_format", "stream", "n", "tools"}
     if not isinstance(settings, dict) or ours & settings.keys():
-        raise MapperError(f"--settings {text!r}: write a JSON object without {sorted(ours)}, like '{json.dumps(default)}'")
+        raise MapperError(
+            f"--settings {text!r}: write a JSON object without {sorted(ours)}, like '{json.dumps(default)}'"
+        )
     return settings

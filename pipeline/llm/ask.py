@@ -1,9 +1,11 @@
-"""Ask a language model which classes each sound points to, and record every reply: `python -m pipeline.map_labels ask DATASET`.
+"""Ask a language model which classes each sound points to, and record every reply: `python -m pipeline.map_labels ask
+DATASET`.
 
-A person's act, never a stage's: it costs money or minutes.  Any OpenAI-compatible endpoint serves.  Each reply is on disk before the
-next question of its thread goes out, so a run that is stopped, killed, or out of tokens goes on where it stopped and asks nothing
-twice; the recording that the stage replays changes only when everything is answered.
+A person's act, never a stage's: it costs money or minutes.  Any OpenAI-compatible endpoint serves.  Each reply is on
+disk before the next question of its thread goes out, so a run that is stopped, killed, or out of tokens goes on where
+it stopped and asks nothing twice; the recording that the stage replays changes only when everything is answered.
 """
+
 import itertools
 import logging
 import sys
@@ -35,14 +37,17 @@ class Options:
     dataset: tyro.conf.Positional[str]
     base_url: str  # of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1
     model: str  # the endpoint's name of the model; recorded
-    form: str = "pick"  # pick: one sound and a few classes, for a small model; block: many sounds and all classes, for a strong one
+    # pick: one sound and a few classes, for a small model; block: many sounds and all classes, for a strong one
+    form: str = "pick"
     dry_run: bool = False  # print how many requests and about how many tokens it takes, ask nothing
     max_tokens_total: int | None = None  # stop before this run has used more, in and out
     max_attempts: int = 3  # per question, each with the last reply's fault
     concurrency: int = 1  # questions in flight
     timeout_s: float = 120.0  # per request
     max_retries: int = 4  # of a request that fails with 429, 5xx or a timeout
-    settings: str = ""  # sampling settings as JSON instead of the form's own, e.g. '{"max_completion_tokens": 9000}'; recorded
+    settings: str = (
+        ""  # sampling settings as JSON instead of the form's own, e.g. '{"max_completion_tokens": 9000}'; recorded
+    )
     floor: float = Cut.floor  # pick: cosine; sounds with no class this near are not asked
     top_n: int = Cut.top_n  # pick: candidate classes a sound
     block_size: int = Cut.block_size  # block: sounds a request
@@ -51,14 +56,16 @@ class Options:
 def run(options: Options) -> Mapping[str, object]:
     """Bring data/replies/<dataset>.jsonl up to date; return counts.
 
-    Raises MapperError where the endpoint fails, a question got no valid reply in `max_attempts`, the tokens are used up, or on Ctrl-C;
-    what was answered is kept.
+    Raises MapperError where the endpoint fails, a question got no valid reply in `max_attempts`, the tokens are used
+    up, or on Ctrl-C; what was answered is kept.
     """
     _check(options)
     try:
         return _record(options)
     except KeyboardInterrupt:
-        raise MapperError("stopped by Ctrl-C with no question in flight: run the same command again, it goes on from there") from None
+        raise MapperError(
+            "stopped by Ctrl-C with no question in flight: run the same command again, it goes on from there"
+        ) from None
 
 
 def _record(options: Options) -> Mapping[str, object]:
@@ -66,12 +73,27 @@ def _record(options: Options) -> Mapping[str, object]:
     prompt = read_prompt(options.form)
     with Journal(options.dataset) as journal:
         plan = _plan(options, lists, prompt, journal.plans)
-        questions = {question_sha256(plan, prompt, question): question for question in forms.build(options.form).questions(plan)}
+        questions = {
+            question_sha256(plan, prompt, question): question for question in forms.build(options.form).questions(plan)
+        }
         open_ = [question for key, question in questions.items() if not journal.answered(key)]
-        counts = {"n_sounds": len(lists.sounds), "n_questions": len(questions), "n_answered": len(questions) - len(open_)}
+        counts = {
+            "n_sounds": len(lists.sounds),
+            "n_questions": len(questions),
+            "n_answered": len(questions) - len(open_),
+        }
         estimate = _estimate(plan, prompt, open_)
-        asked = f"{counts['n_answered']} of {len(questions)} questions are answered, {len(open_)} requests to {options.model} are left"
-        log.info("%s: %s, about %d tokens in and %d out", options.dataset, asked, estimate["n_tokens_in"], estimate["n_tokens_out"])
+        asked = (
+            f"{counts['n_answered']} of {len(questions)} questions are answered, {len(open_)} requests to "
+            f"{options.model} are left"
+        )
+        log.info(
+            "%s: %s, about %d tokens in and %d out",
+            options.dataset,
+            asked,
+            estimate["n_tokens_in"],
+            estimate["n_tokens_out"],
+        )
         if options.dry_run:
             return counts | estimate
         if open_:
@@ -84,20 +106,37 @@ def _record(options: Options) -> Mapping[str, object]:
 def _check(options: Options) -> None:
     if options.form not in forms.names():
         raise MapperError(f"unknown --form {options.form!r}: choose one of {forms.names()}")
-    for name, least in {"max_attempts": 1, "concurrency": 1, "max_retries": 0, "top_n": 1, "block_size": 1, "max_tokens_total": 1}.items():
+    for name, least in {
+        "max_attempts": 1,
+        "concurrency": 1,
+        "max_retries": 0,
+        "top_n": 1,
+        "block_size": 1,
+        "max_tokens_total": 1,
+    }.items():
         value = getattr(options, name)
         if value is not None and value < least:
             raise MapperError(f"--{name} {value}: give at least {least}")
 
 
 def _plan(options: Options, lists: LabelLists, prompt: Prompt, recorded: Sequence[Record]) -> Record:
-    """A recorded plan where it still asks the same, so that another machine's rounding cannot change it; else a new one."""
+    """A recorded plan where it still asks the same, so that another machine's rounding cannot change it; else a new
+    one.
+    """
     form, size = forms.build(options.form), Cut(options.floor, options.top_n, options.block_size)
-    wanted = {"form": options.form, "model": options.model, "settings": read_settings(options.settings, form.SETTINGS)} | form.cut(size)
+    wanted = {
+        "form": options.form,
+        "model": options.model,
+        "settings": read_settings(options.settings, form.SETTINGS),
+    } | form.cut(size)
     for old in recorded:
         if all(old.get(name) == value for name, value in wanted.items()) and stale(old, lists, prompt) is None:
             return old
-    hashes = {"sounds_sha256": lists.sounds_sha256, "classes_sha256": lists.classes_sha256, "prompt_sha256": prompt.sha256}
+    hashes = {
+        "sounds_sha256": lists.sounds_sha256,
+        "classes_sha256": lists.classes_sha256,
+        "prompt_sha256": prompt.sha256,
+    }
     sizes = {"dataset": lists.dataset, "n_sounds": len(lists.sounds)}
     return {"kind": "plan"} | wanted | hashes | sizes | {"asked": form.asked(lists, size)}
 
@@ -115,7 +154,9 @@ def _about_tokens(messages: Sequence[Record]) -> int:
 def _ask_all(options: Options, plan: Record, prompt: Prompt, questions: Sequence[Question], journal: Journal) -> None:
     settings = plan["settings"]
     budget = Budget(options.max_tokens_total)
-    with closing(Endpoint(options.base_url, options.model, settings, options.timeout_s, options.max_retries)) as endpoint:
+    with closing(
+        Endpoint(options.base_url, options.model, settings, options.timeout_s, options.max_retries)
+    ) as endpoint:
         interview = Interview(options.max_attempts, plan, prompt, journal, endpoint, budget)
         with tqdm(total=len(questions), unit="question", file=sys.stderr, disable=None) as bar:  # no terminal, no bar
             done = _counter(bar, len(questions))
@@ -125,7 +166,10 @@ def _ask_all(options: Options, plan: Record, prompt: Prompt, questions: Sequence
             except crew.Stopped:
                 raise MapperError(f"stopped by Ctrl-C: {_left(questions, plan, prompt, journal)}") from None
             except OverBudget as over:
-                used = f"--max_tokens_total {over.total}: {over.spent} are used and the next request may take {over.wanted}"
+                used = (
+                    f"--max_tokens_total {over.total}: {over.spent} are used and the next request may take "
+                    f"{over.wanted}"
+                )
                 raise MapperError(f"{used}: {_left(questions, plan, prompt, journal)}") from None
 
 
@@ -144,7 +188,10 @@ def _counter(bar: tqdm, n_questions: int) -> Callable[[], None]:
 
 def _left(questions: Sequence[Question], plan: Record, prompt: Prompt, journal: Journal) -> str:
     n_left = sum(not journal.answered(question_sha256(plan, prompt, question)) for question in questions)
-    return f"{n_left} questions are left, {journal.path} keeps what was answered: run the same command again, it goes on from there"
+    return (
+        f"{n_left} questions are left, {journal.path} keeps what was answered: run the same command again, it goes "
+        "on from there"
+    )
 
 
 class OverBudget(Exception):  # noqa: N818 - what happened; the caller makes it a MapperError that says what is left
@@ -194,7 +241,8 @@ class Interview:
         while (not past or past[-1]["error"] is not None) and not stop.is_set():
             if len(past) >= self.max_attempts:
                 raise MapperError(
-                    f"the sound {question.sound!r} got no valid reply in {len(past)} attempts, the last fault: {past[-1]['error']}: "
+                    f"the sound {question.sound!r} got no valid reply in {len(past)} attempts, the last fault: "
+                    f"{past[-1]['error']}: "
                     f"raise --max_attempts or choose another --model; {self.journal.path} keeps what was answered"
                 )
             request = question.messages(self.prompt)
@@ -205,13 +253,18 @@ class Interview:
             hashes = {"prompt_sha256": self.prompt.sha256, "question_sha256": key}
             hashes["request_sha256"] = sha256_text(self.plan["model"], self.plan["settings"], request)
             reply = self._send(request, question)
-            said = {"request": request[1:], "error": _fault(reply, question)}  # the system prompt is data/prompts', by its hash
+            said = {
+                "request": request[1:],
+                "error": _fault(reply, question),
+            }  # the system prompt is data/prompts', by its hash
             past.append(header | {"model": self.plan["model"]} | hashes | said | reply)
             self.journal.append(past[-1])
 
     def _send(self, request: list[Record], question: Question) -> Record:
         about = _about_tokens(request)
-        most = about + int(self.plan["settings"].get("max_tokens") or self.plan["settings"].get("max_completion_tokens") or 0)
+        most = about + int(
+            self.plan["settings"].get("max_tokens") or self.plan["settings"].get("max_completion_tokens") or 0
+        )
         self.budget.reserve(most)
         used = 0
         try:

@@ -1,9 +1,12 @@
-"""What a language model was asked and what it said: data/replies/<dataset>.jsonl and, while it grows, <dataset>.asking.jsonl.
+"""What a language model was asked and what it said: data/replies/<dataset>.jsonl and, while it grows,
+<dataset>.asking.jsonl.
 
-A recording starts with its plan (model, settings, form, hashes of prompt and label lists, the questions), then come the replies as
-they were given; nobody edits them.  New replies go to the unfinished file, one line each, and the finished recording is replaced
-only when every question has its answer: whatever happens to a run, the recording that the stage replays stays whole.
+A recording starts with its plan (model, settings, form, hashes of prompt and label lists, the questions), then come the
+replies as they were given; nobody edits them.  New replies go to the unfinished file, one line each, and the finished
+recording is replaced only when every question has its answer: whatever happens to a run, the recording that the stage
+replays stays whole.
 """
+
 import fcntl
 import json
 import logging
@@ -38,11 +41,15 @@ def unfinished_path(dataset: str) -> Path:
 
 def ask_command(dataset: str, model: str = "MODEL", form: str = "pick") -> str:
     """The command that brings data/replies/<dataset>.jsonl up to date."""
-    return f"python -m pipeline.map_labels ask {dataset} --base_url URL --model {model}" + (f" --form {form}" if form != "pick" else "")
+    return f"python -m pipeline.map_labels ask {dataset} --base_url URL --model {model}" + (
+        f" --form {form}" if form != "pick" else ""
+    )
 
 
 def read_records(path: Path) -> list[Record]:
-    """The lines of a recording.  Raises MapperError for a line that is no JSON object, or lacks what a plan or a reply has."""
+    """The lines of a recording.  Raises MapperError for a line that is no JSON object, or lacks what a plan or a reply
+    has.
+    """
     try:
         return _records(path.read_text(encoding="utf-8"), path)
     except UnicodeDecodeError as error:
@@ -55,11 +62,15 @@ def _records(text: str, path: Path) -> list[Record]:
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise MapperError(f"{path}, line {number}: not JSON ({error}): restore the file, replies are never edited") from None
+            raise MapperError(
+                f"{path}, line {number}: not JSON ({error}): restore the file, replies are never edited"
+            ) from None
         if not isinstance(record, dict):
             raise MapperError(f"{path}, line {number}: not a JSON object: restore the file, replies are never edited")
         if lacking := sorted(NEEDED.get(str(record.get("kind")), {"kind"}) - record.keys()):
-            raise MapperError(f"{path}, line {number}: lacks {lacking}: restore the file, or move it away and ask again")
+            raise MapperError(
+                f"{path}, line {number}: lacks {lacking}: restore the file, or move it away and ask again"
+            )
         records.append(record)
     return records
 
@@ -109,11 +120,16 @@ class Journal:
         self._file.truncate(len(whole[0]) + len(whole[1]))
         self._unfinished = _records(whole[0].decode(), self.path)
         finished = read_records(self._finished) if self._finished.exists() else []
-        self.plans = [last_plan(self._unfinished), last_plan(finished)]  # the newer one first; empty where there is none
+        self.plans = [
+            last_plan(self._unfinished),
+            last_plan(finished),
+        ]  # the newer one first; empty where there is none
         self._remember([*finished, *self._unfinished])
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if not self.n_appended and not any(record.get("kind") == "reply" for record in self._unfinished):
             self.path.unlink(missing_ok=True)  # nothing was answered: leave no file that says so
         self._file.close()
@@ -149,7 +165,9 @@ class Journal:
         self._file.flush()
 
     def finish(self, plan: Record, wanted: Sequence[str]) -> None:
-        """Replace the recording: the plan, then in sound order the replies to `wanted`; drop what nobody asks any more."""
+        """Replace the recording: the plan, then in sound order the replies to `wanted`; drop what nobody asks any
+        more.
+        """
         kept = [reply for (key, _), reply in self._replies.items() if key in set(wanted)]
         if dropped := len(self._replies) - len(kept):
             log.info("%s: dropped %d replies to questions that are not asked any more", self._finished, dropped)

@@ -1,9 +1,10 @@
 """The door of the mappers: two lists of names in, pairs of sound and class out.
 
-A file of this folder *is* the mapper of that name: `llm` replays recorded replies of a language model, `embedding` compares
-sentence embeddings, `lexical` compares words, `table` reads what a person wrote.  A mapper sees names only, never a clip, so its
-map is made once per pair of label lists and fits every tagger.
+A file of this folder *is* the mapper of that name: `llm` replays recorded replies of a language model, `embedding`
+compares sentence embeddings, `lexical` compares words, `table` reads what a person wrote.  A mapper sees names only,
+never a clip, so its map is made once per pair of label lists and fits every tagger.
 """
+
 import functools
 import importlib
 from collections.abc import Callable
@@ -20,8 +21,8 @@ class Settings:
     """What a mapper can be told; each reads what concerns it."""
 
     table: str = ""  # path of the CSV of `table`; "" is data/maps/<dataset>.csv
-    # of `embedding`.  Mean precision and F1 over the six sets of data/maps/reference: 0.60 .63 .46, 0.68 .81 .44, 0.76 .89 .37; a wrong
-    # pair does more harm than a missing one
+    # of `embedding`.  Mean precision and F1 over the six sets of data/maps/reference: 0.60 .63 .46, 0.68 .81 .44, 0.76
+    # .89 .37; a wrong pair does more harm than a missing one
     min_cosine: float = 0.68
 
 
@@ -41,7 +42,9 @@ class LabelMap:
     """What a mapper found: at most one pair per sound and class, in any order."""
 
     pairs: list[Pair]
-    source: str  # the mapper, and for a language model which; "edited" or "hand" for a table that a person changed or wrote
+    source: (
+        str  # the mapper, and for a language model which; "edited" or "hand" for a table that a person changed or wrote
+    )
     provenance: dict[str, str]
 
 
@@ -49,7 +52,9 @@ class Mapper(Protocol):
     """The function `map_labels` of each file in this folder."""
 
     def __call__(self, lists: LabelLists, settings: Settings) -> LabelMap:
-        """Connect `lists.sounds` with `lists.classes`; the same lists and settings give the same map.  Raises MapperError."""
+        """Connect `lists.sounds` with `lists.classes`; the same lists and settings give the same map.  Raises
+        MapperError.
+        """
         ...
 
 

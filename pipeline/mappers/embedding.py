@@ -1,7 +1,9 @@
-"""The mapper `embedding`: a sound supports the classes whose names lie near to its own in all-MiniLM-L6-v2.  Offline, no questions.
+"""The mapper `embedding`: a sound supports the classes whose names lie near to its own in all-MiniLM-L6-v2.  Offline,
+no questions.
 
 It knows words, not causes: "Splash, splatter" lies nowhere near to `diving`, and "Cello" lies near to `violin`.
 """
+
 from adapt.errors import MapperError
 from pipeline.labels.lists import LabelLists, shown
 from pipeline.labels.shortlist import WEIGHTS_SHA256, embed
@@ -9,7 +11,8 @@ from pipeline.mappers import LabelMap, Pair, Settings
 
 
 def map_labels(lists: LabelLists, settings: Settings) -> LabelMap:
-    """Connect each sound with the classes at a cosine of at least `settings.min_cosine`; weight: that cosine, to three digits.
+    """Connect each sound with the classes at a cosine of at least `settings.min_cosine`; weight: that cosine, to three
+    digits.
 
     Raises MapperError where the threshold is not above 0, at which everything would be connected, or above 1.
     """

@@ -1,4 +1,5 @@
 """The control: a sound supports the classes whose words its name contains.  Knows nothing of meaning, needs nothing."""
+
 import re
 
 from pipeline.labels.lists import LabelLists, shown

@@ -1,8 +1,10 @@
 """The mapper `llm`: replays what a language model answered when a person asked it.
 
-`python -m pipeline.map_labels ask` writes data/replies/<dataset>.jsonl.  Here the file is only read: no network, no key, no model,
-the same pairs every time.  A file that answers other questions than today's prompt and lists would ask is an error.
+`python -m pipeline.map_labels ask` writes data/replies/<dataset>.jsonl.  Here the file is only read: no network, no
+key, no model, the same pairs every time.  A file that answers other questions than today's prompt and lists would ask
+is an error.
 """
+
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +15,15 @@ from adapt.tables.files import sha256_file
 from pipeline.labels.lists import LABELS, LabelLists, read_list
 from pipeline.llm import forms
 from pipeline.llm.forms import Match, Question, Record, ReplyError, read_prompt
-from pipeline.llm.recording import ask_command, finished_path, last_plan, question_sha256, read_records, stale, unfinished_path
+from pipeline.llm.recording import (
+    ask_command,
+    finished_path,
+    last_plan,
+    question_sha256,
+    read_records,
+    stale,
+    unfinished_path,
+)
 from pipeline.mappers import LabelMap, Pair, Settings
 
 log = logging.getLogger(__name__)
@@ -21,29 +31,41 @@ GENERIC = LABELS / "generic_sounds.txt"
 
 
 def map_labels(lists: LabelLists, settings: Settings) -> LabelMap:
-    """Replay data/replies/<dataset>.jsonl.  Sounds that the plan does not ask, and generic ones that no class needs, map to nothing.
+    """Replay data/replies/<dataset>.jsonl.  Sounds that the plan does not ask, and generic ones that no class needs,
+    map to nothing.
 
-    Raises MapperError, naming the file or the sound and the command to run, where the file is missing, was recorded for another
-    prompt or label list, or has no valid reply to a question of its plan.
+    Raises MapperError, naming the file or the sound and the command to run, where the file is missing, was recorded for
+    another prompt or label list, or has no valid reply to a question of its plan.
     """
     path = finished_path(lists.dataset)
     records = _read(path, lists.dataset)
     plan = last_plan(records[:1])
     if plan.get("form") not in forms.names():
-        raise MapperError(f"{path} does not start with the plan of a form {forms.names()}: run `{ask_command(lists.dataset)}`")
+        raise MapperError(
+            f"{path} does not start with the plan of a form {forms.names()}: run `{ask_command(lists.dataset)}`"
+        )
     prompt, command = read_prompt(plan["form"]), ask_command(lists.dataset, plan["model"], plan["form"])
     if what := stale(plan, lists, prompt):
-        raise MapperError(f"{path} is stale: {what} has changed since it was recorded: run `{command}`{_begun(lists.dataset)}")
+        raise MapperError(
+            f"{path} is stale: {what} has changed since it was recorded: run `{command}`{_begun(lists.dataset)}"
+        )
     given = {r["question_sha256"]: r for r in records if r["kind"] == "reply" and r["error"] is None}
     matches: list[Match] = []
     for question in forms.build(plan["form"]).questions(plan):
         record = given.get(question_sha256(plan, prompt, question))
         if record is None:
-            raise MapperError(f"{path} has no valid reply for the sound {question.sound!r}: run `{command}`{_begun(lists.dataset)}")
+            raise MapperError(
+                f"{path} has no valid reply for the sound {question.sound!r}: run `{command}`{_begun(lists.dataset)}"
+            )
         matches += _replayed(record, question, path, command)
     if _begun(lists.dataset):
         log.info("%s is replayed%s", path, _begun(lists.dataset))
-    provenance = {"model": plan["model"], "form": plan["form"], "prompt_sha256": prompt.sha256, "generic_sha256": sha256_file(GENERIC)}
+    provenance = {
+        "model": plan["model"],
+        "form": plan["form"],
+        "prompt_sha256": prompt.sha256,
+        "generic_sha256": sha256_file(GENERIC),
+    }
     return LabelMap(_pairs(matches, lists), f"llm:{plan['model']}", provenance)
 
 
@@ -66,11 +88,15 @@ def _replayed(record: Mapping[str, Any], question: Question, path: Path, command
     try:
         return question.read(record["raw"], record["finish_reason"])
     except ReplyError as error:
-        raise MapperError(f"{path}: the recorded reply for the sound {question.sound!r} is not valid: {error}: run `{command}`") from error
+        raise MapperError(
+            f"{path}: the recorded reply for the sound {question.sound!r} is not valid: {error}: run `{command}`"
+        ) from error
 
 
 def _pairs(matches: Sequence[Match], lists: LabelLists) -> list[Pair]:
-    """The matches that weigh something; of a generic sound only those that the model calls necessary, which says why in its reason."""
+    """The matches that weigh something; of a generic sound only those that the model calls necessary, which says why in
+    its reason.
+    """
     generic = set(read_list(GENERIC))
     label_ids = {label: i for i, label in enumerate(lists.classes)}
     weighing = [match for match in matches if match.weight > 0]
@@ -78,5 +104,7 @@ def _pairs(matches: Sequence[Match], lists: LabelLists) -> list[Pair]:
     if len(kept) < len(weighing):
         first = next(match for match in weighing if match not in kept)
         names = f"{lists.sounds[first.audio_id]!r} -> {first.label!r}"
-        log.info("left out %d pairs of generic sounds that no class needs, the first %s", len(weighing) - len(kept), names)
+        log.info(
+            "left out %d pairs of generic sounds that no class needs, the first %s", len(weighing) - len(kept), names
+        )
     return [Pair(match.audio_id, label_ids[match.label], match.weight, match.necessary, match.reason) for match in kept]

@@ -1,8 +1,11 @@
-"""The mapper `table`: a label map as a CSV that a person wrote, or exported and corrected in an editor or a spreadsheet.
+"""The mapper `table`: a label map as a CSV that a person wrote, or exported and corrected in an editor or a
+spreadsheet.
 
-The first line says where the table comes from and, for an export, the hash of its rows: rows that differ from it make the map
-"edited", a table without a hash is "hand".  The hash is over the rows' meaning, so saving unchanged in a spreadsheet edits nothing.
+The first line says where the table comes from and, for an export, the hash of its rows: rows that differ from it make
+the map "edited", a table without a hash is "hand".  The hash is over the rows' meaning, so saving unchanged in a
+spreadsheet edits nothing.
 """
+
 import csv
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +21,14 @@ from pipeline.mappers import LabelMap, Pair, Settings
 MAPS = Path("data/maps")
 COLUMNS = ("audio_label", "label", "weight", "necessary", "reason")
 MARK = "# earshot "
-FORMULA = ("=", "+", "-", "@", "'", "\t")  # a spreadsheet would run a cell that starts so, and replies are untrusted text
+FORMULA = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "'",
+    "\t",
+)  # a spreadsheet would run a cell that starts so, and replies are untrusted text
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,15 @@ def write(path: Path, dataset: str, rows: Sequence[Row], source: str) -> None:
     writer.writerow([MARK + json.dumps(head, ensure_ascii=False)])
     writer.writerow(COLUMNS)
     for row in rows:
-        writer.writerow([_guarded(row.audio_label), _guarded(row.label), repr(row.weight), str(row.necessary).lower(), _guarded(row.reason)])
+        writer.writerow(
+            [
+                _guarded(row.audio_label),
+                _guarded(row.label),
+                repr(row.weight),
+                str(row.necessary).lower(),
+                _guarded(row.reason),
+            ]
+        )
     write_text(path, text.getvalue())
 
 
@@ -63,18 +81,24 @@ def _guarded(text: str) -> str:
 def map_labels(lists: LabelLists, settings: Settings) -> LabelMap:
     """Read the table at `settings.table`, or data/maps/<dataset>.csv.
 
-    Raises MapperError naming file, line and value where a row names an unknown sound or class, or breaks a column's rule.
+    Raises MapperError naming file, line and value where a row names an unknown sound or class, or breaks a column's
+    rule.
     """
     path = Path(settings.table) if settings.table else default_path(lists.dataset)
     if not path.exists():
-        raise MapperError(f"{path} is missing: write it, or export one: `python -m pipeline.map_labels export {lists.dataset} --out {path}`")
+        raise MapperError(
+            f"{path} is missing: write it, or export one: `python -m pipeline.map_labels export {lists.dataset} --out "
+            f"{path}`"
+        )
     rows, kind, source = _read(path)
     audio_ids = {sound: i for i, sound in enumerate(lists.sounds)}
     label_ids = {label: i for i, label in enumerate(lists.classes)}
     pairs: dict[tuple[int, int], Pair] = {}
     for line, row in rows.items():
         if row.audio_label not in audio_ids:
-            raise MapperError(f"{path}, line {line}: unknown sound {row.audio_label!r}: write it as in data/labels/audioset.csv")
+            raise MapperError(
+                f"{path}, line {line}: unknown sound {row.audio_label!r}: write it as in data/labels/audioset.csv"
+            )
         if row.label not in label_ids:
             raise MapperError(f"{path}, line {line}: unknown class {row.label!r}: choose one of {list(label_ids)}")
         pair = Pair(audio_ids[row.audio_label], label_ids[row.label], row.weight, row.necessary, row.reason)
@@ -95,7 +119,9 @@ def _read(path: Path) -> tuple[dict[int, Row], str, str]:
         try:
             head = dict(json.loads(first[0].removeprefix(MARK)))
         except (ValueError, TypeError) as error:
-            raise MapperError(f"{path}, line 1: {first[0]!r} is not what an export writes ({error}): restore or delete the line") from None
+            raise MapperError(
+                f"{path}, line 1: {first[0]!r} is not what an export writes ({error}): restore or delete the line"
+            ) from None
         number, first = next(lines, (2, []))
     while first and not first[-1]:
         first.pop()
@@ -126,12 +152,16 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _row(path: Path, line: int, cells: list[str]) -> Row:
     where = f"{path}, line {line}"
     if len(cells) < len(COLUMNS) or any(cells[len(COLUMNS) :]):
-        raise MapperError(f"{where}: {len(cells)} cells {cells}, not {len(COLUMNS)}: put quotes around text with commas")
+        raise MapperError(
+            f"{where}: {len(cells)} cells {cells}, not {len(COLUMNS)}: put quotes around text with commas"
+        )
     sound, label, weight, necessary, reason = (cell.removeprefix("'") for cell in cells[: len(COLUMNS)])
     try:
         number = float(weight)
     except ValueError:
-        raise MapperError(f"{where}: weight {weight!r} is not a number with a point: write one above 0, up to 1") from None
+        raise MapperError(
+            f"{where}: weight {weight!r} is not a number with a point: write one above 0, up to 1"
+        ) from None
     if not 0 < number <= 1:
         raise MapperError(f"{where}: weight {weight!r} is not above 0 and up to 1: change it or delete the line")
     if necessary.lower() not in ("true", "false"):

@@ -1,8 +1,11 @@
-"""SQL over a data set's cache: a DuckDB connection with a view per table, the views and macros of cache/views.sql, and nothing else.
+"""SQL over a data set's cache: a DuckDB connection with a view per table, the views and macros of cache/views.sql, and
+nothing else.
 
-The connection lives in memory, reads the files of that data set only, and its settings are locked.  A table whose stage has not run is
-left out with all that needs it, so that what is there can be asked; `reason` names the stage when something left out is used.
+The connection lives in memory, reads the files of that data set only, and its settings are locked.  A table whose stage
+has not run is left out with all that needs it, so that what is there can be asked; `reason` names the stage when
+something left out is used.
 """
+
 import contextlib
 import re
 from collections.abc import Mapping, Sequence
@@ -53,8 +56,9 @@ class _Tables:
 def connect(dataset: str) -> duckdb.DuckDBPyConnection:
     """Open the cache of `dataset`: its tables and all of cache/views.sql that they allow.
 
-    The connection reaches no other file, and its settings are locked; `select` is what keeps a stranger's SQL from writing to these.
-    Raises QueryError where the data set has no table, CacheError where a file is broken or does not fit the others.
+    The connection reaches no other file, and its settings are locked; `select` is what keeps a stranger's SQL from
+    writing to these. Raises QueryError where the data set has no table, CacheError where a file is broken or does not
+    fit the others.
     """
     connection = duckdb.connect()
     found = _fill(connection, dataset)
@@ -68,8 +72,8 @@ def connect(dataset: str) -> duckdb.DuckDBPyConnection:
 def export(dataset: str, target: Path) -> None:
     """Write a DuckDB file with the views, for the plain `duckdb` client.
 
-    The views name the Parquet files by absolute path, so the file works from any folder as long as the cache stays where it is; no
-    row is copied but label lists.  Raises QueryError where `target` exists or lies in the cache.
+    The views name the Parquet files by absolute path, so the file works from any folder as long as the cache stays
+    where it is; no row is copied but label lists.  Raises QueryError where `target` exists or lies in the cache.
     """
     refuse_to_write(target)
     if target.exists():
@@ -87,11 +91,17 @@ def refuse_to_write(target: Path) -> None:
 
 
 def select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRelation:
-    """Prepare one SELECT (FROM, VALUES, DESCRIBE and SUMMARIZE are such).  Raises QueryError for any other statement."""
+    """Prepare one SELECT (FROM, VALUES, DESCRIBE and SUMMARIZE are such).
+
+    Raises QueryError for any other statement.
+    """
     statements = connection.extract_statements(sql)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         kinds = [statement.type.name for statement in statements]
-        raise QueryError(f"the cache is read only and takes one SELECT, not {kinds}: results are written with --csv, --json or --parquet")
+        raise QueryError(
+            f"the cache is read only and takes one SELECT, not {kinds}: results are written with --csv, --json or "
+            "--parquet"
+        )
     return connection.sql(sql)
 
 
@@ -121,7 +131,9 @@ def _fill(connection: duckdb.DuckDBPyConnection, dataset: str) -> _Tables:
     _add_classes(connection, found)
     _add_sounds(connection, found)
     for statement in connection.extract_statements(VIEWS.read_text(encoding="utf-8")):
-        with contextlib.suppress(duckdb.CatalogException):  # a table that it needs is not made yet: `reason` names the stage
+        with contextlib.suppress(
+            duckdb.CatalogException
+        ):  # a table that it needs is not made yet: `reason` names the stage
             connection.execute(statement)
     return found
 
@@ -140,16 +152,30 @@ def _add_sounds(connection: duckdb.DuckDBPyConnection, found: _Tables) -> None:
         if found.files["tags"]:
             labels = read_tagger_labels(found.folder / "tags", found.known["tags"])
         sounds = labels.sounds if labels else []
-        _create(connection, "tagger_labels", {"position": range(1, len(sounds) + 1), "sound": sounds}, [pa.int64(), pa.string()])
+        _create(
+            connection,
+            "tagger_labels",
+            {"position": range(1, len(sounds) + 1), "sound": sounds},
+            [pa.int64(), pa.string()],
+        )
     if "pseudo_labels" in found.files:
         (path,) = found.files["pseudo_labels"]
         known = found.known["pseudo_labels"]
         if missing := [name for name in SETTINGS if name not in known]:
-            raise CacheError(f"{path} does not say with which {missing} it was made, as {VIEWS} needs it: {repair('pseudo_labels')}")
+            raise CacheError(
+                f"{path} does not say with which {missing} it was made, as {VIEWS} needs it: {repair('pseudo_labels')}"
+            )
         values = ", ".join(f"?::{type_} AS {name}" for name, type_ in SETTINGS.items())
-        connection.execute(f"CREATE TABLE pseudo_label_settings AS SELECT {values}", [min(known[name]) for name in SETTINGS])
+        connection.execute(
+            f"CREATE TABLE pseudo_label_settings AS SELECT {values}", [min(known[name]) for name in SETTINGS]
+        )
         kin = _kin(path, known, labels) if labels else []
-        _create(connection, "related_sounds", {"sound": [a for a, _ in kin], "other": [b for _, b in kin]}, [pa.string(), pa.string()])
+        _create(
+            connection,
+            "related_sounds",
+            {"sound": [a for a, _ in kin], "other": [b for _, b in kin]},
+            [pa.string(), pa.string()],
+        )
 
 
 def _kin(path: Path, known: Known, labels: TaggerLabels) -> list[tuple[str, str]]:
@@ -158,11 +184,18 @@ def _kin(path: Path, known: Known, labels: TaggerLabels) -> list[tuple[str, str]
         return []
     kin = ontology.kinship(labels.mids)
     if known.get("ontology_sha256") != {sha256_file(ontology.ONTOLOGY)}:
-        raise CacheError(f"{path} was made with another ontology than {ontology.ONTOLOGY} holds now: {repair('pseudo_labels')}")
+        raise CacheError(
+            f"{path} was made with another ontology than {ontology.ONTOLOGY} holds now: {repair('pseudo_labels')}"
+        )
     return [(labels.sounds[i], labels.sounds[j]) for i, j in zip(*kin.nonzero(), strict=True)]
 
 
-def _create(connection: duckdb.DuckDBPyConnection, name: str, columns: Mapping[str, Sequence[object]], types: Sequence[pa.DataType]) -> None:
+def _create(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    columns: Mapping[str, Sequence[object]],
+    types: Sequence[pa.DataType],
+) -> None:
     arrays = [pa.array(values, type_) for values, type_ in zip(columns.values(), types, strict=True)]
     connection.from_arrow(pa.table(arrays, names=list(columns))).create(name)
 

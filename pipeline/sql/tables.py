@@ -1,7 +1,9 @@
 """Where each table's files lie, which stage makes them, and whether they are what cache/schema.sql says.
 
-Readers of many files at once (`pseudo_label`, SQL) check them here: a few statements of DuckDB read the footers of thousands of shards.
+Readers of many files at once (`pseudo_label`, SQL) check them here: a few statements of DuckDB read the footers of
+thousands of shards.
 """
+
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +41,9 @@ class TaggerLabels:
 
 
 def made(folder: Path, table: str) -> list[Path] | None:
-    """The files of `table` in a data set's folder, None where its stage has not run; a stage may have had nothing to write."""
+    """The files of `table` in a data set's folder, None where its stage has not run; a stage may have had nothing to
+    write.
+    """
     pattern, _ = FILES[table]
     files = sorted(folder.glob(pattern))
     return files if files or ("part-*" in pattern and (folder / pattern).parent.is_dir()) else None
@@ -67,8 +71,8 @@ def one_line(error: BaseException) -> str:
 def check(table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConnection) -> Known:
     """Compare every file with cache/schema.sql; return what their metadata says: name -> the values it has.
 
-    Raises CacheError, with both files and the command that repairs, where a file cannot be read, was written under another version
-    of the schema, or has other columns.
+    Raises CacheError, with both files and the command that repairs, where a file cannot be read, was written under
+    another version of the schema, or has other columns.
     """
     if not files:
         return {}
@@ -99,43 +103,55 @@ def add(table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConnection
 def read_classes(folder: Path, known: Mapping[str, Known]) -> tuple[list[str], str]:
     """(the class names of a data set's folder in label_id order, their hash).
 
-    `known` has what `check` returned of the tables whose columns follow that order.  Raises CacheError where one was made for another
-    list or order.
+    `known` has what `check` returned of the tables whose columns follow that order.  Raises CacheError where one was
+    made for another list or order.
     """
     path = folder / "labels.txt"
     if not path.exists():
-        raise CacheError(f"{path} is missing, the order of the classes in {', '.join(known) or 'every table'}: run `dvc repro scan`")
+        raise CacheError(
+            f"{path} is missing, the order of the classes in {', '.join(known) or 'every table'}: run `dvc repro scan`"
+        )
     listed = cache.read_label_file(path)
     sha256 = classes.sha256(listed)
     for table, said in known.items():
         if said.get("classes_sha256") != {sha256}:
-            raise CacheError(f"{folder / FILES[table][0]} was made for another list of classes than {path}: {repair(table)}")
+            raise CacheError(
+                f"{folder / FILES[table][0]} was made for another list of classes than {path}: {repair(table)}"
+            )
     return listed, sha256
 
 
 def read_tagger_labels(folder: Path, known: Known) -> TaggerLabels:
-    """The list of sounds that the tags in `folder` name in their metadata.  Raises CacheError where it is not that list any more."""
+    """The list of sounds that the tags in `folder` name in their metadata.  Raises CacheError where it is not that list
+    any more.
+    """
     paths, hashes = known.get("labels_file", set()), known.get("labels_sha256", set())
     if len(paths) != 1 or len(hashes) != 1:
         raise CacheError(f"{folder} was made with {len(paths)} lists of sounds, {sorted(paths)}: {repair('tags')}")
     path = Path(*paths)
     if not path.is_file() or {sha256_file(path)} != hashes:
-        raise CacheError(f"{folder} was made with another list of sounds than {path} holds now: restore it or {repair('tags')}")
+        raise CacheError(
+            f"{folder} was made with another list of sounds than {path} holds now: restore it or {repair('tags')}"
+        )
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return TaggerLabels(path, [row["display_name"] for row in rows], [row["mid"] for row in rows])
 
 
-def _footers(table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], tuple[str, int]]:
+def _footers(
+    table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConnection
+) -> dict[tuple[str, str], tuple[str, int]]:
     """The metadata of many files at once: (name, value) -> (a file that says so, how many do)."""
     footers = """SELECT decode(key) AS name, if(name = 'ARROW:schema', md5(value), decode(value)) AS said, min(file_name), count(*)
-        FROM parquet_kv_metadata(?) GROUP BY ALL"""
+        FROM parquet_kv_metadata(?) GROUP BY ALL"""  # noqa: E501
     try:
         found = connection.execute(footers, [[str(file.absolute()) for file in files]]).fetchall()
     except duckdb.Error as error:
         for file in files:
             _check_version(table, file)
-        raise CacheError(f"{files[0].parent} cannot be read as table {table} of {SCHEMA} ({one_line(error)}): {repair(table)}") from error
+        raise CacheError(
+            f"{files[0].parent} cannot be read as table {table} of {SCHEMA} ({one_line(error)}): {repair(table)}"
+        ) from error
     return {(name, value): (path, n) for name, value, path, n in found}
 
 
@@ -144,7 +160,9 @@ def _check_version(table: str, file: Path) -> None:
         version = parquet.provenance(file).get("schema")
     except CacheError as error:
         why = one_line(error.__cause__ or error)
-        raise CacheError(f"{file} is not a whole Parquet file (table {table} of {SCHEMA}; {why}): {repair(table)}") from error
+        raise CacheError(
+            f"{file} is not a whole Parquet file (table {table} of {SCHEMA}; {why}): {repair(table)}"
+        ) from error
     if version != schema_sha256(table):
         raise CacheError(
             f"{file} does not follow table {table} of {SCHEMA}: it was written under version {str(version)[:8]}, "

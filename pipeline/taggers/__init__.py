@@ -1,9 +1,11 @@
 """What every tagger is, and the folder as the registry: pipeline/taggers/<name>.py is the tagger `<name>`.
 
 A tagger's module has SAMPLE_RATES (Hz by variant: its published models, the first is the default), PRECISIONS and
-`build(checkpoint, device, variant, precision) -> Tagger`, which is given a variant and a precision that are there.  One that can also be run by
-the package that published it has `build_package` of the same arguments, which knows fewer variants and precisions.
+`build(checkpoint, device, variant, precision) -> Tagger`, which is given a variant and a precision that are there.  One
+that can also be run by the package that published it has `build_package` of the same arguments, which knows fewer
+variants and precisions.
 """
+
 import csv
 import importlib
 from collections.abc import Iterable
@@ -30,7 +32,9 @@ class Tagger(Protocol):
     labels_file: Path  # where they stand: index, mid, display_name
 
     def provenance(self) -> dict[str, str]:
-        """What decides the logits: tagger, implementation, variant, precision, checkpoint_sha256, labels_file, labels_sha256, code_version."""
+        """What decides the logits: tagger, implementation, variant, precision, checkpoint_sha256, labels_file,
+        labels_sha256, code_version.
+        """
 
     def logits(self, waveforms: npt.NDArray[np.float32], n_samples: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Map waveforms (B, S) in [-1, 1] to logits (B, A), before the sigmoid.
@@ -45,13 +49,18 @@ def names() -> list[str]:
 
 
 def build(
-    name: str, checkpoint: str = "", device: str = "cpu", variant: str = "", precision: str = "fp32", implementation: Implementation = "ours"
+    name: str,
+    checkpoint: str = "",
+    device: str = "cpu",
+    variant: str = "",
+    precision: str = "fp32",
+    implementation: Implementation = "ours",
 ) -> Tagger:
     """Load the tagger `name`; `checkpoint` is a path, for those whose weights are not packaged.
 
-    `variant` is one of its published models ("": the first), `precision` fp32, bf16 or fp16; `implementation` is ours, or that of the
-    package that published the model.  Raises TaggerError where there is no such tagger, variant, precision or implementation, or its
-    checkpoint or `device` cannot be used: none is replaced by another.
+    `variant` is one of its published models ("": the first), `precision` fp32, bf16 or fp16; `implementation` is ours,
+    or that of the package that published the model.  Raises TaggerError where there is no such tagger, variant,
+    precision or implementation, or its checkpoint or `device` cannot be used: none is replaced by another.
     """
     module = _module(name)
     builders = {"ours": module.build} | ({"package": module.build_package} if hasattr(module, "build_package") else {})
@@ -63,13 +72,20 @@ def build(
 
 
 def sample_rate(name: str, variant: str = "") -> int:
-    """The rate in Hz at which the tagger `name` hears, without loading it.  Raises TaggerError where there is no such variant."""
+    """The rate in Hz at which the tagger `name` hears, without loading it.  Raises TaggerError where there is no such
+    variant.
+    """
     rates: dict[str, int] = _module(name).SAMPLE_RATES
     return rates[choose(name, "variant", variant or next(iter(rates)), rates)]
 
 
 def provenance(
-    tagger: Tagger, variant: str, precision: str, checkpoint_sha256: str, version: str, implementation: Implementation = "ours"
+    tagger: Tagger,
+    variant: str,
+    precision: str,
+    checkpoint_sha256: str,
+    version: str,
+    implementation: Implementation = "ours",
 ) -> dict[str, str]:
     """What every tagger states of itself: whatever decides its logits, and nothing else (device and batch do not)."""
     return {
@@ -85,12 +101,18 @@ def provenance(
 
 
 def read_labels(path: Path) -> list[str]:
-    """The display names of a label list (index, mid, display_name) in its order.  Raises TaggerError where it is not one."""
+    """The display names of a label list (index, mid, display_name) in its order.  Raises TaggerError where it is not
+    one.
+    """
     if not path.exists():
         raise TaggerError(f"{path} is missing: run from the project's root")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    if not rows or [row.get("index") for row in rows] != [str(i) for i in range(len(rows))] or "display_name" not in rows[0]:
+    if (
+        not rows
+        or [row.get("index") for row in rows] != [str(i) for i in range(len(rows))]
+        or "display_name" not in rows[0]
+    ):
         raise TaggerError(f"{path}: not a list of index, mid, display_name with the index counting from 0")
     return [row["display_name"] for row in rows]
 

@@ -1,4 +1,7 @@
-"""Download a file of a Zenodo record: resumed where it was cut, checked against its md5, renamed only when it is whole."""
+"""Download a file of a Zenodo record: resumed where it was cut, checked against its md5, renamed only when it is
+whole.
+"""
+
 import hashlib
 import http.client
 import json
@@ -34,8 +37,8 @@ class Published:
 def download(published: Published, path: Path) -> str:
     """Bring `published` to `path` and return its sha256; a file there with the right md5 is left alone.
 
-    What came of a cut download stays beside it as .part, and the next call goes on from there.  Raises TaggerError where there is
-    no connection, it was cut, or the bytes are not the published ones (those are not kept).
+    What came of a cut download stays beside it as .part, and the next call goes on from there.  Raises TaggerError
+    where there is no connection, it was cut, or the bytes are not the published ones (those are not kept).
     """
     try:
         md5 = published.md5 or _md5_of_record(published)
@@ -45,15 +48,22 @@ def download(published: Published, path: Path) -> str:
         part = path.with_name(f"{path.name}.part")
         _receive(published.url, part)
     except urllib.error.HTTPError as error:
-        raise TaggerError(f"{published.url} answered {error.code} {error.reason}: {_by_hand(published, path)}") from error
+        raise TaggerError(
+            f"{published.url} answered {error.code} {error.reason}: {_by_hand(published, path)}"
+        ) from error
     except urllib.error.URLError as error:
         raise TaggerError(f"no connection to {ZENODO} ({error.reason}): {_by_hand(published, path)}") from error
     except (OSError, http.client.HTTPException) as error:
-        raise TaggerError(f"the download of {published.file} was cut ({error}): run the same command again, it goes on from there") from error
+        raise TaggerError(
+            f"the download of {published.file} was cut ({error}): run the same command again, it goes on from there"
+        ) from error
     found = _md5(part)
     if found != md5:
         part.unlink()
-        raise TaggerError(f"what came as {published.file} has md5 {found}, but {md5} is published; it was not kept: run the same command again")
+        raise TaggerError(
+            f"what came as {published.file} has md5 {found}, but {md5} is published; it was not kept: run the same "
+            "command again"
+        )
     part.replace(path)
     return sha256_file(path)
 
@@ -90,7 +100,9 @@ def _md5_of_record(published: Published) -> str:
             record = json.load(response)
             sums = {entry["key"]: str(entry["checksum"]) for entry in record["files"]}
         except (ValueError, KeyError, TypeError) as error:
-            raise TaggerError(f"{url} is not the record that it was: download {published.file} by hand and check it") from error
+            raise TaggerError(
+                f"{url} is not the record that it was: download {published.file} by hand and check it"
+            ) from error
     kind, _, md5 = sums.get(published.file, "").partition(":")
     if kind != "md5" or not md5:
         raise TaggerError(f"{url} states no md5 of {published.file}: download it by hand and check it")

@@ -2,12 +2,16 @@
 
 Mel is HTK's, 1127 ln(1 + f / 700), in both.
 """
+
 import numpy as np
 import numpy.typing as npt
 
 
-def triangles(n_mels: int, n_fft: int, sample_rate: int, lowest_hz: float, highest_hz: float) -> npt.NDArray[np.float32]:
-    """Weights (n_fft / 2 + 1, n_mels) of `n_mels` overlapping triangles, equally spaced in mel from `lowest_hz` to `highest_hz`.
+def triangles(
+    n_mels: int, n_fft: int, sample_rate: int, lowest_hz: float, highest_hz: float
+) -> npt.NDArray[np.float32]:
+    """Weights (n_fft / 2 + 1, n_mels) of `n_mels` overlapping triangles, equally spaced in mel from `lowest_hz` to
+    `highest_hz`.
 
     As tf.signal.linear_to_mel_weight_matrix and Kaldi's mel-computations.cc (without vocal tract warping) make them.
     """

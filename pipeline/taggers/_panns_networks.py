@@ -1,8 +1,10 @@
 """The networks of PANNs that `panns` runs, by the tensor names of their published checkpoints.
 
-Kong et al. 2020, arXiv 1912.10211, table 3 and section III; shapes, order of layers and names: audioset_tagging_cnn, pytorch/models.py.
-In the two MobileNets a mean pooling stands between a strided convolution and its batch norm; it is joined to the kernel here.
+Kong et al. 2020, arXiv 1912.10211, table 3 and section III; shapes, order of layers and names: audioset_tagging_cnn,
+pytorch/models.py. In the two MobileNets a mean pooling stands between a strided convolution and its batch norm; it is
+joined to the kernel here.
 """
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,8 +15,26 @@ from pipeline.taggers._convolution import Builder, Step, residual
 
 RECORD = "3987831"  # on Zenodo; Kong et al. 2020, version 3, CC BY 4.0
 CNN_WIDTHS = (64, 128, 256, 512, 1024, 2048)  # channels of a block
-V1_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))  # channels out, stride
-V2_BLOCKS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 2), (6, 160, 3, 1), (6, 320, 1, 1))  # expansion, c, n, stride
+V1_BLOCKS = (
+    (64, 1),
+    (128, 2),
+    (128, 1),
+    (256, 2),
+    (256, 1),
+    (512, 2),
+    *[(512, 1)] * 5,
+    (1024, 2),
+    (1024, 1),
+)  # channels out, stride
+V2_BLOCKS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 2),
+    (6, 160, 3, 1),
+    (6, 320, 1, 1),
+)  # expansion, c, n, stride
 
 
 @dataclass(frozen=True)
@@ -87,8 +107,18 @@ VARIANTS = {
     "Cnn6": Variant(_cnn(4, 5), 512, 512, "Cnn6_mAP=0.343.pth", 24, "e25e26b84585b14c7754c91e48efc9be"),
     "Cnn10": Variant(_cnn(4, 3), 512, 512, "Cnn10_mAP=0.380.pth", 25, "bfb1f1f9968938fa8ef4012b8471f5f6"),
     "Cnn14_16k": Variant(
-        _cnn(6, 3), 2048, 2048, "Cnn14_16k_mAP=0.438.pth", 359, "362fc5ff18f1d6ad2f6d464b45893f2c", sample_rate=16000, n_fft=512, hop=160
+        _cnn(6, 3),
+        2048,
+        2048,
+        "Cnn14_16k_mAP=0.438.pth",
+        359,
+        "362fc5ff18f1d6ad2f6d464b45893f2c",
+        sample_rate=16000,
+        n_fft=512,
+        hop=160,
     ),
-    "MobileNetV1": Variant(_mobilenet_v1, 1024, 1024, "MobileNetV1_mAP=0.389.pth", 24, "a419303e1c88aa1b9d2ac3811563d371"),
+    "MobileNetV1": Variant(
+        _mobilenet_v1, 1024, 1024, "MobileNetV1_mAP=0.389.pth", 24, "a419303e1c88aa1b9d2ac3811563d371"
+    ),
     "MobileNetV2": Variant(_mobilenet_v2, 1280, 1024, "MobileNetV2_mAP=0.383.pth", 21, ""),
 }

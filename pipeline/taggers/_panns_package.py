@@ -1,7 +1,9 @@
 """PANNs by the package `panns-inference`: its own Cnn14, so that anyone can compare it with ours inside the pipeline.
 
-Importing the package downloads a label list into the home folder, so its class is imported without its `__init__`, and its weights are loaded here.
+Importing the package downloads a label list into the home folder, so its class is imported without its `__init__`, and
+its weights are loaded here.
 """
+
 import importlib
 import importlib.util
 import sys
@@ -22,7 +24,8 @@ from pipeline.taggers import _torch, provenance, read_labels
 
 PACKAGE = "panns_inference"
 VERSION = "1"  # raise it when the same waveform and package would give other logits
-# Cnn14_16k is the same class at another rate, as audioset_tagging_cnn defines it; the package has no Cnn6, Cnn10 or MobileNet.
+# Cnn14_16k is the same class at another rate, as audioset_tagging_cnn defines it; the package has no Cnn6, Cnn10 or
+# MobileNet.
 VARIANTS: dict[str, dict[str, int]] = {
     "Cnn14": {"sample_rate": 32000, "window_size": 1024, "hop_size": 320, "mel_bins": 64, "fmin": 50, "fmax": 14000},
     "Cnn14_16k": {"sample_rate": 16000, "window_size": 512, "hop_size": 160, "mel_bins": 64, "fmin": 50, "fmax": 8000},
@@ -36,11 +39,13 @@ class PannsPackage:
     name = "panns"
     concurrent = False  # torch already spreads one call over the cores
 
-    def __init__(self, checkpoint: Path, device: torch.device, variant: str, published: str, min_s: float, labels_file: Path) -> None:
+    def __init__(
+        self, checkpoint: Path, device: torch.device, variant: str, published: str, min_s: float, labels_file: Path
+    ) -> None:
         """Load a checkpoint of the published form into the package's class.
 
-        Sounds shorter than `min_s` seconds are padded.  Raises TaggerError where the checkpoint is not one of `variant`, which is
-        `published` somewhere, or the package is not installed.
+        Sounds shorter than `min_s` seconds are padded.  Raises TaggerError where the checkpoint is not one of
+        `variant`, which is `published` somewhere, or the package is not installed.
         """
         self.labels_file, self.labels = labels_file, read_labels(labels_file)
         self.sample_rate = VARIANTS[variant]["sample_rate"]
@@ -56,7 +61,9 @@ class PannsPackage:
 
     def provenance(self) -> dict[str, str]:
         """See `Tagger`."""
-        return provenance(self, self._variant, "fp32", self._sha256, f"{VERSION}.{metadata.version(PACKAGE)}", "package")
+        return provenance(
+            self, self._variant, "fp32", self._sha256, f"{VERSION}.{metadata.version(PACKAGE)}", "package"
+        )
 
     def logits(self, waveforms: Floats, n_samples: npt.NDArray[np.int64]) -> Floats:
         """See `Tagger`."""
@@ -68,7 +75,9 @@ class PannsPackage:
 
 
 def logits_of(network: nn.Module, waveforms: Tensor) -> Tensor:
-    """Logits (B, 527) for samples (B, S): the class answers with probabilities and an embedding, so its last layer is asked again."""
+    """Logits (B, 527) for samples (B, S): the class answers with probabilities and an embedding, so its last layer is
+    asked again.
+    """
     last: Callable[[Tensor], Tensor] = network.get_submodule("fc_audioset")
     return last(network(waveforms)["embedding"])
 
@@ -80,7 +89,10 @@ def models() -> ModuleType:
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise TaggerError("tag.args.implementation is package, but panns-inference is not installed: install earshot[pipeline], or set ours")
+        raise TaggerError(
+            "tag.args.implementation is package, but panns-inference is not installed: install earshot[pipeline], or "
+            "set ours"
+        )
     package, plots, pyplot = ModuleType(PACKAGE), ModuleType("matplotlib"), ModuleType("matplotlib.pyplot")
     package.__path__ = [str(Path(place)) for place in spec.submodule_search_locations]
     with _standing_in(package, plots, pyplot):  # the models import pyplot, slow and unused

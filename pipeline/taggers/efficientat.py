@@ -1,9 +1,11 @@
-"""The tagger `efficientat`: EfficientAT (Schmid et al. 2022, arXiv 2211.04772), AudioSet's 527 classes, from a checkpoint on disk.
+"""The tagger `efficientat`: EfficientAT (Schmid et al. 2022, arXiv 2211.04772), AudioSet's 527 classes, from a
+checkpoint on disk.
 
-A checkpoint is a plain state dict, as EfficientAT publishes them.  The network is ours, built for inference out of its tensors, whose
-names and shapes must all fit: MobileNetV3-Large (Howard et al. 2019, arXiv 1905.02244, table 1) at a width, each count of channels
-rounded to a multiple of 8.
+A checkpoint is a plain state dict, as EfficientAT publishes them.  The network is ours, built for inference out of its
+tensors, whose names and shapes must all fit: MobileNetV3-Large (Howard et al. 2019, arXiv 1905.02244, table 1) at a
+width, each count of channels rounded to a multiple of 8.
 """
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +26,10 @@ SAMPLE_RATES = dict.fromkeys(WIDTHS, SAMPLE_RATE)
 PRECISIONS = tuple(_torch.DTYPES)
 VERSION = "1"  # raise it when the same waveform would give other logits
 LABELS = Path("data/labels/audioset.csv")
-PUBLISHED = "the .pt files of the release v0.0.1 of github.com/fschmid56/EfficientAT: download one and set tag.args.checkpoint to its path"
+PUBLISHED = (
+    "the .pt files of the release v0.0.1 of github.com/fschmid56/EfficientAT: download one and set "
+    "tag.args.checkpoint to its path"
+)
 
 PRE_EMPHASIS = 0.97
 N_FFT = 1024
@@ -72,11 +77,13 @@ BLOCKS = (
 
 
 class EfficientAt:
-    """See `Tagger`.  Zeros after a short sound are left out, as EfficientAT's own inference hears a file whole and unpadded.
+    """See `Tagger`.  Zeros after a short sound are left out, as EfficientAT's own inference hears a file whole and
+    unpadded.
 
-    A row's logits are the same in any batch and at any padding, up to 1e-4 in fp32.  Measured with mn04_as on 318 recordings
-    of four animals, 0.2 to 8 s, closed set: left out, with sounds below 1 s padded to it, 95.0 % top-1; padded to 10 s, 90.3 %.
-    There bf16 moves logits by 0.14 on average, 2.5 at most, of a spread of 2.0 (94.7 % top-1), and is little faster on a CPU.
+    A row's logits are the same in any batch and at any padding, up to 1e-4 in fp32.  Measured with mn04_as on 318
+    recordings of four animals, 0.2 to 8 s, closed set: left out, with sounds below 1 s padded to it, 95.0 % top-1;
+    padded to 10 s, 90.3 %. There bf16 moves logits by 0.14 on average, 2.5 at most, of a spread of 2.0 (94.7 % top-1),
+    and is little faster on a CPU.
     """
 
     name = "efficientat"
@@ -85,7 +92,10 @@ class EfficientAt:
     labels_file = LABELS
 
     def __init__(self, checkpoint: Path, device: torch.device, variant: str, precision: str) -> None:
-        """Load a checkpoint of the published form, a state dict.  Raises TaggerError where it is not one of `variant`."""
+        """Load a checkpoint of the published form, a state dict.
+
+        Raises TaggerError where it is not one of `variant`.
+        """
         self.labels = read_labels(LABELS)
         self._variant, self._precision = variant, precision
         self._device, self._dtype = device, _torch.DTYPES[precision]
@@ -118,9 +128,13 @@ class EfficientAt:
         return self._last(functional.hardswish(self._hidden(embedding)))
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
-        """Map samples (B, S) to (B, 128, frames): pre-emphasis, power under a symmetric Hann window, mel, ln(x + 1e-5), (x + 4.5) / 5."""
+        """Map samples (B, S) to (B, 128, frames): pre-emphasis, power under a symmetric Hann window, mel, ln(x + 1e-5),
+        (x + 4.5) / 5.
+        """
         emphasised = waveforms[:, 1:] - PRE_EMPHASIS * waveforms[:, :-1]
-        spectrum = torch.stft(emphasised, N_FFT, HOP, WINDOW, self._window, center=True, pad_mode="reflect", return_complex=True)
+        spectrum = torch.stft(
+            emphasised, N_FFT, HOP, WINDOW, self._window, center=True, pad_mode="reflect", return_complex=True
+        )
         power = torch.view_as_real(spectrum).square_().sum(-1)
         return torch.matmul(self._mel, power).add_(LOG_OFFSET).log_().add_(CENTRE).div_(SPREAD)
 
@@ -178,7 +192,8 @@ def _squeeze(build: Builder, at: str, n_channels: int) -> Step:
 def build(checkpoint: str, device: str, variant: str, precision: str) -> Tagger:
     """Load `variant` from the path `checkpoint` to `device` (cpu, cuda, cuda:1).
 
-    Raises TaggerError where the checkpoint is missing or another, or the device is not there: neither is replaced by a default.
+    Raises TaggerError where the checkpoint is missing or another, or the device is not there: neither is replaced by a
+    default.
     """
     if not Path(checkpoint).is_file():
         raise TaggerError(f"efficientat has no checkpoint at {checkpoint!r}: {variant} is among {PUBLISHED}")

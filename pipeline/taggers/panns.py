@@ -1,8 +1,11 @@
-"""The tagger `panns`: PANNs (Kong et al. 2020, arXiv 1912.10211), AudioSet's 527 classes, from a published checkpoint on disk.
+"""The tagger `panns`: PANNs (Kong et al. 2020, arXiv 1912.10211), AudioSet's 527 classes, from a published checkpoint
+on disk.
 
-The networks are ours, built for inference out of the checkpoint's tensors, whose names and shapes must all fit; or, for comparison, the package
-panns-inference runs its own (`build_package`).  `python -m pipeline.taggers.panns fetch Cnn14` downloads a checkpoint.
+The networks are ours, built for inference out of the checkpoint's tensors, whose names and shapes must all fit; or, for
+comparison, the package panns-inference runs its own (`build_package`).  `python -m pipeline.taggers.panns fetch Cnn14`
+downloads a checkpoint.
 """
+
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +30,8 @@ VERSION = "2"  # raise it when the same waveform would give other logits
 LABELS = Path("data/labels/audioset.csv")
 N_MELS = 64
 POWER_FLOOR = 1e-10  # of the log, as in librosa.power_to_db
-MIN_S = 1.0  # shorter sounds are padded with zeros: five poolings by 2 need 0.32 s, and `efficientat` heard best from 1 s on
+# shorter sounds are padded with zeros: five poolings by 2 need 0.32 s, and `efficientat` heard best from 1 s on
+MIN_S = 1.0
 EPSILON = 1e-5  # of the batch norms
 SAME_WINDOW = 1e-4  # between a checkpoint's copy of the Hann window and ours
 
@@ -37,8 +41,8 @@ Floats = npt.NDArray[np.float32]
 class Panns:
     """See `Tagger`.  Zeros after a short sound are left out, as PANNs' own inference hears a file whole and unpadded.
 
-    A row's logits are the same in any batch and at any padding, up to 1e-4 in fp32.  On a CPU bf16 takes half of fp32's time; with
-    random weights of Cnn14 it moves logits by 0.04 on average, 0.26 at most, of a spread of 1.8.
+    A row's logits are the same in any batch and at any padding, up to 1e-4 in fp32.  On a CPU bf16 takes half of fp32's
+    time; with random weights of Cnn14 it moves logits by 0.04 on average, 0.26 at most, of a spread of 1.8.
     """
 
     name = "panns"
@@ -46,7 +50,9 @@ class Panns:
     labels_file = LABELS
 
     def __init__(self, checkpoint: Path, device: torch.device, variant: str, precision: str) -> None:
-        """Load a checkpoint of the published form, {"model": state_dict}.  Raises TaggerError where it is not one of `variant`."""
+        """Load a checkpoint of the published form, {"model": state_dict}.  Raises TaggerError where it is not one of
+        `variant`.
+        """
         model = VARIANTS[variant]
         self.labels = read_labels(LABELS)
         self.sample_rate = model.sample_rate
@@ -83,19 +89,28 @@ class Panns:
         return self._last(embedding)
 
     def log_mel(self, waveforms: Tensor) -> Tensor:
-        """Map samples (B, S) to decibels (B, 64, frames): power under a Hann window, reflected at both ends, mel, 10 log10."""
-        spectrum = torch.stft(waveforms, self._n_fft, self._hop, window=self._window, center=True, pad_mode="reflect", return_complex=True)
+        """Map samples (B, S) to decibels (B, 64, frames): power under a Hann window, reflected at both ends, mel, 10
+        log10.
+        """
+        spectrum = torch.stft(
+            waveforms, self._n_fft, self._hop, window=self._window, center=True, pad_mode="reflect", return_complex=True
+        )
         power = torch.view_as_real(spectrum).square_().sum(-1)  # (B, bins, frames)
         return torch.matmul(self._mel, power).clamp_(min=POWER_FLOOR).log_().mul_(10 / math.log(10))
 
     def _front_end(self, build: Builder) -> tuple[Tensor, Tensor]:
-        """The window, and the mel bank (64, bins) that the checkpoint carries.  Raises ValueError where the checkpoint was made with another window.
+        """The window, and the mel bank (64, bins) that the checkpoint carries.  Raises ValueError where the checkpoint
+        was made with another window.
 
-        Checkpoints hold the Fourier transform as the weights of a convolution (torchlibrosa): window times cosine and sine by bin.
+        Checkpoints hold the Fourier transform as the weights of a convolution (torchlibrosa): window times cosine and
+        sine by bin.
         """
         n_bins = self._n_fft // 2 + 1
         hann = torch.hann_window(self._n_fft, periodic=True)
-        cosine, _ = (build.take(f"spectrogram_extractor.stft.conv_{part}.weight", n_bins, 1, self._n_fft) for part in ("real", "imag"))
+        cosine, _ = (
+            build.take(f"spectrogram_extractor.stft.conv_{part}.weight", n_bins, 1, self._n_fft)
+            for part in ("real", "imag")
+        )
         if not torch.allclose(cosine[0, 0], hann, atol=SAME_WINDOW):
             raise ValueError("its spectrogram is not under a Hann window")
         mel = build.take("logmel_extractor.melW", n_bins, N_MELS)
@@ -104,7 +119,9 @@ class Panns:
 
 @dataclass(frozen=True)
 class Fetch:
-    """Download a published checkpoint of PANNs from Zenodo: resumed where it was cut, checked against its published md5."""
+    """Download a published checkpoint of PANNs from Zenodo: resumed where it was cut, checked against its published
+    md5.
+    """
 
     action: Positional[Literal["fetch"]]
     name: Positional[Literal["Cnn14", "Cnn6", "Cnn10", "Cnn14_16k", "MobileNetV1", "MobileNetV2"]]
@@ -112,7 +129,9 @@ class Fetch:
 
 
 def fetch(options: Fetch) -> dict[str, object]:
-    """Download OUT/NAME.pth and return its path, size and sha256.  Raises TaggerError where that fails; what came is kept for the next run."""
+    """Download OUT/NAME.pth and return its path, size and sha256.  Raises TaggerError where that fails; what came is
+    kept for the next run.
+    """
     model = VARIANTS[options.name]
     path = options.out / f"{options.name}.pth"
     sha256 = _fetch.download(_fetch.Published(RECORD, model.file, model.md5), path)
@@ -131,7 +150,8 @@ def published(variant: str) -> str:
 def build(checkpoint: str, device: str, variant: str, precision: str) -> Tagger:
     """Load `variant` from the path `checkpoint` to `device` (cpu, cuda, cuda:1).
 
-    Raises TaggerError where the checkpoint is missing or another, or the device is not there: neither is replaced by a default.
+    Raises TaggerError where the checkpoint is missing or another, or the device is not there: neither is replaced by a
+    default.
     """
     return Panns(_existing(checkpoint, variant), _torch.open_device(device, precision), variant, precision)
 
@@ -146,7 +166,9 @@ def build_package(checkpoint: str, device: str, variant: str, precision: str) ->
     choose("panns by the package", "variant", variant, _panns_package.VARIANTS)
     choose("panns by the package", "precision", precision, ("fp32",))
     path = _existing(checkpoint, variant)
-    return _panns_package.PannsPackage(path, _torch.open_device(device, precision), variant, published(variant), MIN_S, LABELS)
+    return _panns_package.PannsPackage(
+        path, _torch.open_device(device, precision), variant, published(variant), MIN_S, LABELS
+    )
 
 
 def _existing(checkpoint: str, variant: str) -> Path:

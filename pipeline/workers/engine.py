@@ -3,6 +3,7 @@
 Threads are enough here, since the work is done by ffmpeg processes or by libraries that release the interpreter's lock.
 Everything comes back in the order in which it was asked for, and no more is held than a few items a worker.
 """
+
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +25,8 @@ def map_clips(
 ) -> list[Result]:
     """Return `function(item)` for each item, in the order of `items`, on `jobs` threads.
 
-    The first exception of an item, in that order, is raised.  Raises EarshotError where `jobs` is below 1.  `stop` as `imap` has it.
+    The first exception of an item, in that order, is raised.  Raises EarshotError where `jobs` is below 1.  `stop` as
+    `imap` has it.
     """
     return list(imap(function, items, jobs, stop))
 
@@ -34,8 +36,8 @@ def imap(
 ) -> Iterator[Result]:
     """Yield `function(item)` for each item, in order, on `jobs` threads, at most 2 x `jobs` items ahead of the reader.
 
-    `items` is read by the caller's thread, as far as it is needed.  Raises as `map_clips` does.  `stop` is called where the reading ends before
-    the items do, such as by Ctrl-C: it ends what the threads wait for.
+    `items` is read by the caller's thread, as far as it is needed.  Raises as `map_clips` does.  `stop` is called where
+    the reading ends before the items do, such as by Ctrl-C: it ends what the threads wait for.
     """
     _check(jobs)
     pending: deque[Future[Result]] = deque()
@@ -89,10 +91,12 @@ class _Outbox(Generic[Result]):
 def stream(
     function: Callable[[Item], Generator[Result, None, None]], items: Iterable[Item], jobs: int, depth: int = 4
 ) -> Iterator[tuple[Item, Iterator[Result]]]:
-    """Yield (item, results of `function(item)`) for each item, in order; `jobs` threads work ahead, at most `depth` results an item.
+    """Yield (item, results of `function(item)`) for each item, in order; `jobs` threads work ahead, at most `depth`
+    results an item.
 
-    So a long item is never held whole.  What a reader leaves of an item is read and dropped before the next one comes.  An exception
-    of `function` is raised where its results are read.  Generators that the reader abandons are closed.  Raises as `map_clips` does.
+    So a long item is never held whole.  What a reader leaves of an item is read and dropped before the next one comes.
+    An exception of `function` is raised where its results are read.  Generators that the reader abandons are closed.
+    Raises as `map_clips` does.
     """
     _check(jobs)
     reader_gone = Event()

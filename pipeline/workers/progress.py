@@ -1,4 +1,5 @@
 """How far a stage is, on stderr: a bar in a terminal, a line now and then in a file or a pipe."""
+
 import sys
 from typing import Any
 
@@ -12,4 +13,13 @@ def progress(name: str, total: int, unit: str = "clip") -> "tqdm[Any]":
     """A bar on stderr with `unit`s a second and the time left; `update(n)` after n of them, a context manager."""
     seen = sys.stderr.isatty()
     every_s = 0.5 if seen else LOG_EVERY_S
-    return tqdm(total=total, desc=name, unit=f" {unit}", file=sys.stderr, delay=QUIET_S, mininterval=every_s, maxinterval=every_s, ascii=not seen)
+    return tqdm(
+        total=total,
+        desc=name,
+        unit=f" {unit}",
+        file=sys.stderr,
+        delay=QUIET_S,
+        mininterval=every_s,
+        maxinterval=every_s,
+        ascii=not seen,
+    )

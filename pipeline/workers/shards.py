@@ -1,8 +1,10 @@
-"""Folders of Parquet shards that grow with a data set: keep what is still valid, make what is missing, drop what is gone.
+"""Folders of Parquet shards that grow with a data set: keep what is still valid, make what is missing, drop what is
+gone.
 
-A stage killed half-way loses the shard in hand and a second run does nothing.  Rows go from old shards and from the stage to new
-shards as a stream, so memory grows neither with the data set nor with a clip's length.
+A stage killed half-way loses the shard in hand and a second run does nothing.  Rows go from old shards and from the
+stage to new shards as a stream, so memory grows neither with the data set nor with a clip's length.
 """
+
 import hashlib
 import heapq
 from collections import Counter
@@ -45,13 +47,17 @@ class Group:
     n_rows: Mapping[str, str]  # table -> the index's column that tells how many of its rows a clip has
 
 
-def sync(group: Group, wanted: Mapping[str, str], make: Make, provenance: Mapping[str, str], n_clips: int | None = None) -> dict[str, int]:
-    """Bring the group's folders in line with `wanted` (clip_id -> cache_key); return counts of kept, made and dropped clips.
+def sync(
+    group: Group, wanted: Mapping[str, str], make: Make, provenance: Mapping[str, str], n_clips: int | None = None
+) -> dict[str, int]:
+    """Bring the group's folders in line with `wanted` (clip_id -> cache_key); return counts of kept, made and dropped
+    clips.
 
-    Rows whose clip and key are still wanted are kept, whatever shard they lie in; `make(clip_ids)` is asked, shard by shard, for the
-    rows of the others, as (table, row), clip by clip in the order of `clip_ids`, each row with its clip_id and cache_key.  A clip for
-    which `make` gives no row is asked for again by the next run.  `n_clips` decides the number of shards (default: of `wanted`), so
-    that a table about some of the clips can be sharded like the table about all.
+    Rows whose clip and key are still wanted are kept, whatever shard they lie in; `make(clip_ids)` is asked, shard by
+    shard, for the rows of the others, as (table, row), clip by clip in the order of `clip_ids`, each row with its
+    clip_id and cache_key.  A clip for which `make` gives no row is asked for again by the next run.  `n_clips` decides
+    the number of shards (default: of `wanted`), so that a table about some of the clips can be sharded like the table
+    about all.
     """
     total = n_shards(len(wanted) if n_clips is None else n_clips)
     stored = Stored.read(group, wanted)
@@ -82,7 +88,9 @@ class Stored:
 
     @classmethod
     def read(cls, group: Group, wanted: Mapping[str, str]) -> "Stored":
-        """Look at every shard's clip_id and cache_key.  A broken shard, or one of another schema, holds nothing that can be kept."""
+        """Look at every shard's clip_id and cache_key.  A broken shard, or one of another schema, holds nothing that
+        can be kept.
+        """
         holds: dict[Path, set[str]] = {}
         rows_of: dict[str, dict[tuple[str, str], dict[Path, int]]] = {table: {} for table in group.folders}
         for table, folder in group.folders.items():
@@ -103,7 +111,10 @@ class Stored:
                 for table, column in group.n_rows.items():
                     whole = [f for f, n in rows_of[table].get(key, {}).items() if n == row[column]]
                     if whole or row[column] == 0:
-                        found[table] = next((f for f in whole if f.name == file.name), whole[0] if whole else group.folders[table] / file.name)
+                        found[table] = next(
+                            (f for f in whole if f.name == file.name),
+                            whole[0] if whole else group.folders[table] / file.name,
+                        )
                 if len(found) == len(group.folders):
                     where[clip_id] = found
         seen = set().union(*(clips for file, clips in holds.items() if file.parent == group.folders[group.index]))
@@ -128,7 +139,11 @@ class Stored:
         for clip_id in clip_ids:
             for table, file in self.where.get(clip_id, {}).items():
                 files.setdefault((table, file), set()).add(clip_id)
-        return [_stored_rows(table, file, {clip: wanted[clip] for clip in clips}) for (table, file), clips in files.items() if file in self.holds]
+        return [
+            _stored_rows(table, file, {clip: wanted[clip] for clip in clips})
+            for (table, file), clips in files.items()
+            if file in self.holds
+        ]
 
 
 def read_rows(file: Path, table: str, clip_ids: Iterable[str], columns: Sequence[str]) -> Iterator[dict[str, object]]:
@@ -150,10 +165,15 @@ def _stored_rows(table: str, file: Path, keys: Mapping[str, str]) -> Iterator[Ta
 
 
 def _write_shard(group: Group, name: str, sources: Sequence[Iterable[TableRow]], provenance: Mapping[str, str]) -> None:
-    """Merge rows that come in clip order into one shard a table.  The index is renamed last: its rows promise the others'."""
+    """Merge rows that come in clip order into one shard a table.  The index is renamed last: its rows promise the
+    others'.
+    """
     tables = [group.index, *(table for table in group.folders if table != group.index)]
     with ExitStack() as stack:
-        writers = {table: stack.enter_context(parquet.Writer(group.folders[table] / name, table, provenance)) for table in tables}
+        writers = {
+            table: stack.enter_context(parquet.Writer(group.folders[table] / name, table, provenance))
+            for table in tables
+        }
         held: dict[str, list[parquet.Row]] = {table: [] for table in tables}
         for table, row in heapq.merge(*sources, key=lambda item: str(item[1]["clip_id"])):
             held[table].append(row)

@@ -1,9 +1,11 @@
 """The door of the question forms: how sounds and classes are put to a language model, and what counts as an answer.
 
-Two forms: `pick` asks about one sound and a few candidate classes, which a small model can do; `block` asks about a block of sounds
-and all classes at once, which takes a strong model and a fiftieth of the requests.  A form has prompt files of its own in
-data/prompts, and every name that it shows is untrusted text: quoted as JSON, and an answer can only name what was asked.
+Two forms: `pick` asks about one sound and a few candidate classes, which a small model can do; `block` asks about a
+block of sounds and all classes at once, which takes a strong model and a fiftieth of the requests.  A form has prompt
+files of its own in data/prompts, and every name that it shows is untrusted text: quoted as JSON, and an answer can only
+name what was asked.
 """
+
 import importlib
 import json
 import re
@@ -136,7 +138,10 @@ def parse(raw: str, finish_reason: str | None, member: str) -> list[Any]:
     if finish_reason == "length":
         raise ReplyError("the reply was cut off at the token limit: answer shorter")
     if finish_reason in ("refusal", "content_filter"):
-        raise ReplyError(f"the model refused to answer ({finish_reason}): {_one_line(raw)!r}: the question is only about names of sounds")
+        raise ReplyError(
+            f"the model refused to answer ({finish_reason}): {_one_line(raw)!r}: the question is only about names of "
+            "sounds"
+        )
     try:
         reply = json.loads(raw)
     except (json.JSONDecodeError, RecursionError) as error:

@@ -1,4 +1,7 @@
-"""The form for a strong model: a block of sounds against all classes in one request, every sound answered, most with an empty list."""
+"""The form for a strong model: a block of sounds against all classes in one request, every sound answered, most with an
+empty list.
+"""
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from string import Template
@@ -6,7 +9,18 @@ from typing import Any
 
 from adapt.errors import MapperError
 from pipeline.labels.lists import LabelLists, shown
-from pipeline.llm.forms import Cut, Match, Prompt, Record, ReplyError, each_once, match_schema, parse, quoted, read_match
+from pipeline.llm.forms import (
+    Cut,
+    Match,
+    Prompt,
+    Record,
+    ReplyError,
+    each_once,
+    match_schema,
+    parse,
+    quoted,
+    read_match,
+)
 
 SETTINGS: Record = {"temperature": 0, "seed": 0, "max_tokens": 8000}
 TOKENS_OUT = 30  # a sound: an empty list takes about 15, a match about 40
@@ -40,7 +54,9 @@ class Question:
     def messages(self, prompt: Prompt) -> list[Record]:
         """The two messages of a first attempt."""
         classes = [shown(label) for label in self.classes]
-        user = Template(prompt.user).substitute(n=len(self.sounds), sounds=quoted(list(self.sounds)), classes=quoted(classes))
+        user = Template(prompt.user).substitute(
+            n=len(self.sounds), sounds=quoted(list(self.sounds)), classes=quoted(classes)
+        )
         return [{"role": "system", "content": prompt.system}, {"role": "user", "content": user}]
 
     def schema(self) -> Record:
@@ -49,14 +65,25 @@ class Question:
         entry = {"sound": {"type": "string", "enum": list(self.sounds)}, "matches": matches}
         item = {"type": "object", "properties": entry, "required": list(entry), "additionalProperties": False}
         sounds = {"type": "array", "items": item, "minItems": len(self.sounds), "maxItems": len(self.sounds)}
-        return {"type": "object", "properties": {"sounds": sounds}, "required": ["sounds"], "additionalProperties": False}
+        return {
+            "type": "object",
+            "properties": {"sounds": sounds},
+            "required": ["sounds"],
+            "additionalProperties": False,
+        }
 
     def read(self, raw: str, finish_reason: str | None) -> list[Match]:
-        """The matches of all sounds.  Raises ReplyError naming the first sounds that are missing, not asked, or answered wrongly."""
+        """The matches of all sounds.  Raises ReplyError naming the first sounds that are missing, not asked, or
+        answered wrongly.
+        """
         given: dict[str, list[Any]] = {}
         faults = []
         for entry in parse(raw, finish_reason, "sounds"):
-            if not isinstance(entry, dict) or not isinstance(entry.get("sound"), str) or not isinstance(entry.get("matches"), list):
+            if (
+                not isinstance(entry, dict)
+                or not isinstance(entry.get("sound"), str)
+                or not isinstance(entry.get("matches"), list)
+            ):
                 raise ReplyError('an item of "sounds" is not an object with a string "sound" and a list "matches"')
             if entry["sound"] not in self.sounds:
                 faults.append(f"the sound {entry['sound']!r} was not asked")
@@ -87,11 +114,15 @@ def asked(lists: LabelLists, size: Cut) -> list[Record]:
     if size.block_size < 1:
         raise MapperError(f"--block_size {size.block_size}: a block needs at least one sound")
     starts = range(0, len(lists.sounds), size.block_size)
-    return [{"audio_id": i, "sounds": list(lists.sounds[i : i + size.block_size]), "classes": list(lists.classes)} for i in starts]
+    return [
+        {"audio_id": i, "sounds": list(lists.sounds[i : i + size.block_size]), "classes": list(lists.classes)}
+        for i in starts
+    ]
 
 
 def questions(plan: Mapping[str, Any]) -> list[Question]:
     """The questions that a plan holds, in sound order."""
     return [
-        Question(tuple(range(q["audio_id"], q["audio_id"] + len(q["sounds"]))), tuple(q["sounds"]), tuple(q["classes"])) for q in plan["asked"]
+        Question(tuple(range(q["audio_id"], q["audio_id"] + len(q["sounds"]))), tuple(q["sounds"]), tuple(q["classes"]))
+        for q in plan["asked"]
     ]

@@ -1,8 +1,10 @@
-"""The form for a small model: one sound, a few candidate classes that are near in a sentence embedding, or none of these.
+"""The form for a small model: one sound, a few candidate classes that are near in a sentence embedding, or none of
+these.
 
-Candidates are shuffled (a small model likes to copy the first) and "none of these" stands among them: a small model hardly ever
-leaves a list empty, but it can choose this.
+Candidates are shuffled (a small model likes to copy the first) and "none of these" stands among them: a small model
+hardly ever leaves a list empty, but it can choose this.
 """
+
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,19 +29,24 @@ class Question:
 
     audio_id: int
     sound: str
-    near: tuple[str, ...]  # the sounds listed before it: AudioSet lists kinds after their kin, which tells homonyms apart
+    near: tuple[
+        str, ...
+    ]  # the sounds listed before it: AudioSet lists kinds after their kin, which tells homonyms apart
     candidates: tuple[str, ...]
     n_sounds: int = 1
 
     def messages(self, prompt: Prompt) -> list[Record]:
         """The two messages of a first attempt."""
-        user = Template(prompt.user).substitute(sound=quoted(self.sound), near=quoted(list(self.near)), classes=quoted(self._choices()))
+        user = Template(prompt.user).substitute(
+            sound=quoted(self.sound), near=quoted(list(self.near)), classes=quoted(self._choices())
+        )
         return [{"role": "system", "content": prompt.system}, {"role": "user", "content": user}]
 
     def schema(self) -> Record:
         """The JSON schema of a reply: only the candidates can be named.
 
-        `made_by` comes first so that a small model has said what it hears before it picks: without it, it hardly ever picks nothing.
+        `made_by` comes first so that a small model has said what it hears before it picks: without it, it hardly ever
+        picks nothing.
         """
         matches = match_schema(self._choices(), len(self.candidates))
         reply = {"made_by": {"type": "string", "maxLength": 60}, "matches": matches}
@@ -62,12 +69,22 @@ def cut(size: Cut) -> Record:
 
 
 def asked(lists: LabelLists, size: Cut) -> list[Record]:
-    """The sounds that have a class near them, each with its candidates.  Raises MapperError where a class is called "none of these"."""
+    """The sounds that have a class near them, each with its candidates.  Raises MapperError where a class is called
+    "none of these".
+    """
     if NONE in map(shown, lists.classes):
-        raise MapperError(f"a class of {lists.dataset} is called {NONE!r}, which the form pick says itself: rename it or use --form block")
+        raise MapperError(
+            f"a class of {lists.dataset} is called {NONE!r}, which the form pick says itself: rename it or use --form "
+            "block"
+        )
     found = shortlist.shortlist(lists.sounds, [shown(label) for label in lists.classes], size.floor, size.top_n)
     return [
-        {"audio_id": i, "sound": sound, "near": list(lists.sounds[max(0, i - N_NEAR) : i]), "candidates": _shuffled(sound, lists, found[i])}
+        {
+            "audio_id": i,
+            "sound": sound,
+            "near": list(lists.sounds[max(0, i - N_NEAR) : i]),
+            "candidates": _shuffled(sound, lists, found[i]),
+        }
         for i, sound in enumerate(lists.sounds)
         if found[i]
     ]
