@@ -1,4 +1,5 @@
 """A caller's torch.autocast: every method and fusion runs in it and learns in float32."""
+
 import pytest
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,5 @@
 """Kinds of norm layers: which count, which weights adapt, which outputs are aligned, and whose statistics are mixed."""
+
 import pytest
 import torch
 from torch import Tensor, nn

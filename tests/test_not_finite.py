@@ -1,4 +1,5 @@
-"""Classes that a head masks by -inf, and steps that are not finite: neither spoils an answer, a weight or an estimate."""
+"""Classes that a head masks by -inf, and steps that are not finite: neither spoils anything."""
+
 import copy
 import math
 from collections.abc import Callable

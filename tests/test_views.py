@@ -1,4 +1,5 @@
 """Which frames a view takes: one sampler for files and for tensors, without a decoder."""
+
 import subprocess
 import sys
 from fractions import Fraction

@@ -1,4 +1,5 @@
 """A wrapped model is an nn.Module: to the rest of torch it is the network; what the method remembers moves along."""
+
 import copy
 import pickle
 from typing import Any
@@ -191,7 +192,9 @@ def blocks_adapting() -> Wrapped:
     return made
 
 
-COPIES = [(kind, "deepcopy") for kind in ("tiny", "blocks", "prepared")] + [(kind, "pickle") for kind in ("tiny", "blocks")]
+COPIES = [(kind, "deepcopy") for kind in ("tiny", "blocks", "prepared")] + [
+    (kind, "pickle") for kind in ("tiny", "blocks")
+]
 
 
 @pytest.mark.parametrize(("kind", "copied"), COPIES)
@@ -229,8 +232,8 @@ def in_place(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize(("cover", "message"), [
-    (lambda model: torch.compile(model, backend="eager"), r"the model \(OptimizedModule\) wraps .* its attribute _orig_mod"),
-    (nn.DataParallel, r"the model \(DataParallel\) wraps a network .*: pass the one inside, its attribute module"),
+    (lambda model: torch.compile(model, backend="eager"), r"the model \(OptimizedModule\) wraps .* _orig_mod"),
+    (nn.DataParallel, r"the model \(DataParallel\) wraps a network, .*: pass its attribute module"),
     (lambda model: nn.Sequential(nn.DataParallel(model)), r"0 \(DataParallel\) wraps"),
     (in_place, r"the model \(TinyVideoModel\) was compiled by its method compile"),
 ])  # fmt: skip

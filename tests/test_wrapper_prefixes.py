@@ -1,4 +1,5 @@
 """Published weights that were saved through a wrapper of torch: their names have its prefix."""
+
 from pathlib import Path
 from typing import Any
 
