@@ -50,18 +50,21 @@ def test_an_upper_bound_runs_in_autocast(method: str, way: str) -> None:
     assert answer.after.isfinite().all() and (answer.fused is None or answer.fused.isfinite().all())
 
 
-def test_the_answer_is_by_the_weights_of_now_not_by_casts_of_before() -> None:
-    """Autocast keeps a weight's cast until its block ends: in one block the answers would be by the first weights."""
-    model = wrapped("vitta", scope="all", lr=0.1, fusion="none")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        with torch.no_grad():
-            model.model(clip())  # the caller's own look, whose casts are kept
-        inside = model(clip(), SOUND)
-        own = model.model(clip()).log_softmax(1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        fresh = model.model(clip()).log_softmax(1)
-    assert torch.equal(inside, fresh) and torch.equal(own, fresh)
-    assert not torch.is_autocast_enabled("cpu")
+def test_steps_and_looks_are_by_the_weights_of_now_not_by_casts_of_before() -> None:
+    """Autocast keeps a weight's cast until its block ends, unless told not to: a step would work on old weights."""
+
+    def stream(cache: bool) -> tuple[list[Tensor], Tensor, Tensor]:
+        settings = {"scope": "all", "lr": 1.0, "audio_lr": 1.0, "cycle": "fixed", "max_iterations": 4}
+        model = wrapped("audio", predict="alone", **settings)
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=cache):
+            first: Tensor = model.model(clip())  # the caller's own look, whose casts are kept
+            answers = [model(clip(i), SOUND) for i in range(2)]
+            assert torch.is_autocast_cache_enabled() == cache
+            return answers, first, model.model(clip())
+
+    (kept, _, own), (fresh, first, expected) = stream(True), stream(False)
+    assert all(torch.equal(a, b) for a, b in zip(kept, fresh, strict=True))
+    assert torch.equal(own, expected) and not torch.equal(own, first)
 
 
 def test_moments_of_reduced_numbers_are_taken_in_float32_and_their_gradient_is_of_the_inputs_type() -> None:
