@@ -1,7 +1,9 @@
 """Losses that need no label: functions of what a network answers, and the alignment of its features.
 
-A head may mask a class: its logit and log-probability are then -inf, and 0 x -inf is 0 in every loss and every gradient.
+A head may mask a class: its logit and log-probability are then -inf, and 0 x -inf is 0 in every loss and every
+gradient.
 """
+
 import math
 
 import torch
@@ -30,10 +32,11 @@ def divergence(log_p: Tensor, t: Tensor) -> Tensor:
 
 
 class Alignment(Stateful):
-    """Feature alignment (ViTTA, Lin et al., CVPR 2023, section 3.1): pull the moments of norm layers' outputs towards the source's.
+    """Feature alignment (ViTTA, Lin et al., CVPR 2023, section 3.1): pull the moments of norm layers' outputs towards
+    the source's.
 
-    The online estimate is an exponential moving average that the gradient reaches through the newest clip only, and that is
-    committed once a clip.
+    The online estimate is an exponential moving average that the gradient reaches through the newest clip only, and
+    that is committed once a clip.
     """
 
     running = ("online",)
@@ -71,5 +74,8 @@ class Alignment(Stateful):
 
 
 def three_terms(alignment: Alignment, seen: Moments, log_p: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(alignment, consistency, divergence from t (B,)) of one forward of the views: moments, log p (B, V, K) and a target t (B, K)."""
+    """(alignment, consistency, divergence from t (B,)) of one forward of the views.
+
+    `seen` are its moments, `log_p` is (B, V, K), the target `t` (B, K).
+    """
     return alignment.loss(seen), consistency(log_p), divergence(log_p, t)

@@ -3,12 +3,14 @@
     model = adapt.wrap(my_video_model, method="audio", classes=names)
     logits = model(frames, sound={"dog barking": 0.9})
 
-Frames go in as (B, C, T, H, W) float in [0, 1]: that tensor is what the clip is predicted from.  The views to adapt on are sub-samples of it,
-as adapt/video/views.py takes them of a file: with `view_frames` below T a view is one frame from each of `view_frames` equal segments, at
-equidistant offsets for the views and in the middle for the prediction; without, view v holds every V-th frame from the v-th on, each shown V
-times, so that a network built for T frames gets T.  Or bring your own views, (B, V, C, T, H, W): the middle one is predicted from.
+Frames go in as (B, C, T, H, W) float in [0, 1]: that tensor is what the clip is predicted from.  The views to adapt on
+are sub-samples of it, as adapt/video/views.py takes them of a file: with `view_frames` below T a view is one frame from
+each of `view_frames` equal segments, at equidistant offsets for the views and in the middle for the prediction;
+without, view v holds every V-th frame from the v-th on, each shown V times, so that a network built for T frames gets
+T.  Or bring your own views, (B, V, C, T, H, W): the middle one is predicted from.
 """
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 
 from adapt import methods
 from adapt.contract import Answer, Batch, SourceStatistics, Step
-from adapt.core import moments
+from adapt.core.moments import source_statistics as source_statistics
 from adapt.core.network import Network, check_is_bare, check_logits
 from adapt.errors import MethodError
 from adapt.fusion import Fused
@@ -52,13 +54,14 @@ def wrap(
     predict: str = "fused",
     **settings: Any,
 ) -> "Wrapped":
-    """Adapt `model` by `method`; its weights change in place, it goes to eval mode, and weights that do not adapt stop needing gradients.
+    """Adapt `model` by `method`, in place: it goes to eval mode, and weights that do not adapt stop needing gradients.
 
-    `model` takes frames (N, C, T, H, W) in [0, 1] to logits (N, K), K = len(classes), and normalises them itself; else `prepare` turns
-    such frames into what it takes, and `read` its answer into logits.  A class may be masked by a logit of -inf.  `statistics` are those of
-    `source_statistics`; without them they are read from batch norm buffers.  `layers` names the norm layers to align, all by default.
-    `predict` is the answer given where a method has two: fused with the sound, or the adapted model alone.  `settings` are those of the
-    method and of the fusion, such as lr=1e-4.  Raises MethodError for an unknown method, fusion or setting, for a network in the wrapper of
+    `model` takes frames (N, C, T, H, W) in [0, 1] to logits (N, K), K = len(classes), and normalises them itself; else
+    `prepare` turns such frames into what it takes, and `read` its answer into logits.  A class may be masked by a logit
+    of -inf.  `statistics` are those of `source_statistics`; without them they are read from batch norm buffers.
+    `layers` names the norm layers to align, all by default.  `predict` is the answer given where a method has two:
+    fused with the sound, or the adapted model alone.  `settings` are those of the method and of the fusion, such as
+    lr=1e-4.  Raises MethodError for an unknown method, fusion or setting, for a network in the wrapper of
     torch.compile, DataParallel or DistributedDataParallel, and where the method cannot work with the model.
     """
     if predict not in ("fused", "alone"):
@@ -72,22 +75,26 @@ def wrap(
     if prepare is not None or read is not None or layers:
         network = Network(model, len(classes), prepare, read, layers)
         if statistics is not None:
-            statistics = SourceStatistics(*({f"model.{name}": pair for name, pair in part.items()} for part in statistics))
+            statistics = SourceStatistics(
+                *({f"model.{name}": pair for name, pair in part.items()} for part in statistics)
+            )
     built = methods.build(method, fusion, network, statistics, len(classes), settings)
-    return Wrapped(model, built, list(classes), views, view_frames, alone=predict == "alone", checked=network is not model)
+    return Wrapped(
+        model, built, list(classes), views, view_frames, alone=predict == "alone", checked=network is not model
+    )
 
 
 class Wrapped(nn.Module):
     """A network that adapts on each clip it is asked about.
 
-    To the rest of torch it is the network: state dict, parameters and buffers are the network's, under its names.  Moving it to another device
-    or type moves the method's memory along.  `train` and `eval` neither stop nor start adapting, nor change how: the network stays in
-    eval mode, dropout as the method's setting says.
+    To the rest of torch it is the network: state dict, parameters and buffers are the network's, under its names.
+    Moving it to another device or type moves the method's memory along.  `train` and `eval` neither stop nor start
+    adapting, nor change how: the network stays in eval mode, dropout as the method's setting says.
     """
 
     def __init__(
-        self, model: nn.Module, method: Fused, classes: list[str], n_views: int, view_frames: int | None, alone: bool = False,
-        checked: bool = False,
+        self, model: nn.Module, method: Fused, classes: list[str], n_views: int, view_frames: int | None,
+        alone: bool = False, checked: bool = False,
     ) -> None:  # fmt: skip
         """`checked` says that the network checks its own answers; else they are looked at once, on the first clip."""
         super().__init__()
@@ -108,15 +115,15 @@ class Wrapped(nn.Module):
 
     @property
     def n_not_finite(self) -> int:
-        """Batches so far that gave no step because a loss, a gradient or an answer was not finite; their stop reason is `not_finite`."""
+        """Batches so far that gave no step since something was not finite; their stop reason is `not_finite`."""
         return int(getattr(self.method.method, "n_not_finite", 0))
 
     def forward(self, frames: Tensor, sound: Heard = None) -> Tensor:
-        """Adapt on frames (B, C, T, H, W) or (B, V, C, T, H, W) in [0, 1], then predict them: logits (B, K), scaled to log-probabilities.
+        """Adapt on frames (B, C, T, H, W) or (B, V, C, T, H, W) in [0, 1], then predict them: log-probabilities (B, K).
 
         Where the method has a fused answer, that is given unless `predict` is "alone"; `answer` has both.
-        `sound` is None where nothing is heard; evidence in [0, 1] per class, as a mapping from names (for all clips) or a tensor (K,) or
-        (B, K); or a Sound.  Raises MethodError for frames or a sound that are not so.
+        `sound` is None where nothing is heard; evidence in [0, 1] per class, as a mapping from names (for all clips) or
+        a tensor (K,) or (B, K); or a Sound.  Raises MethodError for frames or a sound that are not so.
         """
         self._check(frames)
         if self.model.training:  # its owner may have changed that behind our back
@@ -157,21 +164,21 @@ class Wrapped(nn.Module):
         return self.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Set the weights of the wrapped network; see nn.Module.  What `reset` gives back stays, and so does what the method has learned.
+        """Set the wrapped network's weights; see nn.Module.  What `reset` gives back stays, as the method's memory does.
 
         Raises MethodError for `assign`, which would put other parameters in the place of those that adapt.
         """
         if assign:
-            raise MethodError("load_state_dict(assign=True) would replace the parameters that adapt: leave assign out, or load before wrapping")
+            raise MethodError("load_state_dict(assign=True) would replace the parameters that adapt: leave assign out")
         return self.model.load_state_dict(state_dict, strict)
 
-    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Parameter]]:
-        """The wrapped network's own."""
-        return self.model.named_parameters(prefix, recurse, remove_duplicate)
+    def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """The wrapped network's own; see nn.Module."""
+        return self.model.named_parameters(*args, **kwargs)
 
-    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
-        """The wrapped network's own."""
-        return self.model.named_buffers(prefix, recurse, remove_duplicate)
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Tensor]]:
+        """The wrapped network's own; see nn.Module."""
+        return self.model.named_buffers(*args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """What `to`, `cuda`, `double` and the like call: the method's memory moves with the network.
@@ -193,7 +200,9 @@ class Wrapped(nn.Module):
 
     def _check(self, frames: Tensor) -> None:
         if frames.dim() not in (5, 6) or 0 in frames.shape:
-            raise MethodError(f"frames are {tuple(frames.shape)}: pass (B, C, T, H, W), or (B, V, C, T, H, W) with views of your own")
+            raise MethodError(
+                f"frames are {tuple(frames.shape)}: pass (B, C, T, H, W), or (B, V, C, T, H, W) with views of your own"
+            )
         if not frames.is_floating_point():
             raise MethodError(f"frames are {frames.dtype}: pass float in [0, 1], such as frames / 255")
         device = next((p.device for p in self.model.parameters()), frames.device)
@@ -203,7 +212,9 @@ class Wrapped(nn.Module):
         if low != low or high != high:
             raise MethodError("frames hold NaN: check how they were decoded")
         if low < 0 or high > 1:
-            raise MethodError(f"frames lie in [{low:.4g}, {high:.4g}]: pass values in [0, 1]; normalisation is the model's, or prepare='s")
+            raise MethodError(
+                f"frames lie in [{low:.4g}, {high:.4g}]: pass values in [0, 1]; the model or prepare= normalises"
+            )
 
     def _batch(self, frames: Tensor, sound: Heard) -> Batch:
         if frames.dim() == 6:
@@ -224,14 +235,25 @@ class Wrapped(nn.Module):
             if values.shape not in ((k,), (b, k)):
                 raise MethodError(f"{name} is {tuple(values.shape)}: pass ({k},) or ({b}, {k}), one value a class")
             if not bool(((values >= 0) & (values <= 1)).all()):
-                raise MethodError(f"{name} lies in [{values.min().item():.4g}, {values.max().item():.4g}]: pass values in [0, 1]")
+                raise MethodError(
+                    f"{name} lies in [{values.min().item():.4g}, {values.max().item():.4g}]: pass values in [0, 1]"
+                )
             return values.to(frames).expand(b, k)
 
         if isinstance(sound, Sound):
             q, s, mass = rows(sound.q, "sound.q"), rows(sound.s, "sound.s"), sound.mass
-            if mass.shape not in ((), (b,)) or not bool(((mass >= 0) & (mass <= 1)).all()) or not torch.allclose(q.sum(1), q.new_ones(b), atol=1e-3):
-                raise MethodError(f"sound.mass is {mass.tolist()}, sound.q sums to {q.sum(1).tolist()}: pass a mass in [0, 1] and q that sums to 1")
-            return Sound(q, s, mass.to(frames).expand(b), None if sound.absent is None else rows(sound.absent, "sound.absent"))
+            if (
+                mass.shape not in ((), (b,))
+                or not bool(((mass >= 0) & (mass <= 1)).all())
+                or not torch.allclose(q.sum(1), q.new_ones(b), atol=1e-3)
+            ):
+                raise MethodError(
+                    f"sound.mass is {mass.tolist()}, sound.q sums to {q.sum(1).tolist()}: "
+                    "pass a mass in [0, 1] and q that sums to 1"
+                )
+            return Sound(
+                q, s, mass.to(frames).expand(b), None if sound.absent is None else rows(sound.absent, "sound.absent")
+            )
         if sound is None:
             sound = torch.zeros(k)
         elif isinstance(sound, Mapping):
@@ -250,7 +272,8 @@ def _under_model(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any)
 def from_evidence(s: Tensor) -> Sound:
     """Evidence (B, K) in [0, 1] -> q = s / sum, uniform where nothing is heard, and the mass.
 
-    The mass that `pseudo_label` works out lies between max_c s_c and 1 - prod_c (1 - s_c); without the sounds themselves we take the former.
+    The mass that `pseudo_label` works out lies between max_c s_c and 1 - prod_c (1 - s_c); without the sounds
+    themselves we take the former.
     """
     total = s.sum(1, keepdim=True)
     q = torch.where(total > 0, s / total.clamp_min(torch.finfo(s.dtype).tiny), torch.full_like(s, 1 / s.shape[1]))
@@ -258,7 +281,7 @@ def from_evidence(s: Tensor) -> Sound:
 
 
 def views_of(frames: Tensor, n_views: int, view_frames: int | None) -> tuple[Tensor, Tensor]:
-    """Frames (B, C, T, H, W) -> views (B, V, C, T', H, W) and the view to predict from (B, 1, C, T', H, W); see the module.
+    """Frames (B, C, T, H, W) -> views (B, V, C, T', H, W) and the view to predict from (B, 1, C, T', H, W).
 
     T' is `view_frames`, or T without.  Raises MethodError for fewer frames than a view takes.
     """
@@ -268,33 +291,10 @@ def views_of(frames: Tensor, n_views: int, view_frames: int | None) -> tuple[Ten
         places = [(held + v).clamp_max(t - 1) for v in range(n_views)]
         centre = torch.arange(t, device=device)
     elif view_frames > t:
-        raise MethodError(f"the clip has {t} frames, a view takes {view_frames}: pass more frames or set view_frames to {t}")
+        raise MethodError(
+            f"the clip has {t} frames, a view takes {view_frames}: pass more frames or set view_frames to {t}"
+        )
     else:
         offsets = [(v + 0.5) / n_views for v in range(n_views)] + [0.5]
         *places, centre = (torch.from_numpy(view_indices(t, view_frames, offset)).to(device) for offset in offsets)
     return torch.stack([frames[:, :, place] for place in places], 1), frames[:, None, :, centre]
-
-
-def source_statistics(
-    model: nn.Module, clips: Iterable[Tensor], layers: Sequence[str] = (), prepare: Callable[[Tensor], Any] | None = None
-) -> SourceStatistics:
-    """What alignment pulls towards: per norm layer, mean and variance of the output over clean source clips (1, C, T, H, W) in [0, 1].
-
-    Needed for networks without batch norm, better than its buffers for those with.  Raises MethodError without clips or norm layers.
-    """
-    network = _Source(model.eval(), prepare)
-    names = list(layers) or moments.norm_layers(model)
-    found = moments.collect(network, [f"model.{name}" for name in names], clips)
-    return SourceStatistics({name.removeprefix("model."): pair for name, pair in found.items()})
-
-
-class _Source(nn.Module):
-    """The user's network behind `prepare`."""
-
-    def __init__(self, model: nn.Module, prepare: Callable[[Tensor], Any] | None) -> None:
-        super().__init__()
-        self.model, self.prepare = model, prepare
-
-    def forward(self, frames: Tensor) -> object:
-        """Frames (N, C, T, H, W) in [0, 1] -> whatever the network answers."""
-        return self.model(frames if self.prepare is None else self.prepare(frames))

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import adapt
-from adapt import methods
 from adapt.contract import Batch
 from adapt.errors import AdaptError, MethodError
-from adapt.methods import Settings
 from adapt.wrapper import Heard, Wrapped, from_evidence, views_of
+from tests import built
 from tests.tiny import K, TinyVideoModel, same_weights, trained, weights
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +47,8 @@ def test_the_documented_lines_run_and_give_logits(code: str) -> None:
 
 
 def test_wrapping_and_adapting_needs_no_decoder_no_tables_and_no_stages() -> None:
-    absent = ["duckdb", "pyarrow", "decord", "dvc", "tyro", "torchvision", "pipeline", "adapt.cache", "adapt.stage", "adapt.video"]
+    absent = ["duckdb", "pyarrow", "decord", "av", "dvc", "tyro", "torchvision"]
+    absent += ["pipeline", "adapt.stream", "adapt.video.clips"]
     code = (
         f"import sys\nfor name in {absent!r}: sys.modules[name] = None\n"
         "import torch, adapt\n"
@@ -73,7 +73,7 @@ def test_wrapping_gives_what_the_method_itself_gives_on_the_same_views() -> None
     frames, mine = clip(), trained()
     views, centre = views_of(frames, 2, None)
     sound = from_evidence(torch.tensor([[0.0, 0.0, 0.9, 0.0]]))
-    method = methods.build("audio", mine, None, K, Settings(lr=0.01))
+    method = built.fused("audio", "trusted", mine, None, K, lr=0.01)
     expected = method.adapt(Batch(views, centre, sound.q, sound.s, sound.mass, ("ok",), ("clip",)))
     model = wrapped(lr=0.01)
     assert expected.fused is not None
@@ -90,7 +90,7 @@ def test_wrapping_gives_what_the_method_itself_gives_on_the_same_views() -> None
 
 def test_the_source_method_answers_the_models_own_log_probabilities_on_the_frames_as_they_are() -> None:
     frames = clip(t=5)
-    assert torch.equal(wrapped("source")(frames), trained()(frames).log_softmax(1))
+    assert torch.equal(wrapped("source", predict="alone")(frames), trained()(frames).log_softmax(1))
 
 
 def test_reset_gives_back_the_users_weights_and_the_first_answer_bit_for_bit() -> None:
@@ -144,22 +144,17 @@ def test_evidence_alone_becomes_q_by_its_sum_and_mass_by_its_maximum() -> None:
 
 
 def test_two_clips_at_once_get_a_sound_each() -> None:
-    model = wrapped("late_fusion")
+    model = wrapped("source", fusion="plain")
     heard = torch.tensor([[0.9, 0, 0, 0], [0, 0, 0, 0.9]])
     assert model(clip(b=2), heard).argmax(1).tolist() == [0, 3]
 
 
-PLACES = [(10, 4, 0.25, 0), (10, 4, 0.75, 1), (10, 4, 0.5, 2), (7, 7, 0.5, 2), (48, 16, 0.75, 1)]
-
-
-@pytest.mark.parametrize(("n_frames", "frames", "offset", "place"), PLACES)
-def test_views_of_a_tensor_are_the_frames_that_the_decoder_would_sample(n_frames: int, frames: int, offset: float, place: int) -> None:
-    from adapt.video.clips import view_indices
-
-    numbered = torch.arange(n_frames).view(1, 1, -1, 1, 1)
-    views, centre = views_of(numbered, 2, frames)
-    sampled = torch.cat([views, centre], 1)[0, place].flatten().tolist()
-    assert sampled == view_indices(n_frames, frames, offset).tolist()
+@pytest.mark.parametrize(("n_frames", "frames"), [(10, 4), (7, 7), (48, 16)])
+def test_views_of_a_tensor_are_frames_of_equal_segments(n_frames: int, frames: int) -> None:
+    views, centre = views_of(torch.arange(n_frames).view(1, 1, -1, 1, 1), 2, frames)
+    sampled = torch.cat([views, centre], 1)[0].flatten(1).tolist()
+    quarters = (1, 3, 2)  # of a segment: two views, and the centre
+    assert sampled == [[(4 * i + place) * n_frames // (4 * frames) for i in range(frames)] for place in quarters]
 
 
 def test_without_view_frames_a_view_holds_every_other_frame_twice_and_the_clip_is_predicted_as_it_is() -> None:
@@ -170,7 +165,7 @@ def test_without_view_frames_a_view_holds_every_other_frame_twice_and_the_clip_i
 
 def test_views_of_the_users_own_are_taken_as_they_are_and_the_middle_one_is_predicted() -> None:
     views = torch.stack([clip(i) for i in range(3)], 1)
-    assert torch.equal(wrapped("source")(views), trained()(clip(1)).log_softmax(1))
+    assert torch.equal(wrapped("source", predict="alone")(views), trained()(clip(1)).log_softmax(1))
 
 
 class TimeFirst(nn.Module):
@@ -215,7 +210,7 @@ def test_a_network_without_batch_norm_adapts_with_statistics_of_source_clips() -
     model = LayerNormed()
     statistics = adapt.source_statistics(model, [clip(i) for i in range(3)])
     by_hand = torch.stack([model.norm(clip(i).mean((2, 3, 4))) for i in range(3)])
-    assert torch.allclose(statistics["norm"][0], by_hand.mean((0, 1)), atol=1e-6)
+    assert torch.allclose(statistics.moments["norm"][0], by_hand.mean((0, 1)), atol=1e-6)
     before = weights(model)
     wrapped("vitta", model, statistics=statistics)(clip())
     assert not same_weights(model, before)
@@ -223,7 +218,7 @@ def test_a_network_without_batch_norm_adapts_with_statistics_of_source_clips() -
 
 def test_only_the_layers_asked_for_are_aligned() -> None:
     two = nn.Sequential(nn.BatchNorm3d(3), nn.BatchNorm3d(3), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, K))
-    assert wrapped("vitta", two, layers=["1"]).state()["alignment"]["online"].keys() == {"model.1"}
+    assert wrapped("vitta", two, layers=["1"]).state()["method"]["alignment"]["online"].keys() == {"model.1"}
     with pytest.raises(MethodError, match="Sequential has no layer '9'"):
         wrapped("vitta", two, layers=["9"])
 

@@ -1,8 +1,11 @@
-"""Batch norm with the statistics of what is forwarded, mixed with the source's (Schneider et al., NeurIPS 2020, 2006.16971).
+"""Batch norm with the statistics of what is forwarded, mixed with the source's (Schneider et al., NeurIPS 2020,
+2006.16971).
 
-mean = (1 - r) mean_source + r mean_clip, and the variance likewise, over clips, views, time, height and width.  r = 1 is batch norm in
-training mode, as Tent, EATA and SAR have it.  Gradients reach the clip's own statistics, as they do in training mode.
+mean = (1 - r) mean_source + r mean_clip, and the variance likewise, over clips, views, time, height and width.  r = 1
+is batch norm in training mode, as Tent, EATA and SAR have it.  Gradients reach the clip's own statistics, as they do in
+training mode.
 """
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +36,11 @@ def own_share(settings: MixingSettings, n_clips: int) -> float:
 
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """Name -> every batch norm layer that holds source statistics."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm) and module.running_mean is not None}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
 
 
 class Mixing:
@@ -45,16 +52,23 @@ class Mixing:
         self.handle = norm.register_forward_pre_hook(self)
 
     def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Without gradients, give the layer the mixed statistics; with them, the input that it normalises as if it had them.
+        """Without gradients, give the layer the mixed statistics; with them, the input that it normalises as if it had
+        them.
 
-        Batch norm passes no gradient to its buffers, so there (x - m) sqrt((v_source + eps) / (v + eps)) + m_source goes in.
+        Batch norm passes no gradient to its buffers, so there (x - m) sqrt((v_source + eps) / (v + eps)) + m_source
+        goes in.
         """
         (x,), (mean, variance) = inputs, self.source
         assert mean is not None and variance is not None
         if self.share >= 1 and x.numel() == x.shape[1]:
-            raise MethodError(f"batch norm {self.name!r} sees one value a channel, which has no variance: set bn_prior below 1")
+            raise MethodError(
+                f"batch norm {self.name!r} sees one value a channel, which has no variance: set bn_prior below 1"
+            )
         own_mean, own_variance = moments(x, channel_last=False)
-        mixed_mean, mixed_variance = torch.lerp(mean, own_mean, self.share), torch.lerp(variance, own_variance, self.share)
+        mixed_mean, mixed_variance = (
+            torch.lerp(mean, own_mean, self.share),
+            torch.lerp(variance, own_variance, self.share),
+        )
         if not torch.is_grad_enabled():
             self.norm.running_mean, self.norm.running_var = mixed_mean, mixed_variance
             return None
@@ -70,7 +84,8 @@ class Mixing:
 
 @contextmanager
 def own_statistics(model: nn.Module, share: float) -> Iterator[None]:
-    """Within the block every batch norm gives what it sees the weight `share` in [0, 1]; no buffer has changed after it.
+    """Within the block every batch norm gives what it sees the weight `share` in [0, 1]; no buffer has changed after
+    it.
 
     A no-op without batch norm.
     """

@@ -1,8 +1,11 @@
-"""The milliseconds that a clip may take (`budget_ms`): a step is taken only where it and the prediction still fit (ours).
+"""The milliseconds that a clip may take (`budget_ms`): a step is taken only where it and the prediction still fit
+(ours).
 
-What a step and a prediction take is learned from the clips before: the larger of the last one and a running mean, so that a slow spell is believed
-at once and forgotten slowly.  Before the first clip a prediction is timed, and a step is taken to cost STEP_OVER_PREDICTION times that.
+What a step and a prediction take is learned from the clips before: the larger of the last one and a running mean, so
+that a slow spell is believed at once and forgotten slowly.  Before the first clip a prediction is timed, and a step is
+taken to cost STEP_OVER_PREDICTION times that.
 """
+
 import time
 from collections.abc import Callable, Sequence
 
@@ -50,7 +53,9 @@ class Budget:
         if steps_ms:
             self._step_ms = _grown(self._step_ms, max(steps_ms))
         else:
-            self._step_ms = None if self._step_ms is None else FORGET * self._step_ms  # a slow spell must not forbid steps for ever
+            self._step_ms = (
+                None if self._step_ms is None else FORGET * self._step_ms
+            )  # a slow spell must not forbid steps for ever
         self._prediction_ms = _grown(self._prediction_ms, max(0.0, self.spent_ms() - sum(steps_ms)))
 
 

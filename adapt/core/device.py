@@ -1,4 +1,5 @@
 """The device that computes, by its name."""
+
 import torch
 
 from adapt.errors import MethodError
@@ -15,5 +16,7 @@ def device_of(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise MethodError(f"device {name!r} was asked for but torch finds no CUDA: set device to cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise MethodError(f"device {name!r} was asked for but there are {torch.cuda.device_count()}, counted from 0: choose another")
+        raise MethodError(
+            f"device {name!r} was asked for but there are {torch.cuda.device_count()}, counted from 0: choose another"
+        )
     return device

@@ -1,8 +1,10 @@
 """Guards of methods that take gradients (adapt/METHOD.md, section 8), each off by default and shared by all of them.
 
-Weight ensembling, after each clip w <- alpha w + (1 - alpha) w_source (ROID, Marsden et al., WACV 2024, arXiv 2306.00650).  Collapse guard
-(ours): a model that has collapsed answers few classes and contradicts what the source was sure of; then the last good weights come back.
+Weight ensembling, after each clip w <- alpha w + (1 - alpha) w_source (ROID, Marsden et al., WACV 2024, arXiv
+2306.00650).  Collapse guard (ours): a model that has collapsed answers few classes and contradicts what the source was
+sure of; then the last good weights come back.
 """
+
 import dataclasses
 import math
 from collections.abc import Callable
@@ -57,7 +59,8 @@ class Guards(Stateful):
         self.n_clips = 0
 
     def after(self, answer: Answer, weights: Weights, optimiser: Sgd, predict: Callable[[], Tensor]) -> Answer:
-        """Look at the answer to a batch before the next one comes; `predict` gives log p (B, K) of the batch with today's weights.
+        """Look at the answer to a batch before the next one comes; `predict` gives log p (B, K) of the batch with
+        today's weights.
 
         Returns the answer, with stop reason `collapsed` where the weights were put back.
         """

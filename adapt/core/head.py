@@ -1,9 +1,11 @@
-"""The linear head of a model and what comes into it: T3A and SHOT's pseudo-labels work on the features before the last layer.
+"""The linear head of a model and what comes into it: T3A and SHOT's pseudo-labels work on the features before the last
+layer.
 
-A head may be applied to each frame, or to each token, with the logits averaged afterwards: the mean of its inputs is then the clip's feature,
-since averaging and a linear layer may change places.  Whether it is so is checked on every forward.
+A head may be applied to each frame, or to each token, with the logits averaged afterwards: the mean of its inputs is
+then the clip's feature, since averaging and a linear layer may change places.  Whether it is so is checked on every
+forward.
 """
-import math
+
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +19,9 @@ def find_head(model: nn.Module, n_classes: int) -> nn.Linear:
     """The last linear layer with `n_classes` outputs.  Raises MethodError where there is none."""
     heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == n_classes]
     if not heads:
-        raise MethodError(f"{model._get_name()} has no linear layer with {n_classes} outputs to take as its head: choose a method that needs none")
+        raise MethodError(
+            f"{model._get_name()} has no linear layer with {n_classes} outputs to take as its head: choose a method that needs none"
+        )
     return heads[-1]
 
 
@@ -43,9 +47,12 @@ def forward_with_features(model: nn.Module, head: nn.Linear, frames: Tensor) -> 
     n = len(frames)
     if len(inputs) == 1 and inputs[0].numel() % (n * head.in_features) == 0:
         features = inputs[0].reshape(n, -1, head.in_features).mean(1)
-        allowed = logits.detach() != -math.inf  # a head may mask classes
-        found, expected = logits.detach()[allowed], F.linear(features.detach(), head.weight, head.bias)[allowed]
+        told = logits.detach().isfinite()  # a head may mask classes
+        found, expected = logits.detach()[told], F.linear(features.detach(), head.weight, head.bias)[told]
         tolerance = max(1e-3, 4 * torch.finfo(found.dtype).eps)  # of a reduced type in a caller's autocast
-        if torch.allclose(expected.to(found), found, rtol=tolerance, atol=tolerance * float(found.abs().max())):
+        largest = float(found.abs().max()) if len(found) else 0.0
+        if torch.allclose(expected.to(found), found, rtol=tolerance, atol=tolerance * largest):
             return Seen(features, logits)
-    raise MethodError(f"the logits of {model._get_name()} are not its last linear layer's outputs, averaged: choose a method that needs no head")
+    raise MethodError(
+        f"the logits of {model._get_name()} are not its last linear layer's outputs, averaged: choose a method that needs no head"
+    )

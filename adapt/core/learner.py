@@ -1,7 +1,9 @@
 """A method that takes gradients: the model, the weights that adapt, their optimiser, and the guards between two clips.
 
-A method proper (adapt/methods) says in `learn` what it does with a batch; everything else that such methods share lives here.
+A method proper (adapt/methods) says in `learn` what it does with a batch; everything else that such methods share lives
+here.
 """
+
 import dataclasses
 import math
 import time
@@ -71,8 +73,9 @@ class Views:
 def adapted_parameters(model: nn.Module, scope: str) -> list[nn.Parameter]:
     """The parameters that adapt, in order of registration.
 
-    `norm` is scale and shift of every norm layer, `all` is everything; `last_norm` and `last` are the same in the last blocks only, from
-    the block on that holds the first aligned layer (for a model without blocks: from that layer on).  Raises MethodError for none.
+    `norm` is scale and shift of every norm layer, `all` is everything; `last_norm` and `last` are the same in the last
+    blocks only, from the block on that holds the first aligned layer (for a model without blocks: from that layer on).
+    Raises MethodError for none.
     """
     if scope not in SCOPES:
         raise MethodError(f"scope {scope!r}: choose one of {list(SCOPES)}")
@@ -88,13 +91,18 @@ def adapted_parameters(model: nn.Module, scope: str) -> list[nn.Parameter]:
 
 def _own_parameters(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
     """The modules' parameters without those of their submodules, shared ones once."""
-    return list({id(parameter): parameter for module in modules for parameter in module.parameters(recurse=False)}.values())
+    return list(
+        {id(parameter): parameter for module in modules for parameter in module.parameters(recurse=False)}.values()
+    )
 
 
 def _last_modules(model: nn.Module) -> list[nn.Module]:
     """Every module of the last blocks, in order of registration."""
     aligned = {model.get_submodule(name) for name in norm_layers(model)}
-    blocks = [{module for name in block.modules for module in model.get_submodule(name).modules()} for block in blocks_of(model)]
+    blocks = [
+        {module for name in block.modules for module in model.get_submodule(name).modules()}
+        for block in blocks_of(model)
+    ]
     if not blocks:
         modules = list(model.modules())
         return modules[min(modules.index(module) for module in aligned) :]
@@ -162,7 +170,7 @@ class Learner(Stateful, ABC):
         self.n_not_finite = 0
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Apply `fn` to every tensor beside the network, which has moved before; what was worked out for the last clip goes."""
+        """Apply `fn` to every tensor beside the network, which has moved before; what is kept of the last clip goes."""
         super().move(fn)
         self.network = Prefix(self.model) if blocks_of(self.model) else None
 
@@ -186,7 +194,9 @@ class Learner(Stateful, ABC):
     def look(self, batch: Batch) -> Views:
         """Forward the views, batch norm in eval mode and dropout as set; the moments of `layers` are recorded on the way."""
         seen: Moments = {}
-        handles = [self.model.get_submodule(name).register_forward_hook(partial(record, seen, name)) for name in self.layers]
+        handles = [
+            self.model.get_submodule(name).register_forward_hook(partial(record, seen, name)) for name in self.layers
+        ]
         try:
             return Views(self.forward_views(batch), seen)
         finally:
@@ -197,7 +207,9 @@ class Learner(Stateful, ABC):
         """Log-probabilities of every view: (B, V, K)."""
         b, v = batch.frames.shape[:2]
         for parameter in self.parameters:
-            parameter.grad = None  # of the step before: no use any more, and in memory beside this forward's activations
+            parameter.grad = (
+                None  # of the step before: no use any more, and in memory beside this forward's activations
+            )
         with self._dropout():
             logits = self.model(batch.frames.flatten(0, 1)) if self.network is None else self.network.views(batch)
         log_p: Tensor = logits.log_softmax(1)
@@ -214,4 +226,3 @@ class Learner(Stateful, ABC):
         """Log-probabilities (B, K) of the centre view by the source weights, batch norm as the source has it."""
         with self.weights.at(self.weights.source):
             return Learner.predict(self, batch)
-

@@ -1,5 +1,6 @@
 """The moments of what norm layers put out: mean and biased variance of each channel over clips, views, time, height and width."""
-from collections.abc import Iterable, Mapping, Sequence
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -17,14 +18,20 @@ REDUCED = (torch.float16, torch.bfloat16)  # types of autocast, too coarse for s
 
 
 def norm_layers(model: nn.Module) -> list[str]:
-    """Names of the norm layers aligned by default: the backbone's own choice, else all of them.  Raises MethodError for none.
+    """Names of the norm layers aligned by default: the backbone's own choice, else all of them.  Raises MethodError for
+    none.
 
-    An instance norm without running statistics is left out: the moments of its output are those of its weights, whatever comes in.
+    An instance norm without running statistics is left out: the moments of its output are those of its weights,
+    whatever comes in.
     """
     chosen = getattr(model, "alignment_layers", None)
-    names = chosen() if chosen is not None else [name for name, module in model.named_modules() if _says_something(module)]
+    names = (
+        chosen() if chosen is not None else [name for name, module in model.named_modules() if _says_something(module)]
+    )
     if not names:
-        raise MethodError(f"{model._get_name()} has no norm layer to align: name layers, or use a method that needs none")
+        raise MethodError(
+            f"{model._get_name()} has no norm layer to align: name layers, or use a method that needs none"
+        )
     return list(names)
 
 
@@ -67,12 +74,18 @@ def has_channels_last(norm: nn.Module) -> bool:
 def output_moments(norm: nn.Module, given: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel of a norm layer's output, given its input.
 
-    A norm with running statistics in eval mode is one scale and shift a channel, so its output's moments follow from its input's: exact,
-    and safe where the network overwrites the output (in-place activations and residual sums).  A norm whose work is done passes its input
-    on (adapt/backbones/_folding.py).
+    A norm with running statistics in eval mode is one scale and shift a channel, so its output's moments follow from
+    its input's: exact, and safe where the network overwrites the output (in-place activations and residual sums).  A
+    norm whose work is done passes its input on (adapt/backbones/_folding.py).
     """
     passed_on = output is given
-    if passed_on or not isinstance(norm, _NormBase) or norm.training or norm.running_mean is None or norm.running_var is None:
+    if (
+        passed_on
+        or not isinstance(norm, _NormBase)
+        or norm.training
+        or norm.running_mean is None
+        or norm.running_var is None
+    ):
         return moments(output, channel_last=has_channels_last(norm))
     mean, variance = moments(given, channel_last=False)
     scale = (norm.running_var + norm.eps).rsqrt()
@@ -83,7 +96,7 @@ def output_moments(norm: nn.Module, given: Tensor, output: Tensor) -> tuple[Tens
 
 
 def record(seen: Moments, name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    """Put the moments of a norm layer's output into `seen`; with the first two given, a forward hook of the layer called `name`."""
+    """Put the moments of a norm layer's output into `seen`: a forward hook, once the first two are bound."""
     seen[name] = output_moments(module, inputs[0], output)
 
 
@@ -92,21 +105,28 @@ def from_buffers(model: nn.Module, names: Sequence[str]) -> Moments:
     modules = dict(model.named_modules())
     norms = {name: modules[name] for name in names if isinstance(modules.get(name), _BatchNorm)}
     if len(norms) != len(names):
-        raise MethodError("source statistics from buffers need batch norm layers: run the statistics stage, or pass adapt.source_statistics")
+        raise MethodError(
+            "source statistics from buffers need batch norm layers: run the statistics stage, or pass adapt.source_statistics"
+        )
     if bare := [name for name, norm in norms.items() if norm.weight is None]:
-        raise MethodError(f"batch norm {bare[0]!r} has no scale and shift: run the statistics stage, or pass adapt.source_statistics")
+        raise MethodError(
+            f"batch norm {bare[0]!r} has no scale and shift: run the statistics stage, or pass adapt.source_statistics"
+        )
     return {name: (norm.bias.detach().clone(), norm.weight.detach().square()) for name, norm in norms.items()}
 
 
 def source_moments(model: nn.Module, names: Sequence[str], statistics: SourceStatistics | None) -> Moments:
-    """The source's moments of the named layers, on the model's device; from batch norm buffers where `statistics` is None.
+    """The source's moments of the named layers, on the model's device; from batch norm buffers where `statistics` is
+    None.
 
     Raises MethodError where a layer is missing.
     """
     device = next(model.parameters()).device
     found = from_buffers(model, names) if statistics is None else statistics.moments
     if missing := [name for name in names if name not in found]:
-        raise MethodError(f"the source statistics lack layer {missing[0]!r}: take them of this model (adapt.source_statistics, or the stage)")
+        raise MethodError(
+            f"the source statistics lack layer {missing[0]!r}: take them of this model (adapt.source_statistics, or the stage)"
+        )
     return {name: (found[name][0].to(device), found[name][1].to(device)) for name in names}
 
 
@@ -140,10 +160,11 @@ class Running:
 
 @torch.no_grad()
 def collect(model: nn.Module, names: Sequence[str], clips: Iterable[Tensor]) -> Moments:
-    """Moments of the named layers' outputs over all values of all `clips` of frames (N, C, T, H, W) in [0, 1], the model as it is.
+    """Moments of the named layers' outputs over all values of all `clips` of frames (N, C, T, H, W) in [0, 1], the
+    model as it is.
 
-    Clips may differ in size: each counts by its number of values.  Sums are float64.  Raises MethodError for an unknown layer or
-    without a clip, CheckpointError where a moment is not finite.
+    Clips may differ in size: each counts by its number of values.  Sums are float64.  Raises MethodError for an unknown
+    layer or without a clip, CheckpointError where a moment is not finite.
     """
     running, modules = Running(), dict(model.named_modules())
     if unknown := [name for name in names if name not in modules]:
@@ -166,5 +187,37 @@ def collect(model: nn.Module, names: Sequence[str], clips: Iterable[Tensor]) -> 
         raise MethodError("source statistics need at least one clip")
     found = running.result()
     if wrong := [name for name, (mean, variance) in found.items() if not bool((mean + variance).isfinite().all())]:
-        raise CheckpointError(f"the statistics of layer {wrong[0]!r} are not finite: train the model again at a lower rate")
+        raise CheckpointError(
+            f"the statistics of layer {wrong[0]!r} are not finite: train the model again at a lower rate"
+        )
     return found
+
+
+def source_statistics(
+    model: nn.Module,
+    clips: Iterable[Tensor],
+    layers: Sequence[str] = (),
+    prepare: Callable[[Tensor], Any] | None = None,
+) -> SourceStatistics:
+    """What alignment pulls towards: per norm layer, mean and variance of the output over clean source clips (1, C, T,
+    H, W) in [0, 1].
+
+    Needed for networks without batch norm, better than its buffers for those with.  Raises MethodError without clips or
+    norm layers.
+    """
+    network = _Source(model.eval(), prepare)
+    names = list(layers) or norm_layers(model)
+    found = collect(network, [f"model.{name}" for name in names], clips)
+    return SourceStatistics({name.removeprefix("model."): pair for name, pair in found.items()})
+
+
+class _Source(nn.Module):
+    """The user's network behind `prepare`."""
+
+    def __init__(self, model: nn.Module, prepare: Callable[[Tensor], Any] | None) -> None:
+        super().__init__()
+        self.model, self.prepare = model, prepare
+
+    def forward(self, frames: Tensor) -> object:
+        """Frames (N, C, T, H, W) in [0, 1] -> whatever the network answers."""
+        return self.model(frames if self.prepare is None else self.prepare(frames))

@@ -1,4 +1,5 @@
 """The network of a caller of `adapt.wrap`: what is asked of it, and what lies between it and a method."""
+
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,21 +12,32 @@ from adapt.errors import MethodError
 
 
 def check_logits(answer: Any, n_clips: int | None, n_classes: int, name: str) -> Tensor:
-    """What the network called `name` answers, where that is logits (N, K); `n_clips` is None where N is not known.  Raises MethodError."""
+    """What the network called `name` answers; `n_clips` is None where N is not known.
+
+    Raises MethodError where that is not logits (N, K).
+    """
     if not isinstance(answer, Tensor):
-        raise MethodError(f"{name} answers {type(answer).__name__}, no tensor: pass read=, such as lambda answer: answer.logits")
+        raise MethodError(
+            f"{name} answers {type(answer).__name__}, no tensor: pass read=, such as lambda x: x.logits"
+        )
     n = len(answer) if n_clips is None else n_clips
     if answer.shape != (n, n_classes):
-        raise MethodError(f"{name} answers {tuple(answer.shape)} to {n} clips, ({n}, {n_classes}) is wanted: classes= has {n_classes} names")
+        raise MethodError(
+            f"{name} answers {tuple(answer.shape)} to {n} clips, ({n}, {n_classes}) is wanted: "
+            f"classes= has {n_classes} names"
+        )
     return answer
 
 
 class Network(nn.Module):
-    """The user's network between `prepare` and `read`, or with `layers` of the user's: frames (N, C, T, H, W) -> logits (N, K)."""
+    """The user's network between `prepare` and `read`, or with layers of the user's choice.
+
+    Frames (N, C, T, H, W) -> logits (N, K).
+    """
 
     def __init__(
-        self, model: nn.Module, n_classes: int, prepare: Callable[[Tensor], Any] | None, read: Callable[[Any], Tensor] | None,
-        layers: Sequence[str],
+        self, model: nn.Module, n_classes: int, prepare: Callable[[Tensor], Any] | None,
+        read: Callable[[Any], Tensor] | None, layers: Sequence[str],
     ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.n_classes, self.prepare, self.read, self.layers = model, n_classes, prepare, read, list(layers)
@@ -35,11 +47,15 @@ class Network(nn.Module):
         return self._read(self.model(frames if self.prepare is None else self.prepare(frames)), len(frames))
 
     def _read(self, answer: Any, n_clips: int | None) -> Tensor:
-        return check_logits(answer if self.read is None else self.read(answer), n_clips, self.n_classes, self._get_name())
+        return check_logits(
+            answer if self.read is None else self.read(answer), n_clips, self.n_classes, self._get_name()
+        )
 
     def blocks(self) -> list[Block]:
         """The network's own, from `prepare` to `read`; [] where it has none."""
-        found = [replace(block, modules=tuple(f"model.{name}" for name in block.modules)) for block in blocks_of(self.model)]
+        found = [
+            replace(block, modules=tuple(f"model.{name}" for name in block.modules)) for block in blocks_of(self.model)
+        ]
         if found and self.prepare is not None:
             first, prepare = found[0].run, self.prepare
             found[0] = replace(found[0], run=lambda frames: first(prepare(frames)))
@@ -58,13 +74,17 @@ class Network(nn.Module):
 
 
 def check_is_bare(model: nn.Module) -> None:
-    """Raise MethodError for a network inside another's wrapper, or without weights yet: layers are read and changed one by one here."""
+    """Raise MethodError for a network in a wrapper of torch, whose layers are out of reach, or one without weights yet."""
     for path, module in model.named_modules():
         what = f"{path or 'the model'} ({type(module).__name__})"
         inner = "_orig_mod" if "_orig_mod" in module._modules else "module"
         if inner == "_orig_mod" or isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            raise MethodError(f"{what} wraps a network whose layers must be within reach: pass the one inside, its attribute {inner}")
+            raise MethodError(
+                f"{what} wraps a network, whose layers must be in reach: pass its attribute {inner}"
+            )
         if module._compiled_call_impl is not None:
-            raise MethodError(f"{what} was compiled by its method compile, after which no layer can be reached: pass one that was not")
+            raise MethodError(
+                f"{what} was compiled by its method compile, which hides its layers: pass one that was not"
+            )
         if any(nn.parameter.is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
             raise MethodError(f"{what} is lazy and has no weights yet: forward one clip before wrapping")

@@ -1,7 +1,9 @@
 """The door to ground truth, for upper bounds.
 
-The stage makes an Oracle for a method whose module declares NEEDS_LABELS, `methods.build` hands it to no other, and `Batch` has no field for a label.
+The stage makes an Oracle for a method whose module declares NEEDS_LABELS, `methods.build` hands it to no other, and
+`Batch` has no field for a label.
 """
+
 from collections.abc import Collection, Mapping, Sequence
 
 

@@ -1,9 +1,11 @@
 """The forward of a method that takes gradients: what no step on a clip can change is worked out once a clip.
 
-A network with blocks (adapt/contract.py) runs them one after the other.  Those before the first that holds an adapting weight, an aligned layer
-or noise run once without gradients, for the views and for the centre view; their outputs serve every step and every prediction on the same
-clip, and go when the next clip comes.  A network without blocks runs whole each time.
+A network with blocks (adapt/contract.py) runs them one after the other.  Those before the first that holds an adapting
+weight, an aligned layer or noise run once without gradients, for the views and for the centre view; their outputs serve
+every step and every prediction on the same clip, and go when the next clip comes.  A network without blocks runs whole
+each time.
 """
+
 from collections.abc import Hashable
 
 import torch
@@ -18,25 +20,38 @@ class _Part:
 
     def __init__(self, model: nn.Module, block: Block) -> None:
         self.run = block.run
-        self._modules = list(dict.fromkeys(module for name in block.modules for module in model.get_submodule(name).modules()))
+        self._modules = list(
+            dict.fromkeys(module for name in block.modules for module in model.get_submodule(name).modules())
+        )
         self.parameters = [parameter for module in self._modules for parameter in module.parameters(recurse=False)]
-        self._tensors: list[Tensor] = [*self.parameters, *(buffer for module in self._modules for buffer in module.buffers(recurse=False))]
+        self._tensors: list[Tensor] = [
+            *self.parameters,
+            *(buffer for module in self._modules for buffer in module.buffers(recurse=False)),
+        ]
 
     def is_fixed(self) -> bool:
-        """Whether it gives the same for the same input: nothing adapts, nothing is random, and no hook wants to see it run.
+        """Whether it gives the same for the same input: nothing adapts, nothing is random, and no hook wants to see it
+        run.
 
         Batch norms that mix in the input's own statistics are a function of the input, so their hooks do not count.
         """
         if any(parameter.requires_grad for parameter in self.parameters):
             return False
         return not any(
-            module.training or module._forward_hooks or any(not isinstance(hook, Mixing) for hook in module._forward_pre_hooks.values())
+            module.training
+            or module._forward_hooks
+            or any(not isinstance(hook, Mixing) for hook in module._forward_pre_hooks.values())
             for module in self._modules
         )
 
     def key(self) -> Hashable:
         """What its output depends on besides its input: the weights, by their versions, and how batch norms mix their statistics."""
-        mixing = tuple(hook.share for module in self._modules for hook in module._forward_pre_hooks.values() if isinstance(hook, Mixing))
+        mixing = tuple(
+            hook.share
+            for module in self._modules
+            for hook in module._forward_pre_hooks.values()
+            if isinstance(hook, Mixing)
+        )
         return tuple(_version(tensor) for tensor in self._tensors), mixing
 
 
@@ -47,12 +62,14 @@ class Prefix:
         self.model = model
         self._parts = [_Part(model, block) for block in blocks_of(model)]
         in_blocks = {id(parameter) for part in self._parts for parameter in part.parameters}
-        self._elsewhere = [parameter for parameter in model.parameters() if id(parameter) not in in_blocks]  # any block may use these
+        self._elsewhere = [
+            parameter for parameter in model.parameters() if id(parameter) not in in_blocks
+        ]  # any block may use these
         self._clip: tuple[tuple[Tensor, Tensor], Hashable] | None = None  # what is kept belongs to
         self._kept: dict[tuple[str, Hashable], tuple[Tensor, int]] = {}  # outputs, each with its version
 
     def __reduce__(self) -> tuple[type["Prefix"], tuple[nn.Module]]:
-        """A copy is made anew around the copied network: a block's `run` may be a closure around the one that it came from."""
+        """A copy is made anew around the copied network: a block's `run` may be a closure around the first one."""
         return Prefix, (self.model,)
 
     def views(self, batch: Batch) -> Tensor:
@@ -76,12 +93,19 @@ class Prefix:
     def _after_fixed(self, n_fixed: int, name: str, frames: Tensor, batch: Batch) -> Tensor:
         """The output of the first `n_fixed` blocks: of this batch only, so that memory stays constant."""
         clip = (batch.frames, batch.centre), (_version(batch.frames), _version(batch.centre))
-        if self._clip is None or any(a is not b for a, b in zip(self._clip[0], clip[0], strict=True)) or self._clip[1] != clip[1]:
+        if (
+            self._clip is None
+            or any(a is not b for a, b in zip(self._clip[0], clip[0], strict=True))
+            or self._clip[1] != clip[1]
+        ):
             self._clip, self._kept = clip, {}
         key = name, tuple(part.key() for part in self._parts[:n_fixed])
         kept = self._kept.get(key)
         if kept is None or _version(kept[0]) != kept[1]:  # a later block may work in place on what it is given
-            with torch.inference_mode(False), torch.no_grad():  # not even inference mode's tensors: those could not go into a step
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+            ):  # not even inference mode's tensors: those could not go into a step
                 x = frames
                 for part in self._parts[:n_fixed]:
                     x = part.run(x)

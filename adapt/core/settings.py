@@ -1,8 +1,9 @@
 """Settings of methods and fusions: frozen dataclasses that stand beside what reads them.
 
-A field is made by `setting`, which keeps its unit, its range and its source in the field's metadata; what stands below it says what it
-is, for `--help` and for the page of all settings (`python -m adapt.settings`).
+A field is made by `setting`, which keeps its unit, its range and its source in the field's metadata; what stands below
+it says what it is, for `--help` and for the page of all settings (`python -m adapt.settings`).
 """
+
 import ast
 import dataclasses
 import difflib
@@ -29,11 +30,20 @@ def setting(
     default: Any, *, unit: str = "", low: float = 0.0, high: float = math.inf, above: bool = False, below: bool = False,
     choices: tuple[str, ...] = (), source: str = OURS,
 ) -> Any:  # fmt: skip
-    """A field of settings: a number from `low` to `high`, without these themselves where `above` or `below`; or one of `choices`.
+    """A field of settings: a number from `low` to `high`, without these themselves where `above` or `below`; or one of
+    `choices`.
 
     `source` says who says so: a paper and its section, or "ours" for a choice of this project.
     """
-    about = {"unit": unit, "low": low, "high": high, "above": above, "below": below, "choices": choices, "source": source}
+    about = {
+        "unit": unit,
+        "low": low,
+        "high": high,
+        "above": above,
+        "below": below,
+        "choices": choices,
+        "source": source,
+    }
     return dataclasses.field(default=default, metadata=about)
 
 
@@ -61,7 +71,11 @@ def check(settings: Any) -> None:
         else:
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             fine = number and about["low"] <= value <= about["high"]
-            fine = fine and not (about["above"] and value == about["low"]) and not (about["below"] and value == about["high"])
+            fine = (
+                fine
+                and not (about["above"] and value == about["low"])
+                and not (about["below"] and value == about["high"])
+            )
             fine = fine and not (isinstance(field.default, int) and not isinstance(value, int))
         if not fine:
             wanted = f"one of {list(about['choices'])}" if about["choices"] else values(field)
@@ -95,7 +109,11 @@ def explain(unknown: str, known: list[str]) -> str:
         return f"setting {unknown!r} is gone: no measurement supported it"
     near = difflib.get_close_matches(unknown, known, 1)
     meant = f", did you mean {near[0]!r}?" if near else ""
-    return f"unknown setting {unknown!r}{meant or ': choose'} among {known}" if not near else f"unknown setting {unknown!r}{meant} There are {known}"
+    return (
+        f"unknown setting {unknown!r}{meant or ': choose'} among {known}"
+        if not near
+        else f"unknown setting {unknown!r}{meant} There are {known}"
+    )
 
 
 def choose(kind: type[Chosen], given: Mapping[str, Any]) -> Chosen:

@@ -1,9 +1,11 @@
 """What a method carries from clip to clip, and the one way to reset, save and restore it.
 
-Anything that changes is an attribute named in `running` or a `Stateful` of its own: a method is made of such parts and needs no code of its
-own to be saved or moved.  A state holds dicts, lists, tuples, tensors, numbers and None, so `torch.load(weights_only=True)` reads it back.
-Noise (dropout) comes from torch's global generator, which is not part of it.
+Anything that changes is an attribute named in `running` or a `Stateful` of its own: a method is made of such parts and
+needs no code of its own to be saved or moved.  A state holds dicts, lists, tuples, tensors, numbers and None, so
+`torch.load(weights_only=True)` reads it back. Noise (dropout) comes from torch's global generator, which is not part of
+it.
 """
+
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,7 +42,10 @@ def _moved(value: Any, fn: Callable[[Tensor], Tensor]) -> Any:
 
 
 class Stateful:
-    """Resets, saves, restores the attributes named in `running`, moves all its tensors, and so with every attribute that is Stateful itself."""
+    """Resets, saves and restores the attributes named in `running`, and moves all its tensors.
+
+    Every attribute that is Stateful itself does the same.
+    """
 
     running: ClassVar[tuple[str, ...]] = ()
     moves: ClassVar[bool] = True  # False: counts in float64 on the CPU, whatever the network's type and device
@@ -63,16 +68,17 @@ class Stateful:
         parts = self._parts()
         needed = {*self.running, *parts}
         if state.keys() != needed:
-            raise MethodError(f"the state holds {sorted(state)}, {type(self).__name__} needs {sorted(needed)}: it is another method's")
+            raise MethodError(
+                f"the state holds {sorted(state)}, {type(self).__name__} needs {sorted(needed)}: it is another method's"
+            )
         for name in self.running:
             setattr(self, name, _like(state[name], getattr(self, name)))
         for name, part in parts.items():
             part.load_state(state[name])
 
-
     @torch.no_grad()
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Apply `fn`, a change of device or type as in nn.Module, to every tensor; the network's parameters have moved before."""
+        """Apply `fn`, a change of device or type, to every tensor; the network's parameters have moved before."""
         if not self.moves:
             return
         for name, value in vars(self).items():
@@ -128,7 +134,9 @@ class Weights(Stateful):
         """Set every parameter by name.  Raises MethodError, before any is changed, where names or shapes differ."""
         expected = {name: parameter.shape for name, parameter in zip(self.names, self.parameters, strict=True)}
         if {name: value.shape for name, value in state.items()} != expected:
-            raise MethodError(f"the state's {len(state)} weights are not the {len(expected)} that adapt here: load it into the same model and scope")
+            raise MethodError(
+                f"the state's {len(state)} weights are not the {len(expected)} that adapt here: load it into the same model and scope"
+            )
         self.put([state[name] for name in self.names])
 
 
@@ -140,7 +148,9 @@ def _names(model: nn.Module, parameters: Sequence[nn.Parameter]) -> list[str]:
 class Sgd(Stateful):
     """Stochastic gradient descent on some parameters; a step whose loss or gradient is not finite is not taken."""
 
-    def __init__(self, parameters: Sequence[nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0
+    ) -> None:
         self.parameters = list(parameters)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.n_refused = 0  # steps that were not taken
@@ -148,16 +158,18 @@ class Sgd(Stateful):
 
     def reset(self) -> None:
         """Forget the momentum."""
-        self.inner = torch.optim.SGD(self.parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay)
+        self.inner = torch.optim.SGD(
+            self.parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
 
     def step(self, loss: Tensor) -> bool:
-        """One step down the gradient of `loss`; False where it was not taken: then weights and momentum are as before."""
+        """One step down the gradient of `loss`; False where it was not taken, and weights and momentum stay."""
         self.inner.zero_grad(set_to_none=True)
         loss.backward()
         return self._take(loss)
 
     def apply(self, gradients: Sequence[Tensor | None], loss: Tensor) -> bool:
-        """`step` along gradients of `loss` worked out elsewhere, in the order of the parameters; None leaves a parameter alone."""
+        """`step` along gradients of `loss` that are given, one a parameter; None leaves a parameter alone."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         return self._take(loss)
@@ -187,7 +199,9 @@ class Sgd(Stateful):
         try:
             self.inner.load_state_dict(copy.deepcopy(dict(state)))
         except (ValueError, KeyError) as error:
-            raise MethodError(f"the state's optimiser is not of {len(self.parameters)} parameters: load it into the same model and scope") from error
+            raise MethodError(
+                f"the state's optimiser is not of {len(self.parameters)} parameters: load it into the same model and scope"
+            ) from error
 
 
 class MovingAverage(Stateful):

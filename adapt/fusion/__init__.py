@@ -61,7 +61,7 @@ class Fused(Stateful):
     def adapt(self, batch: Batch) -> Answer:
         """Adapt on `batch`, predict it by the picture, then by picture and sound.
 
-        In a caller's autocast no cast of a weight is kept: the weights change, and what inference mode cast is no use to a gradient.
+        In a caller's autocast no cast of a weight is kept: weights change, and a cast of inference mode has no gradient.
         """
         kept = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)

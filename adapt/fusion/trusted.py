@@ -107,7 +107,7 @@ class SourceMix(Stateful):
         return self.most * (theirs / (ours + theirs) if ours + theirs > 0 else 0.5)
 
     def mix(self, adapted: Tensor, source: Tensor | None) -> Tensor:
-        """(1 - w) log p_adapted + w log p_source as log-probabilities, of (B, K) both; the former where there is no latter.
+        """(1 - w) log p_adapted + w log p_source, scaled, of (B, K) both; the former where there is no latter.
 
         A class that one of the two rules out, by log p = -inf, is ruled out, unless that one has no weight.
         """
@@ -201,7 +201,7 @@ class Trusted(Stateful):
         return self.finish(answer, batch, self.believe(answer.before, answer.source, batch))
 
     def finish(self, answer: Answer, batch: Batch, belief: Belief) -> Tensor:
-        """`fuse`, where `believe` has been asked before the method's first step; an answer that is not a number teaches nothing."""
+        """`fuse`, where `believe` has been asked before the method's first step; NaN teaches nothing."""
         centre = answer.after if answer.unheard is None else answer.unheard
         seen = torch.lerp(centre.exp(), answer.before.exp(), self.settings.fusion_views).clamp_min(1e-12).log()
         seen = seen.masked_fill((centre == -math.inf) & (answer.before == -math.inf), -math.inf)

@@ -75,7 +75,9 @@ class Audio(Learner):
             self.alignment.commit(views.seen)
             trace = [_step(started, views, loss.item(), align, agree, audio)]
         unheard = after = self.predict(batch)
-        answer = Answer(before, after, steps=len(trace), stop_reason="unheard", gate=weight.mean().item(), unheard=unheard, source=source)
+        answer = Answer(
+            before, after, steps=len(trace), stop_reason="unheard", gate=weight.mean().item(), unheard=unheard, source=source
+        )
         if trace and self.settings.audio_weight > 0 and bool((weight > UNHEARD).any()):
             with self._for_this_clip():
                 reason = self._own_steps(batch, belief, weight, loss.item(), trace)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from adapt.contract import Answer, Batch, SourceStatistics
-from adapt.core.learner import adapted_parameters
+from adapt.core.learner import NOT_FINITE, adapted_parameters
 from adapt.core.moments import NORMS
 from adapt.core.settings import setting
 from adapt.core.state import MovingAverage
@@ -79,7 +79,7 @@ class Sar(Tent):
             loss = h_there[still].mean()
             gradients = self.gradients(loss) if still.any() else []
         if not gradients:
-            return self.answer(batch, views, "unreliable", started)
+            return self.answer(batch, views, NOT_FINITE if h_there.isnan().any() else "unreliable", started)
         if not self.optimiser.apply(gradients, loss):
             return self.answer(batch, views, "max_iterations", started)
         reason = self._recover(loss)
