@@ -2,6 +2,7 @@
 import copy
 import functools
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ NETWORKS = {  # id -> backbone, variant, side of its frames
 }
 WITHOUT_BATCH_NORM = ("clip", "frames (layer norm)", "frames (transformer)", "frames (pyramid transformer)", "mvit", "swin3d", "videomae")
 REFUSED = {("norm", network): "no batch norm layer to mix" for network in WITHOUT_BATCH_NORM}  # every other pair works
-SETTINGS = {"entropy_margin": 2.0}  # above log K: EATA and SAR call no clip unreliable
+SETTINGS: dict[str, Any] = {"entropy_margin": 2.0}  # above log K: EATA and SAR call no clip unreliable
 STILL = ("source", "norm", "t3a", "audio_only")  # methods that change no weight
 
 

@@ -99,6 +99,10 @@ def test_the_cycle_stops_where_one_more_step_would_not_fit(watch: Watch) -> None
             watch.pass_ms(10)
             return super().predict(batch)
 
+        def source_answer(self, batch: Batch) -> torch.Tensor:
+            watch.pass_ms(10)
+            return super().source_answer(batch)
+
     assert Slow(trained(), None, K, FIXED).adapt(batch(heard=1)).steps == 5
     started = watch.now_ms
     answer = Slow(trained(), None, K, dataclasses.replace(FIXED, budget_ms=300)).adapt(batch(heard=1))
