@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from adapt.core import code
 from adapt.errors import AdaptError, VideoError
 from adapt.stream import fingerprint
 from adapt.tables.cache import Clip
@@ -244,7 +245,7 @@ def test_nothing_is_written_to_the_terminal_for_bad_files(tmp_path: Path, film: 
 def test_a_child_made_by_fork_reads_with_workers_of_its_own(film: Path) -> None:
     """As processes of multiprocessing do, which share their parent's handles and must not share its workers."""
     code = (
-        "import multiprocessing, sys\nfrom pathlib import Path\nfrom adapt.decoding import Decoders\nfilm = Path(sys.argv[1])\n"
+        "import multiprocessing, sys\nfrom pathlib import Path\nfrom adapt.video.decoding import Decoders\nfilm = Path(sys.argv[1])\n"
         "def pid():\n"
         "    with Decoders() as decoders, decoders.open(film) as video:\n"
         "        assert next(video.frames([3])).shape[0] == 1\n"
@@ -268,7 +269,7 @@ def environment() -> dict[str, str]:
 
 
 HOLDING = (
-    "import os, signal, sys, threading\nfrom pathlib import Path\nfrom adapt.decoding import Decoders\n"
+    "import os, signal, sys, threading\nfrom pathlib import Path\nfrom adapt.video.decoding import Decoders\n"
     "decoders = Decoders()\n"
     "with decoders.open(Path(sys.argv[1])) as video:\n"
     "    pid = video._process._process.pid\n"
@@ -310,16 +311,17 @@ def test_a_program_that_is_left_by_an_error_does_not_wait_for_a_file_that_hangs(
 
 def test_the_code_of_the_worker_counts_in_a_runs_fingerprint_and_in_a_stages_deps(monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: set[str] = set()
-    take = fingerprint.file_sha256
+    take = code.meaning
 
-    def seen(path: Path) -> str:
-        hashed.add(path.name)
-        return take(path)
+    def seen(source: str) -> str:
+        hashed.add(source)
+        return take(source)
 
-    monkeypatch.setattr(fingerprint, "file_sha256", seen)
-    fingerprint.code_sha256(["adapt.streaming"])
-    files = {path.name for path in Path(decoding.__file__).parent.glob("*.py")}
-    assert hashed >= files
+    monkeypatch.setattr(code, "meaning", seen)
+    fingerprint.code_sha256(["adapt.stream.streaming"])
+    paths = list(Path(decoding.__file__).parent.glob("*.py"))
+    files = {path.name for path in paths}
+    assert hashed >= {path.read_text(encoding="utf-8") for path in paths}
     assert {Path(name).name for name in closure(ROOT / "adapt/video/clips.py")} >= files
 
 

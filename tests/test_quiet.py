@@ -12,11 +12,11 @@ LIBRARY = """
 import pathlib
 import duckdb
 import torch
-import adapt.tables.cache, adapt.streaming, pipeline.cache, pipeline.query
+import adapt.tables.cache, adapt.stream.streaming, pipeline.cache, pipeline.query
 from tests import pets
 
 pets.make(pathlib.Path.cwd())
-clips = adapt.cache.read_clips("pets", "test")
+clips = adapt.tables.cache.read_clips("pets", "test")
 kept = pipeline.cache.connect("pets")
 rows = kept.sql("SELECT clip_id FROM clips")
 try:
