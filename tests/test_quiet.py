@@ -12,12 +12,12 @@ LIBRARY = """
 import pathlib
 import duckdb
 import torch
-import adapt.tables.cache, adapt.stream.streaming, pipeline.cache, pipeline.query
+import adapt.tables.cache, adapt.stream.streaming, pipeline.query
 from tests import pets
 
 pets.make(pathlib.Path.cwd())
 clips = adapt.tables.cache.read_clips("pets", "test")
-kept = pipeline.cache.connect("pets")
+kept = pipeline.query.connect("pets")
 rows = kept.sql("SELECT clip_id FROM clips")
 try:
     kept.sql("SELECT nothing FROM clips")
