@@ -42,9 +42,8 @@ class Options:
     min_probability: float = 0.05  # sounds below this are not shown
     window_s: float = 10.0  # seconds that the tagger hears at once
     hop_s: float = 5.0  # seconds from one window's start to the next one's
-    track: sound.Track = (
-        "default"  # which sound track: default (the one marked so, else the first), or its position from 0
-    )
+    track: sound.Track = "default"
+    """which sound track: default (the one marked so, else the first), or its position from 0"""
     device: str = "cpu"  # cpu, cuda or cuda:1
     precision: str = "fp32"  # fp32, bf16 or fp16
     ffmpeg: Literal["packaged", "path"] = "packaged"  # the binary of imageio-ffmpeg, or the one on PATH

@@ -42,9 +42,8 @@ class Options:
     dataset: str
     tagger: str  # must be the one that made the tags
     combine: Literal["noisy_or", "max", "sum"] = "noisy_or"  # how a class's sounds add up
-    related: Literal["strongest", "all"] = (
-        "strongest"  # of a sound and its parents in the ontology: which count for a class
-    )
+    related: Literal["strongest", "all"] = "strongest"
+    """of a sound and its parents in the ontology: which count for a class"""
     reduce: Literal["max", "mean"] = "max"  # over a clip's windows, on probabilities
     threshold: float = 0.1  # sounds below this probability are not heard
     top_k: int = 10  # the loudest sounds that count

@@ -55,9 +55,8 @@ class Options:
     csv: Flag = False  # print CSV in place of a table
     json: Flag = False  # print a list of objects in place of a table
     parquet: Path | None = None  # write the result to this file
-    export: Path | None = (
-        None  # write a DuckDB file of all views for the plain duckdb client, which reads the cache where it lies now
-    )
+    export: Path | None = None
+    """write a DuckDB file of all views for the plain duckdb client, which reads the cache where it lies now"""
 
 
 def run(options: Options) -> None:

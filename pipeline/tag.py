@@ -43,9 +43,8 @@ class Options:
     batch_size: int = 8  # windows at a time; changes speed and memory only
     device: str = "cpu"  # cpu, cuda or cuda:1
     precision: str = "fp32"  # fp32, bf16 or fp16, where the tagger and the device can
-    jobs: int = (
-        2  # batches at a time, for taggers that use one core each; also ffmpeg processes where the sound was not kept
-    )
+    jobs: int = 2
+    """batches at a time, for taggers that use one core each; also ffmpeg processes where the sound was not kept"""
 
 
 @dataclass(frozen=True)

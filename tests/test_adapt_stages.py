@@ -94,7 +94,7 @@ def test_running_statistics_equal_those_of_all_clips_at_once() -> None:
     data = np.random.default_rng(0).normal(1000, 0.1, (5, 4, 300))  # a large mean: naive sums of squares would cancel
     running = moments.Running()
     for clip in data:
-        running.add({"n": (torch.from_numpy(clip.mean(1)), torch.from_numpy(clip.var(1)))})
+        running.add({"n": (torch.from_numpy(clip.mean(1)), torch.from_numpy(clip.var(1)))}, {"n": clip.shape[1]})
     together = data.transpose(1, 0, 2).reshape(4, -1)
     mean, variance = running.result()["n"]
     assert mean.numpy() == pytest.approx(together.mean(1))

@@ -1,4 +1,4 @@
-"""The backbones against the libraries that they come from: forward, stages, sizes, and the table of `python -m adapt.backbones`."""
+"""The backbones against the libraries that they come from: forward, blocks, sizes, and the table of `python -m adapt.backbones`."""
 import functools
 import sys
 import warnings
@@ -93,7 +93,7 @@ REFERENCES = {name: of_timm for name in NETWORKS if name.startswith("frames")} |
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_stage_after_stage_is_the_librarys_own_forward(name: str) -> None:
+def test_block_after_block_is_the_librarys_own_forward(name: str) -> None:
     model, x = network(name), clips()
     answer, expected = model(x), REFERENCES[name](model, x)
     assert answer.shape == (2, K)
@@ -103,23 +103,23 @@ def test_stage_after_stage_is_the_librarys_own_forward(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_stage_gives_one_tensor_of_n_clips_and_leaves_its_input_alone(name: str) -> None:
+def test_a_block_gives_one_tensor_of_n_clips_and_leaves_its_input_alone(name: str) -> None:
     """What runs once a clip is kept and used again: nothing may write into it."""
     x = clips()
-    for stage in blocks_of(network(name)):
+    for block in blocks_of(network(name)):
         before = x.clone()
-        y = stage.run(x)
+        y = block.run(x)
         assert torch.equal(x, before)
         assert len(y) == 2
         x = y
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_stages_share_the_weights_among_them_and_add_none(name: str) -> None:
+def test_blocks_share_the_weights_among_them_and_add_none(name: str) -> None:
     model = network(name)
     before = list(model.state_dict())
-    stages = blocks_of(model)
-    owners = [{id(p) for module in stage.modules for p in model.get_submodule(module).parameters()} for stage in stages]
+    blocks = blocks_of(model)
+    owners = [{id(p) for module in block.modules for p in model.get_submodule(module).parameters()} for block in blocks]
     assert sum(map(len, owners)) == len(set().union(*owners))
     elsewhere = {key for key, p in model.named_parameters() if not any(id(p) in owner for owner in owners)}
     assert elsewhere == ({"image.cls_token", "image.pos_embed", "image.reg_token"} & set(before))  # timm's ViT has these in no module

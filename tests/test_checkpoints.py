@@ -27,6 +27,7 @@ def test_a_checkpoint_says_what_it_was_trained_for(here: Path) -> None:
     state = content.pop("state")
     assert content == {
         "backbone": "tanet", "variant": "", "n_frames": 4, "size": 32, "labels": LABELS, "labels_sha256": classes.sha256(LABELS), "n_classes": 2,
+        "run": {}, "counts": {},
     }  # fmt: skip
     assert [*state.values()][-1].shape == (2,)  # the head's bias
 
@@ -78,3 +79,18 @@ def test_a_file_that_is_no_checkpoint_is_one_error(here: Path, content: bytes) -
     torch.save(torch.zeros(3), PATH)
     with pytest.raises(CheckpointError, match="holds a Tensor, no checkpoint of ours"):
         checkpoints.load_model(PATH, "tanet", LABELS, 4)
+
+
+def test_a_file_is_kept_for_the_run_that_made_it_alone(here: Path) -> None:
+    """By everything that the run depends on; a file that does not say so, or no file of ours, is made again."""
+    made, counts = {"epochs": "3", "code": "abc"}, {"val_accuracy": 1.0}
+    assert checkpoints.counts_of(PATH, made) is None
+    model = backbones.build("tanet", 2, 4)
+    checkpoints.save_model(PATH, model, "tanet", LABELS, 4, "", 32, made, counts)
+    assert checkpoints.counts_of(PATH, made) == counts
+    assert checkpoints.counts_of(PATH, made | {"epochs": "4"}) is None
+    assert checkpoints.counts_of(PATH, made | {"more": "1"}) is None
+    checkpoints.save_model(PATH, model, "tanet", LABELS, 4, "", 32)
+    assert checkpoints.counts_of(PATH, {}) is None
+    PATH.write_bytes(b"half a file")
+    assert checkpoints.counts_of(PATH, made) is None

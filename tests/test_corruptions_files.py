@@ -14,7 +14,7 @@ from adapt.tables.cache import Clip
 from adapt.video import corruptions
 from adapt.video.clips import ClipFrames, VideoOptions, count_frames, read_clip, read_frames, stream
 from adapt.video.corruptions import codec, ready_made
-from adapt.video.corruptions.__main__ import Options, run
+from adapt.video.corruptions.sheet import Options, run
 from tests.clips import write_video
 
 OPTIONS = VideoOptions(frames=4, views=2, resize=64, size=64)

@@ -4,11 +4,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from adapt import __main__ as stage
 from adapt.contract import Answer, Batch
 from adapt.core.state import Stateful
+from adapt.fusion import Fused
 from adapt.report import metrics
+from adapt.stream import streaming
+from adapt.stream.options import Options
 from adapt.tables import cache
 from adapt.tables.cache import Clip, Sound
 from adapt.video.clips import VideoOptions
@@ -28,6 +31,9 @@ class AlwaysThe(Stateful):
     def adapt(self, batch: Batch) -> Answer:
         return Answer(self.answer, self.answer)
 
+    def source_answer(self, batch: Batch) -> Tensor:
+        return self.answer
+
 
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
@@ -37,8 +43,8 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, obje
     path = write_video(tmp_path / "a.mp4", [0, 255], (64, 64))
     clips = [Clip("a", path, "test", 0, "ok", (0, 2)), Clip("b", path, "test", 1, "ok", (1,)), Clip("c", path, "test", 2, "ok")]
     silence = Sound(np.full(3, 1 / 3, np.float32), np.zeros(3, np.float32), np.zeros(3, np.float32), 0.0, "no_track")
-    options = stage.Options("ava", "tanet", "source", ("clean",), VideoOptions(frames=1, views=1, resize=32, size=32))
-    found, _ = stage.adapt_stream(AlwaysThe(2), clips, dict.fromkeys("abc", silence), options, "clean", 0)
+    options = Options("ava", "tanet", "source", ("clean",), video=VideoOptions(frames=1, views=1, resize=32, size=32))
+    found, _ = streaming.adapt_stream(Fused(AlwaysThe(2), None), clips, dict.fromkeys("abc", silence), options, "clean", 0)
     return sorted(found, key=lambda row: str(row["clip_id"]))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from adapt.tables import code
 from adapt.errors import AdaptError, VideoError
 from adapt.stream import fingerprint
 from adapt.tables.cache import Clip
@@ -310,16 +311,17 @@ def test_a_program_that_is_left_by_an_error_does_not_wait_for_a_file_that_hangs(
 
 def test_the_code_of_the_worker_counts_in_a_runs_fingerprint_and_in_a_stages_deps(monkeypatch: pytest.MonkeyPatch) -> None:
     hashed: set[str] = set()
-    take = fingerprint.file_sha256
+    take = code.meaning
 
-    def seen(path: Path) -> str:
-        hashed.add(path.name)
-        return take(path)
+    def seen(source: str) -> str:
+        hashed.add(source)
+        return take(source)
 
-    monkeypatch.setattr(fingerprint, "file_sha256", seen)
-    fingerprint.code_sha256(["adapt.streaming"])
-    files = {path.name for path in Path(decoding.__file__).parent.glob("*.py")}
-    assert hashed >= files
+    monkeypatch.setattr(code, "meaning", seen)
+    fingerprint.code_sha256(["adapt.stream.streaming"])
+    paths = list(Path(decoding.__file__).parent.glob("*.py"))
+    files = {path.name for path in paths}
+    assert hashed >= {path.read_text(encoding="utf-8") for path in paths}
     assert {Path(name).name for name in closure(ROOT / "adapt/video/clips.py")} >= files
 
 

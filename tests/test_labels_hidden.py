@@ -1,6 +1,7 @@
 """Labels shuffled in clips.parquet: no method but the upper bound, which is told them and marked so, answers otherwise."""
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,14 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from adapt import methods
-from adapt.methods import Settings
 from adapt.stream import streaming
-from tests import tiny_project
+from tests import built, tiny_project
 from tests.tiny_project import LABELS, options
 
 CLIPS = Path("cache/tiny/clips.parquet")
 ANSWERS = ["clip_id", "position", "probs", "fused_probs", "before_id", "after_id", "fused_id", "steps", "stop_reason", "gate"]
-STEPS = Settings(max_iterations=2, commit=0.5, stream_audio=0.5, entropy_margin=1.1, eata_similarity=1.1)  # eata and sar step too
+STEPS: dict[str, Any] = {"max_iterations": 2, "entropy_margin": 1.1, "eata_similarity": 1.1}  # eata and sar step too
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_shuffling_the_labels_changes_no_byte_of_any_answer_but_the_upper_bounds
     answers, traces, scores = [], [], []
     for folder in projects:
         monkeypatch.chdir(folder)
-        streaming.run(options(method, corruptions=("gauss",), settings=STEPS))
+        streaming.run(options(method, corruptions=("gauss",), settings=built.fitting(method, **STEPS)))
         out = Path("cache/tiny/adapt") / method
         answers.append(bytes_of(out / "predictions.parquet", ANSWERS))
         steps = [name for name in pq.read_schema(out / "traces.parquet").names if name != "ms"]

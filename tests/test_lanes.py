@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from adapt.errors import AdaptError
+from adapt.errors import AdaptError, CacheError
 from adapt.stream import lanes, streaming
 from adapt.stream.streams import adapt_batches
 from tests.tiny_project import ROOT, options
@@ -105,6 +105,7 @@ def has_ended(pid: int) -> bool:
     ("fault", "kind", "said"),
     [
         ("error", AdaptError, "^the second is no good$"),
+        ("table", CacheError, "^a row breaks the contract$"),
         ("bug", RuntimeError, "ZeroDivisionError"),
         ("killed", AdaptError, "ended by SIGKILL: is there too little memory for --jobs"),
     ],
@@ -117,6 +118,8 @@ def test_an_error_in_one_process_ends_the_others_and_is_raised(fault: str, kind:
         wait_for(lambda: (tmp_path / "0").exists())
         if fault == "error":
             raise AdaptError("the second is no good")
+        if fault == "table":
+            raise CacheError("a row breaks the contract")
         if fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         tell(1 // 0)

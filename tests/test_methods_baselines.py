@@ -5,26 +5,27 @@ from itertools import pairwise
 
 import pytest
 import torch
-from adapt.methods.late_fusion_prior import LateFusionPrior
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt import methods
-from adapt.contract import Batch
+from adapt.contract import Batch, SourceStatistics
 from adapt.core.batch_norm import own_statistics
 from adapt.core.head import find_head, forward_with_features
 from adapt.errors import MethodError
-from adapt.losses.predictions import entropy
-from adapt.methods import Settings
+from adapt.losses import entropy
+from adapt.methods import eata, norm, sar, shot, t3a, tent
 from adapt.methods.eata import Eata, importance
 from adapt.methods.norm import Norm
 from adapt.methods.sar import Sar
 from adapt.methods.shot import Centroids, Shot, diversity
 from adapt.methods.t3a import T3A
 from adapt.methods.tent import Tent
+from tests import built
 from tests.tiny import K, TinyVideoModel, batch, same_weights, trained, weights
 
-PAPER = Settings(entropy_lr=0.01, bn_prior=1.0, sar_frozen=0.0)  # batch norm as the papers have it
+LR = 0.01
+TENT, EATA = tent.Settings(lr=LR, bn_prior=1.0), eata.Settings(lr=LR, bn_prior=1.0)  # batch norm as the papers have it
+SAR, SHOT = sar.Settings(lr=LR, bn_prior=1.0, sar_frozen=0.0), shot.Settings(lr=LR, bn_prior=1.0)
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_in_tent_a_batch_norms_output_on_a_shifted_clip_has_mean_0_and_std_1(mod
     nn.init.ones_(model.norm.weight)
     nn.init.zeros_(model.norm.bias)
     outputs: list[Tensor] = []
-    method = Tent(model, PAPER)
+    method = Tent(model, TENT)
     model.norm.register_forward_hook(lambda m, i, o: outputs.append(o.detach()))
     clip = batch()
     method.adapt(dataclasses.replace(clip, frames=clip.frames * 3 + 5))
@@ -69,13 +70,13 @@ def test_in_tent_a_batch_norms_output_on_a_shifted_clip_has_mean_0_and_std_1(mod
 def test_tents_step_is_sgd_on_the_entropy_with_batch_norm_in_training_mode(model: TinyVideoModel) -> None:
     by_hand = in_training_mode(model)
     gradients = torch.autograd.grad(clip_entropy(by_hand, batch()), of_norm(by_hand))
-    expected = [w.detach() - PAPER.entropy_lr * g for w, g in zip(of_norm(by_hand), gradients, strict=True)]
-    Tent(model, PAPER).adapt(batch())
+    expected = [w.detach() - LR * g for w, g in zip(of_norm(by_hand), gradients, strict=True)]
+    Tent(model, TENT).adapt(batch())
     assert all(torch.allclose(w, e, atol=1e-6) for w, e in zip(of_norm(model), expected, strict=True))
 
 
 def test_tent_lowers_the_entropy_of_a_repeated_clip_and_changes_scale_and_shift_alone(model: TinyVideoModel) -> None:
-    before, method = weights(model), Tent(model, dataclasses.replace(PAPER, entropy_lr=0.5))
+    before, method = weights(model), Tent(model, dataclasses.replace(TENT, lr=0.5))
     losses = [method.adapt(batch()).trace[0].loss for _ in range(20)]
     assert all(later < earlier for earlier, later in pairwise(losses))
     assert losses[-1] < 0.8 * losses[0]
@@ -87,19 +88,19 @@ def test_one_value_a_channel_is_a_clear_error_with_the_clips_own_statistics() ->
     model = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.BatchNorm1d(3), nn.Linear(3, K))
     one_view = dataclasses.replace(batch(), frames=batch().centre)
     with pytest.raises(MethodError, match="'2' sees one value a channel.*set bn_prior below 1"):
-        Tent(model, PAPER).adapt(one_view)
-    assert Tent(model, dataclasses.replace(PAPER, bn_prior=0.3)).adapt(one_view).steps == 1
+        Tent(model, TENT).adapt(one_view)
+    assert Tent(model, dataclasses.replace(TENT, bn_prior=0.3)).adapt(one_view).steps == 1
 
 
 # norm
 
 
 def test_bn_samples_is_schneiders_rule_n_over_big_n_plus_n(model: TinyVideoModel) -> None:
-    by_rule = Norm(model, Settings(bn_samples=16)).adapt(batch()).after
-    assert torch.equal(by_rule, Norm(model, Settings(bn_prior=1 / 17)).adapt(batch()).after)
+    by_rule = Norm(model, norm.Settings(bn_samples=16)).adapt(batch()).after
+    assert torch.equal(by_rule, Norm(model, norm.Settings(bn_prior=1 / 17)).adapt(batch()).after)
     clip = batch()
     two = dataclasses.replace(clip, frames=clip.frames.repeat(2, *[1] * 5), centre=clip.centre.repeat(2, *[1] * 5))
-    assert torch.equal(Norm(model, Settings(bn_samples=16)).adapt(two).after, Norm(model, Settings(bn_prior=2 / 18)).adapt(two).after)
+    assert torch.equal(Norm(model, norm.Settings(bn_samples=16)).adapt(two).after, Norm(model, norm.Settings(bn_prior=2 / 18)).adapt(two).after)
 
 
 # eata
@@ -109,7 +110,7 @@ H_SURE = -(0.97 * math.log(0.97) + 0.03 * math.log(0.01))  # 0.168 < E_0 = 0.4 l
 
 
 def test_eata_weighs_reliable_new_clips_by_exp_of_e0_minus_entropy_and_the_rest_by_0(model: TinyVideoModel) -> None:
-    method = Eata(model, K, Settings())
+    method = Eata(model, K, eata.Settings())
     log_p = torch.tensor([SURE, UNSURE]).log()
     weight, reliable = method.weigh(log_p)
     assert weight.tolist() == pytest.approx([math.exp(0.4 * math.log(4) - H_SURE), 0])
@@ -122,23 +123,23 @@ def test_eata_weighs_reliable_new_clips_by_exp_of_e0_minus_entropy_and_the_rest_
 
 
 def test_eata_takes_no_step_on_an_unreliable_or_redundant_clip(model: TinyVideoModel) -> None:
-    method = Eata(model, K, dataclasses.replace(PAPER, entropy_margin=0.01))
+    method = Eata(model, K, dataclasses.replace(EATA, entropy_margin=0.01))
     before = weights(model)
     answer = method.adapt(batch())
     assert (answer.steps, answer.stop_reason) == (0, "unreliable")
     assert same_weights(model, before)
-    method = Eata(model, K, dataclasses.replace(PAPER, entropy_margin=1.1))
+    method = Eata(model, K, dataclasses.replace(EATA, entropy_margin=1.1))
     assert method.adapt(batch()).steps == 1
     after_one = weights(model)
     assert (method.adapt(batch()).stop_reason, same_weights(model, after_one)) == ("redundant", True)
 
 
 def test_eatas_step_is_sgd_on_the_weighed_entropy(model: TinyVideoModel) -> None:
-    settings = dataclasses.replace(PAPER, entropy_margin=1.1)
+    settings = dataclasses.replace(EATA, entropy_margin=1.1)
     by_hand = in_training_mode(model)
     h = clip_entropy(by_hand, batch())
     gradients = torch.autograd.grad(math.exp(1.1 * math.log(K) - h.item()) * h, of_norm(by_hand))
-    expected = [w.detach() - PAPER.entropy_lr * g for w, g in zip(of_norm(by_hand), gradients, strict=True)]
+    expected = [w.detach() - LR * g for w, g in zip(of_norm(by_hand), gradients, strict=True)]
     Eata(model, K, settings).adapt(batch())
     assert all(torch.allclose(w, e, atol=1e-6) for w, e in zip(of_norm(model), expected, strict=True))
 
@@ -150,24 +151,27 @@ def test_eatas_fisher_weights_are_mean_squared_gradients_and_its_regulariser_the
         by_hand = in_training_mode(model)
         logits = by_hand(clip)
         squares += torch.autograd.grad(F.cross_entropy(logits, logits.argmax(1)), of_norm(by_hand)[1])[0].square()
-    fisher = importance(model, clips, PAPER)
+    fisher = importance(model, clips, TENT)
     assert fisher.keys() == {"norm.weight", "norm.bias"}
     assert torch.allclose(fisher["norm.bias"][0], squares / 3, rtol=1e-3)
-    method = methods.build("eata", model, fisher, K, dataclasses.replace(PAPER, eata_fisher=7.0))
+    method = built.alone("eata", model, SourceStatistics({}, fisher), K, eata_fisher=7.0)
     assert isinstance(method, Eata)
     assert method.regulariser().item() == 0
     with torch.no_grad():
         model.norm.bias.add_(0.5)
     assert method.regulariser().item() == pytest.approx(7 * 0.25 * (squares / 3).sum().item(), rel=1e-3)
     with pytest.raises(MethodError, match=r"lack parameter 'norm.bias'"):
-        methods.build("eata", model, {"norm.weight": fisher["norm.weight"]}, K, PAPER)
+        built.alone("eata", model, SourceStatistics({}, {"norm.weight": fisher["norm.weight"]}), K)
+    without = built.alone("eata", model, SourceStatistics({}), K)  # the authors call that ETA
+    assert isinstance(without, Eata)
+    assert without.fisher is None
 
 
 # sar
 
 
 def test_sars_step_is_the_hand_computed_sharpness_aware_one(model: TinyVideoModel) -> None:
-    settings = dataclasses.replace(PAPER, entropy_margin=1.1, sar_radius=0.5)
+    settings = dataclasses.replace(SAR, entropy_margin=1.1, sar_radius=0.5)
     by_hand = in_training_mode(model)
     start = [w.detach().clone() for w in of_norm(by_hand)]
     first = torch.autograd.grad(clip_entropy(by_hand, batch()), of_norm(by_hand))
@@ -179,11 +183,11 @@ def test_sars_step_is_the_hand_computed_sharpness_aware_one(model: TinyVideoMode
     assert not torch.allclose(second[1], first[1], rtol=1e-2)
     Sar(model, K, settings).adapt(batch())
     for w, s, g in zip(of_norm(model), start, second, strict=True):
-        assert torch.allclose(w, s - PAPER.entropy_lr * g, atol=1e-6)
+        assert torch.allclose(w, s - LR * g, atol=1e-6)
 
 
 def test_sar_recovers_when_it_has_collapsed(model: TinyVideoModel) -> None:
-    before, method = weights(model), Sar(model, K, dataclasses.replace(PAPER, entropy_margin=1.1))
+    before, method = weights(model), Sar(model, K, dataclasses.replace(SAR, entropy_margin=1.1))
     assert method.adapt(batch()).stop_reason == "max_iterations"
     with torch.no_grad():
         model.norm.weight.mul_(1000)  # every answer is certain now
@@ -198,7 +202,7 @@ def test_sar_recovers_when_it_has_collapsed(model: TinyVideoModel) -> None:
 
 def test_sar_takes_no_step_on_an_unreliable_clip(model: TinyVideoModel) -> None:
     before = weights(model)
-    answer = Sar(model, K, dataclasses.replace(PAPER, entropy_margin=0.01)).adapt(batch())
+    answer = Sar(model, K, dataclasses.replace(SAR, entropy_margin=0.01)).adapt(batch())
     assert (answer.steps, answer.stop_reason, same_weights(model, before)) == (0, "unreliable", True)
 
 
@@ -207,11 +211,11 @@ def test_sar_leaves_the_quarter_of_norm_layers_nearest_to_the_output_alone() -> 
     layers = [layer for _ in range(4) for layer in (nn.Conv3d(3, 3, 1), nn.BatchNorm3d(3), nn.ReLU())]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, K))
     before = weights(model)
-    Sar(model, K, dataclasses.replace(PAPER, entropy_margin=1.1, sar_frozen=0.25)).adapt(batch())
+    Sar(model, K, dataclasses.replace(SAR, entropy_margin=1.1, sar_frozen=0.25)).adapt(batch())
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {f"{i}.{kind}" for i in (1, 4, 7) for kind in ("weight", "bias")}
     with pytest.raises(MethodError, match="no weight of Sequential is left to adapt"):
-        Sar(model, K, dataclasses.replace(PAPER, sar_frozen=1.0))
+        Sar(model, K, dataclasses.replace(SAR, sar_frozen=1.0))
 
 
 # shot
@@ -258,8 +262,8 @@ class TwoChannels(nn.Module):
 @pytest.mark.parametrize(("name", "n_right"), [("source", 40), ("tent", 20), ("shot", 40)])
 def test_where_tent_collapses_to_one_class_shot_keeps_both(name: str, n_right: int) -> None:
     """Clips of two kinds in turn, both told apart by the source; of the last 40 tent gets one kind, shot all."""
-    settings = Settings(entropy_lr=0.5, bn_prior=0.0, momentum=0.0)
-    method, random, right = methods.build(name, TwoChannels(), None, 2, settings), torch.Generator().manual_seed(0), []
+    settings = built.fitting(name, lr=0.5, bn_prior=0.0, momentum=0.0)
+    method, random, right = built.alone(name, TwoChannels(), None, 2, **settings), torch.Generator().manual_seed(0), []
     for i in range(120):
         frames = torch.full((1, 2, 3, 2, 2, 2), 0.4)
         frames[:, :, i % 2] += 0.2
@@ -272,7 +276,7 @@ def test_where_tent_collapses_to_one_class_shot_keeps_both(name: str, n_right: i
 
 def test_shot_leaves_the_head_alone_even_where_all_weights_adapt(model: TinyVideoModel) -> None:
     before = weights(model)
-    Shot(model, K, dataclasses.replace(PAPER, scope="all")).adapt(batch())
+    Shot(model, K, dataclasses.replace(SHOT, scope="all")).adapt(batch())
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     # A norm by the clip's own statistics takes the convolution's bias away again: its gradient is 0, or what rounding leaves of that.
     assert changed - {"conv.bias"} == {"conv.weight", "norm.weight", "norm.bias"}
@@ -300,7 +304,7 @@ def coloured(a: float, b: float) -> Batch:
 
 
 def test_t3a_equals_the_hand_computed_centroids() -> None:
-    method = T3A(Pixels(), 2, Settings())
+    method = T3A(Pixels(), 2, t3a.Settings())
     # feature (.3, .4) is of class 1; its unit vector (.6, .8) joins (0, 1): sum (.6, 1.8), unit (.3162, .9487); class 0 keeps (1, 0)
     expected = torch.tensor([[0.3, 0.3 * 0.6 / math.sqrt(3.6) + 0.4 * 1.8 / math.sqrt(3.6)]]).log_softmax(1)
     answer = method.adapt(coloured(0.3, 0.4))
@@ -309,7 +313,7 @@ def test_t3a_equals_the_hand_computed_centroids() -> None:
 
 
 def test_t3a_keeps_the_supports_of_lowest_entropy() -> None:
-    method = T3A(Pixels(), 2, Settings(t3a_supports=2))
+    method = T3A(Pixels(), 2, t3a.Settings(t3a_supports=2))
     for a, b in ((0.1, 0.9), (0.4, 0.5), (0.3, 0.9)):  # class 1; margins .8, .1, .6; the head's own (0, 1) has margin 1
         method.adapt(coloured(a, b))
     kept = method.supports.vectors[method.supports.classes == 1]
@@ -318,10 +322,10 @@ def test_t3a_keeps_the_supports_of_lowest_entropy() -> None:
 
 def test_a_model_without_a_last_linear_layer_is_a_clear_error_for_t3a() -> None:
     with pytest.raises(MethodError, match="BatchNorm3d has no linear layer with 4 outputs"):
-        T3A(nn.BatchNorm3d(3), K, Settings())
+        T3A(nn.BatchNorm3d(3), K, t3a.Settings())
     scaled = nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, K), nn.Sigmoid())
     with pytest.raises(MethodError, match="not its last linear layer's outputs"):
-        T3A(scaled, K, Settings()).adapt(batch())
+        T3A(scaled, K, t3a.Settings()).adapt(batch())
 
 
 class FrameByFrame(nn.Module):
@@ -344,18 +348,7 @@ def test_the_heads_input_is_averaged_over_frames_where_the_head_is_applied_to_ea
     assert torch.allclose(seen.features, by_hand, atol=1e-6)
 
 
-# late_fusion_prior
-
-
-def test_late_fusion_prior_divides_by_the_running_mean_of_its_own_answers() -> None:
-    """Two clips by hand: p (.6, .4) fused with evidence (0, .5) at e = .5, prior exponent 1; uniform counts as two clips."""
-    method = LateFusionPrior(Pixels(), 2, Settings(fusion_floor=0.5, prior_balance=1.0))
-    clip = dataclasses.replace(coloured(math.log(0.6) + 1, math.log(0.4) + 1), s=torch.tensor([[0.0, 0.5]]))
-    first = method.adapt(clip).after.softmax(1)
-    assert first[0].tolist() == pytest.approx([0.3 / 0.7, 0.4 / 0.7])  # .6 x .5 and .4 x 1, the prior still uniform
-    prior = [(1 + 0.3 / 0.7) / 3, (1 + 0.4 / 0.7) / 3]
-    expected = [0.3 / prior[0], 0.4 / prior[1]]
-    assert method.adapt(clip).after.softmax(1)[0].tolist() == pytest.approx([e / sum(expected) for e in expected])
+# norms that fuse
 
 
 def test_entropy_is_log_k_for_uniform_and_0_for_certain() -> None:

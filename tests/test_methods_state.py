@@ -9,28 +9,33 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapt import methods
-from adapt.contract import Answer, Batch, Method
-from adapt.core.guards import Guards
+from adapt import fusion, methods
+from adapt.contract import Answer, Batch
+from adapt.core import guards
+from adapt.core.guards import Guards, GuardSettings
 from adapt.core.learner import Views
 from adapt.core.oracle import Oracle
 from adapt.core.state import Sgd, Weights
 from adapt.errors import MethodError
-from adapt.methods import Settings
+from adapt.fusion import Fused
+from adapt.methods import audio, vitta
 from adapt.methods.audio import Audio
 from adapt.methods.vitta import Vitta
+from tests import built
 from tests.tiny import K, TinyVideoModel, batch, same_weights, trained, weights
 
-SETTINGS = Settings(lr=0.01, entropy_lr=0.01, entropy_margin=1.1, commit=0.3)
-GUARDED = dataclasses.replace(SETTINGS, ensemble=0.9, collapse_entropy=0.9, collapse_agreement=1.1, collapse_memory=0.5, collapse_every=2)
+SETTINGS: dict[str, Any] = {"lr": 0.01, "entropy_margin": 1.1}  # each method is given those that it reads
+GUARDED = SETTINGS | {"ensemble": 0.9, "collapse_entropy": 0.9, "collapse_agreement": 1.1, "collapse_memory": 0.5, "collapse_every": 2}
 STREAM = [batch(i, heard=i % 3 if i % 2 else None) for i in range(10)]
 TRUTH = Oracle({clip.clip_ids[0]: (i % 3,) for i, clip in enumerate(STREAM)})  # right for every sound that is heard
-GRADIENTS = [name for name in methods.names() if hasattr(methods.build(name, trained(), None, K, SETTINGS, TRUTH), "guards")]
 
 
-def made(name: str, settings: Settings = SETTINGS) -> tuple[Method, TinyVideoModel]:
+def made(name: str, fusion: str = "none", settings: Mapping[str, Any] = SETTINGS) -> tuple[Fused, TinyVideoModel]:
     model = trained()
-    return methods.build(name, model, None, K, settings, TRUTH), model
+    return built.fused(name, fusion, model, None, K, TRUTH, **built.fitting(name, fusion, **settings)), model
+
+
+GRADIENTS = [name for name in methods.names() if hasattr(made(name)[0].method, "guards")]
 
 
 def same(a: Answer, b: Answer) -> bool:
@@ -48,9 +53,10 @@ def through_a_file(state: Mapping[str, Any]) -> Any:
     return torch.load(file, weights_only=True)
 
 
+@pytest.mark.parametrize("fused", fusion.names())
 @pytest.mark.parametrize("name", methods.names())
-def test_reset_gives_back_weights_and_answers_bit_for_bit(name: str) -> None:
-    method, model = made(name)
+def test_reset_gives_back_weights_and_answers_bit_for_bit(name: str, fused: str) -> None:
+    method, model = made(name, fused)
     before = weights(model)
     first = [method.adapt(clip) for clip in STREAM[:5]]
     method.reset()
@@ -59,29 +65,34 @@ def test_reset_gives_back_weights_and_answers_bit_for_bit(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", methods.names())
-@pytest.mark.parametrize("settings", [SETTINGS, GUARDED], ids=["plain", "guarded"])
-def test_a_method_goes_on_from_its_saved_state_bit_for_bit(name: str, settings: Settings) -> None:
-    undisturbed, model = made(name, settings)
+@pytest.mark.parametrize(("fused", "settings"), [("none", GUARDED), *((one, SETTINGS) for one in fusion.names())])
+def test_a_method_goes_on_from_its_saved_state_bit_for_bit(name: str, fused: str, settings: dict[str, Any]) -> None:
+    undisturbed, model = made(name, fused, settings)
     expected = [undisturbed.adapt(clip) for clip in STREAM]
-    interrupted, _ = made(name, settings)
+    interrupted, _ = made(name, fused, settings)
     for clip in STREAM[:6]:
         interrupted.adapt(clip)
     saved = through_a_file(interrupted.state())
     for clip in STREAM[6:]:
         interrupted.adapt(clip)  # a state is a copy: going on does not change it
-    fresh, other = made(name, settings)
+    fresh, other = made(name, fused, settings)
     fresh.load_state(saved)
     assert all(same(answer, fresh.adapt(clip)) for answer, clip in zip(expected[6:], STREAM[6:], strict=True))
     assert same_weights(other, weights(model))
 
 
+@pytest.mark.parametrize("fused", fusion.names())
 @pytest.mark.parametrize("name", methods.names())
-def test_every_method_takes_more_clips_than_one_at_once(name: str) -> None:
+def test_every_method_takes_more_clips_than_one_at_once(name: str, fused: str) -> None:
     a, b = STREAM[1], STREAM[2]
     tensors = {field: torch.cat([getattr(a, field), getattr(b, field)]) for field in ("frames", "centre", "q", "s", "mass")}
-    answer = made(name)[0].adapt(Batch(**tensors, status=a.status + b.status, clip_ids=a.clip_ids + b.clip_ids))
+    answer = made(name, fused)[0].adapt(Batch(**tensors, status=a.status + b.status, clip_ids=a.clip_ids + b.clip_ids))
     assert answer.before.shape == answer.after.shape == (2, K)
     assert answer.after.isfinite().all()
+    assert (answer.fused is None) == (fused == "none")
+    if answer.fused is not None:
+        assert answer.fused.shape == (2, K)
+        assert answer.fused.isfinite().all()
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
@@ -91,23 +102,33 @@ def test_every_method_that_takes_gradients_moves_its_weights_and_saves_them(name
     for clip in STREAM[:3]:
         method.adapt(clip)
     assert not same_weights(model, before)
-    assert torch.equal(method.state()["weights"]["norm.bias"], model.norm.bias)
+    assert torch.equal(method.state()["method"]["weights"]["norm.bias"], model.norm.bias)
 
 
 def test_the_methods_that_take_gradients_are_those_of_the_papers_that_do() -> None:
-    assert set(GRADIENTS) == {"tent", "shot", "eata", "sar", "vitta", "vitta_fusion", "audio", "oracle_gate"}
+    assert set(GRADIENTS) == {"tent", "shot", "eata", "sar", "vitta", "audio", "oracle_gate"}
 
 
 def test_a_state_of_another_method_scope_or_optimiser_is_a_clear_error() -> None:
     method, _ = made("audio")
     with pytest.raises(MethodError, match="Audio needs .*: it is another method's"):
         method.load_state(made("vitta")[0].state())
-    wider, _ = made("vitta", dataclasses.replace(SETTINGS, scope="all"))
+    wider, _ = made("vitta", settings=SETTINGS | {"scope": "all"})
     with pytest.raises(MethodError, match="6 weights are not the 2 that adapt here"):
         made("vitta")[0].load_state(wider.state())
     optimiser = Sgd([torch.nn.Parameter(torch.zeros(2))], 0.1)
     with pytest.raises(MethodError, match="optimiser is not of 1 parameters"):
         optimiser.load_state(Sgd([torch.nn.Parameter(torch.zeros(2)) for _ in range(2)], 0.1).state())
+
+
+def test_a_state_of_another_fusion_or_of_none_is_a_clear_error() -> None:
+    for ours, theirs in (("none", "plain"), ("plain", "none")):
+        with pytest.raises(MethodError, match="it is not of this method and fusion"):
+            made("source", ours)[0].load_state(made("source", theirs)[0].state())
+    with pytest.raises(MethodError, match="Trusted needs .*"):
+        made("source", "trusted")[0].load_state(made("source", "balanced")[0].state())
+    with pytest.raises(MethodError, match="it is not of this method and fusion"):
+        made("source")[0].load_state(made("source")[0].method.state())
 
 
 # guards
@@ -116,7 +137,7 @@ def test_a_state_of_another_method_scope_or_optimiser_is_a_clear_error() -> None
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_ensembling_leaves_the_share_alpha_of_what_a_clip_changed(name: str) -> None:
     plain, model = made(name)
-    guarded, pulled = made(name, dataclasses.replace(SETTINGS, ensemble=0.75))
+    guarded, pulled = made(name, settings=SETTINGS | {"ensemble": 0.75})
     source = weights(model)
     assert same(plain.adapt(STREAM[1]), guarded.adapt(STREAM[1]))  # the pull comes after the prediction
     for key in ("norm.weight", "norm.bias"):
@@ -128,24 +149,24 @@ def certain(k: int) -> Tensor:
     return torch.full((1, K), -math.inf).index_fill(1, torch.tensor([k]), 0.0)
 
 
-def watched(settings: Settings, source: list[int], answers: list[int]) -> tuple[list[str], Tensor]:
+def watched(settings: GuardSettings, source: list[int], answers: list[int]) -> tuple[list[str], Tensor]:
     """The stop reasons of a guarded stream of certain answers beside those of a certain source, and the weight w that is left.
 
     w starts at 0 and grows by 1 before each answer.
     """
     module = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(module.weight)
-    store, optimiser, guards = Weights(module, list(module.parameters())), Sgd(list(module.parameters()), 0.1), Guards(settings)
+    store, optimiser, watch = Weights(module, list(module.parameters())), Sgd(list(module.parameters()), 0.1), Guards(settings)
     reasons = []
     for theirs, ours in zip(source, answers, strict=True):
         with torch.no_grad():
             module.weight.add_(1)
         answer = Answer(certain(ours), certain(ours), stop_reason="none")
-        reasons.append(guards.after(answer, store, optimiser, lambda theirs=theirs: certain(theirs)).stop_reason)  # type: ignore[misc]
+        reasons.append(watch.after(answer, store, optimiser, lambda theirs=theirs: certain(theirs)).stop_reason)  # type: ignore[misc]
     return reasons, module.weight.detach()
 
 
-WATCHING = Settings(collapse_entropy=0.5, collapse_agreement=0.5, collapse_memory=0.9, collapse_every=100)
+WATCHING = GuardSettings(collapse_entropy=0.5, collapse_agreement=0.5, collapse_memory=0.9, collapse_every=100)
 
 
 def first_narrow(share: float, memory: float) -> int:
@@ -184,11 +205,11 @@ def test_the_last_good_weights_come_back_and_those_of_the_source_if_that_does_no
     assert watched(settings, source[:second], answers[:second])[1].item() == 0
 
 
-def test_a_wrecked_model_recovers_under_the_guard_and_not_without() -> None:
-    settings = dataclasses.replace(SETTINGS, collapse_entropy=0.9, collapse_agreement=0.9, collapse_memory=0.5, confident=0.0)
-    for guard, recovers in ((settings, True), (SETTINGS, False)):
-        model = trained()
-        method = Vitta(model, None, guard)
+def test_a_wrecked_model_recovers_under_the_guard_and_not_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "SURE", 0.0)  # the tiny source is never sure of much
+    guard = {"collapse_entropy": 0.9, "collapse_agreement": 0.9, "collapse_memory": 0.5}
+    for settings, recovers in ((SETTINGS | guard, True), (SETTINGS, False)):
+        method, model = made("vitta", settings=settings)
         with torch.no_grad():
             model.norm.weight.mul_(-100)
         reasons = [method.adapt(batch(i)).stop_reason for i in range(8)]
@@ -197,29 +218,39 @@ def test_a_wrecked_model_recovers_under_the_guard_and_not_without() -> None:
 
 
 def test_guards_are_off_by_default() -> None:
-    assert (Settings().ensemble, Settings().collapse_entropy) == (1.0, 0.0)
+    assert (GuardSettings().ensemble, GuardSettings().collapse_entropy) == (1.0, 0.0)
+    assert not GuardSettings().guarded()
 
 
 # the audio cycle's best step
 
 
 class Scripted(Audio):
-    """The losses that it sees on a clip, whatever the weights: the first own look is the best, the next two are equal and count as converged."""
+    """The losses that it sees on a clip, whatever the weights."""
 
-    script = (1.0, 0.5, 0.9, 0.9)
+    script: tuple[float, ...] = ()
 
-    def terms(self, views: Views, t: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        loss, *parts = super().terms(views, t, g)
+    def terms(self, views: Views, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        loss, *parts = super().terms(views, t, weight)
         value, *self.script = self.script  # type: ignore[assignment]
         return (loss - loss.detach() + value, parts[0], parts[1], parts[2])
 
 
-def test_a_converged_clip_is_predicted_by_its_best_step() -> None:
-    settings = dataclasses.replace(SETTINGS, confident=1.1, slack=1e9, audio_lr=0.5, max_iterations=9)
-    answer = Scripted(trained(), None, K, settings).adapt(batch(heard=2))
-    assert (answer.stop_reason, answer.steps) == ("converged", 3)
-    after_the_streams_step = Vitta(trained(), None, SETTINGS).adapt(batch(heard=2)).after  # the weights of the first own look
-    assert torch.equal(answer.after, after_the_streams_step)
+@pytest.mark.parametrize(("script", "reason"), [
+    ((1.0, 0.5, 0.55, 0.55), "converged"),  # the second rise is none
+    ((1.0, 0.5, 0.55, 0.7), "diverged"),  # by more than a fifth
+])  # fmt: skip
+def test_a_clip_that_gets_no_better_is_predicted_by_its_best_step(
+    script: tuple[float, ...], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio, "SURE", 2.0)  # never agreed
+    method = Scripted(trained(), None, K, audio.Settings(lr=0.01, audio_lr=0.5, max_iterations=9))
+    method.script = script
+    monkeypatch.setattr(Views, "agree", lambda _: True)
+    answer = method.adapt(batch(heard=2))
+    assert (answer.stop_reason, answer.steps) == (reason, 3)
+    first_own_look = Vitta(trained(), None, vitta.Settings(lr=0.01)).adapt(batch(heard=2)).after  # by the weights after the stream's step
+    assert torch.equal(answer.after, first_own_look)
 
 
 # the door for labels
@@ -239,21 +270,22 @@ class Watched(Oracle):
 def test_an_oracle_reaches_the_method_that_declares_it_and_no_other(name: str) -> None:
     Watched.asked = 0
     oracle = Watched({clip.clip_ids[0]: (0, 3) for clip in STREAM})
-    method = methods.build(name, trained(), None, K, SETTINGS, oracle)
-    assert any(value is oracle for value in vars(method).values()) == (name == "oracle_gate")
+    method = built.fused(name, "trusted", trained(), None, K, oracle)
+    holders = [part for part in (method, method.fusion, method.method, getattr(method.method, "fusion", None)) if part is not None]
+    assert any(value is oracle for part in holders for value in vars(part).values()) == (name == "oracle_gate")
     method.adapt(STREAM[1])
     assert Watched.asked == (name == "oracle_gate")
 
 
 def test_a_method_that_needs_labels_is_a_clear_error_without_them() -> None:
     with pytest.raises(MethodError, match="oracle_gate is an upper bound that sees labels"):
-        methods.build("oracle_gate", trained(), None, K, SETTINGS)
+        built.fused("oracle_gate", "trusted", trained(), None, K)
 
 
 def test_the_oracle_gate_trusts_a_sound_where_it_is_right_and_is_vitta_where_it_is_wrong() -> None:
     clip = STREAM[1]
-    right, wrong, vitta, trusting = made("oracle_gate"), made("oracle_gate"), made("vitta"), made("audio", dataclasses.replace(SETTINGS, trust=1.0))
+    right, wrong, vitta_, trusting = made("oracle_gate"), made("oracle_gate"), made("vitta"), made("audio", settings=SETTINGS | {"trust": 1.0})
     assert same(right[0].adapt(clip), trusting[0].adapt(clip))
     misled = wrong[0].adapt(dataclasses.replace(clip, clip_ids=("clip 2",)))  # whose class is another
     assert (misled.gate, misled.stop_reason) == (0, "unheard")
-    assert torch.allclose(misled.after, vitta[0].adapt(clip).after, atol=1e-6)
+    assert torch.allclose(misled.after, vitta_[0].adapt(clip).after, atol=1e-6)

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from adapt.contract import Answer, Batch, Method
 from adapt.core.state import Stateful
-from adapt.methods.vitta import Vitta
 from adapt.stream import streaming
 from adapt.stream.profile import N_CLIPS, N_WARM_UP, Profile, kind_of
-from tests import tiny, tiny_project
+from tests import built, tiny, tiny_project
 from tests.tiny_project import options
 
 
@@ -25,6 +24,9 @@ class Working(Stateful):
     def adapt(self, batch: Batch) -> Answer:
         self.work()
         return Answer(batch.q.log(), batch.q.log())
+
+    def source_answer(self, batch: Batch) -> Tensor:
+        return batch.q.log()
 
 
 def profiled(method: Method, n_clips: int = N_WARM_UP + 3, wait_s: float = 0.0) -> Profile:
@@ -47,7 +49,7 @@ def phases(profile: Profile) -> dict[str, float]:
 
 
 def test_the_phases_of_a_clip_add_up_to_its_wall_time() -> None:
-    profile = profiled(Vitta(tiny.trained(), None, tiny_project.options("vitta").settings), wait_s=0.002)
+    profile = profiled(built.fused("vitta", "trusted", tiny.trained(), None, tiny.K), wait_s=0.002)
     spent = phases(profile)
     assert sum(spent.values()) == pytest.approx(1000 * profile.total_s / profile.n_clips, rel=0.01)
     assert all(spent[phase] > 0 for phase in ("decode wait", "transfer", "forward", "backward", "optimiser", "prediction", "bookkeeping"))

@@ -1,6 +1,7 @@
 """The result table on predictions that the test writes: every number below was worked out by hand from them."""
 import csv
 import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from adapt.errors import AdaptError, CacheError
+from adapt import command
+from adapt.errors import AdaptError, CacheError, EarshotError, MethodError
 from adapt.report import metrics, table
 from adapt.report.table import Options
 from adapt.tables import cache, classes
@@ -44,15 +46,20 @@ def probabilities(answer: int | None) -> list[float] | None:
 
 def write_run(
     name: str, streams: Streams, fused: Streams | None = None, truth: Mapping[str, int] = TRUTH, severity: int = 5, sees_labels: bool = False,
-    several: bool = False,
-) -> None:
-    """What `python -m adapt` leaves behind; an answer of None is a clip that could not be read.  `several`: clips may have several classes."""
+    several: bool = False, method: str = "", fusion: str = "",
+) -> None:  # fmt: skip
+    """What `python -m adapt` leaves behind; an answer of None is a clip that could not be read.  `several`: clips may have several classes.
+
+    Without `method` the run is called as one of that name is: a method, its answers fused by trusted, or method+fusion.
+    """
+    made_by = (method, fusion or "trusted") if method else (*name.split("+"), "trusted")[:2]
     rows: list[dict[str, object]] = []
     for (order_seed, corruption), answers in streams.items():
         for i, (clip_id, answer) in enumerate(zip(truth, answers, strict=True)):
             read = answer is not None
             rows.append({
-                "dataset": "tiny", "backbone": "tanet", "method": name, "corruption": corruption, "order_seed": order_seed,
+                "dataset": "tiny", "backbone": "tanet", "run": name, "method": made_by[0], "fusion": made_by[1],
+                "corruption": corruption, "order_seed": order_seed,
                 "severity": 0 if corruption == "clean" else severity, "position": (i + order_seed) % len(truth), "clip_id": clip_id,
                 "label_id": truth[clip_id], "label_ids": [truth[clip_id]] if several else None,
                 "probs": probabilities(answer) if several else None, "fused_probs": None, "before_id": answer, "after_id": answer,
@@ -86,19 +93,20 @@ def test_a_table_has_a_row_an_answer_with_its_corruptions_mean_interval_groups_a
     write_run("source", {(0, "gauss"): [0, 1, 1, 1], (0, "jpeg"): [0, 1, 0, 0]})
     write_run("audio", {(0, "gauss"): [0, 0, 1, 1], (0, "jpeg"): [0, 0, 0, 0]}, fused={(0, "gauss"): [0, 0, 1, 1], (0, "jpeg"): [0, 0, 1, 1]})
     done = table.run(Options("tiny", ("source", "audio"), ("gauss", "jpeg")))
-    assert done == {"n_rows": 3, "report": "cache/metrics/tiny/report.md", "top1": {"source": 50.0, "audio": 75.0, "audio, fused": 100.0}}
+    assert done == {"n_rows": 3, "report": "cache/metrics/tiny/report.md", "top1": {"source": 50.0, "audio": 75.0, "audio + trusted": 100.0}}
+    assert list(numbers()) == ["source", "audio", "audio + trusted"]
     # intervals: clips of source have 2, 0, 1 and 1 of two right, so four drawn have Binomial(8, 1/2), whose quantiles are 1 and 7; of audio 2, 2, 1
     # and 1, so 4 + Binomial(4, 1/2), with 0 and 4
     assert tables() == [[
         ["method", "gauss", "jpeg", "mean", "95 %", "sounding", "silent", "steps", "ms/clip"],
         ["source", "75.0", "25.0", "50.0", "12.5 to 87.5", "50.0", "50.0", "2.00", "10"],
         ["audio", "100.0", "50.0", "75.0", "50.0 to 100.0", "100.0", "50.0", "2.00", "10"],
-        ["audio, fused", "100.0", "100.0", "100.0", "100.0 to 100.0", "100.0", "100.0", "2.00", "10"],
+        ["audio + trusted", "100.0", "100.0", "100.0", "100.0 to 100.0", "100.0", "100.0", "2.00", "10"],
     ]]  # fmt: skip
     with Path("cache/metrics/tiny/accuracy.csv").open() as file:
         rows = list(csv.reader(file))
-    assert rows[:4] == [["method", "corruption", "top1"], ["source (alone)", "all", "50.0"], ["source (alone)", "gauss", "75.0"],
-                        ["source (alone)", "jpeg", "25.0"]]  # fmt: skip
+    assert rows[:4] == [["method", "corruption", "top1"], ["source", "all", "50.0"], ["source", "gauss", "75.0"], ["source", "jpeg", "25.0"]]
+    assert rows[-1] == ["audio + trusted", "jpeg", "100.0"]
 
 
 def test_an_upper_bound_is_marked_in_every_file(here: Path) -> None:
@@ -106,7 +114,7 @@ def test_an_upper_bound_is_marked_in_every_file(here: Path) -> None:
     done = table.run(Options("tiny", ("oracle_gate",), ("gauss",)))
     assert done["top1"] == {"oracle_gate (sees labels)": 100.0}
     assert tables()[0][1][0] == "oracle_gate (sees labels)"
-    assert "oracle_gate (alone) (sees labels),all" in Path("cache/metrics/tiny/accuracy.csv").read_text()
+    assert "oracle_gate (sees labels),all" in Path("cache/metrics/tiny/accuracy.csv").read_text()
 
 
 def test_clips_of_several_classes_have_a_mean_average_precision(here: Path) -> None:
@@ -114,7 +122,7 @@ def test_clips_of_several_classes_have_a_mean_average_precision(here: Path) -> N
     table.run(Options("tiny", ("source",), ("gauss",)))
     assert tables()[0][0][-3:] == ["mAP", "steps", "ms/clip"]
     assert tables()[0][1][-3] == "79.2"  # class 0: 1; class 1, whose clips come second and third: (1/2 + 2/3) / 2
-    assert numbers()["source/alone"]["map"] == 79.17
+    assert numbers()["source"]["map"] == 79.17
     assert "*mAP*" in Path("cache/metrics/tiny/report.md").read_text()
 
 
@@ -135,7 +143,7 @@ def test_several_orders_give_a_mean_and_its_standard_deviation(here: Path) -> No
     write_run("vitta", {(0, "gauss"): [0, 0, 0, 0], (1, "gauss"): [0, 0, 1, 1]})  # 50 and 100: mean 75, sd 50 / sqrt 2
     table.run(Options("tiny", ("vitta",), ("gauss",)))
     assert tables()[0][1][1:3] == ["75.0", "75.0 ± 35.4"]
-    assert numbers()["vitta/alone"]["all_sd"] == 35.36
+    assert numbers()["vitta"]["all_sd"] == 35.36
     assert "2 orders of the stream" in Path("cache/metrics/tiny/report.md").read_text()
     table.run(Options("tiny", ("vitta",), ("gauss",), order_seeds=(1,)))
     assert tables()[0][1][1:3] == ["100.0", "100.0"]
@@ -149,7 +157,7 @@ def test_a_difference_is_given_with_interval_ratio_and_mcnemars_p(here: Path) ->
     write_run("audio", {(0, "gauss"): [*right[:7], wrong[7]]}, truth=truth)
     table.run(Options("tiny", ("vitta", "audio"), ("gauss",), against=("vitta",)))
     assert [row[0] for row in tables()[1]] == ["method", "audio"]  # nothing is compared with itself
-    found = numbers()["audio/alone"]["against"]["vitta"]  # type: ignore[index]
+    found = numbers()["audio"]["against"]["vitta"]  # type: ignore[index]
     # 5 of 8 clips gained, none lost: the resampled gain is Binomial(8, 5/8) / 8, whose 2.5 and 97.5 % quantiles are 2 and 7; p = 2 / 2^5
     assert {k: found[k] for k in ("all", "all_low", "all_high", "p")} == {"all": 62.5, "all_low": 25.0, "all_high": 87.5, "p": 0.0625}
     assert (found["sounding"], found["silent"]) == (75.0, 50.0)  # of four bells 1 and 4 are right, of four chess 1 and 3
@@ -166,13 +174,75 @@ def test_p_is_of_the_first_order_and_the_ratio_is_of_means(here: Path) -> None:
 
 def test_fused_is_compared_with_fused_where_there_is_one_and_else_with_the_runs_own_answer(here: Path) -> None:
     one, all_, none = [0, 1, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0]  # 25, 100 and 0
-    write_run("full", {(0, "gauss"): one}, fused={(0, "gauss"): all_})
-    write_run("no_gate", {(0, "gauss"): none}, fused={(0, "gauss"): none})
-    write_run("vitta", {(0, "gauss"): one})
-    table.run(Options("tiny", ("no_gate",), ("gauss",), against=("full", "vitta")))
-    by_answer = {answer: numbers()[f"no_gate/{answer}"]["against"] for answer in ("alone", "fused")}
-    assert [by_answer["alone"][r]["all"] for r in ("full", "vitta")] == [-25.0, -25.0]  # type: ignore[index]
-    assert [by_answer["fused"][r]["all"] for r in ("full", "vitta")] == [-100.0, -25.0]  # type: ignore[index]
+    write_run("full", {(0, "gauss"): one}, fused={(0, "gauss"): all_}, method="audio")
+    write_run("no_mix", {(0, "gauss"): none}, fused={(0, "gauss"): none}, method="audio")
+    write_run("bare", {(0, "gauss"): one}, method="audio", fusion="none")
+    table.run(Options("tiny", ("no_mix",), ("gauss",), against=("full", "bare")))
+    against = [numbers()[row]["against"] for row in ("no_mix", "no_mix + trusted")]
+    assert [against[0][r]["all"] for r in ("full", "bare")] == [-25.0, -25.0]  # type: ignore[index]
+    assert [against[1][r]["all"] for r in ("full", "bare")] == [-100.0, -25.0]  # type: ignore[index]
+
+
+def differences(row: str) -> dict[str, float]:
+    """By the name of the reference: how far the row's mean is from it."""
+    against: dict[str, dict[str, float]] = numbers()[row].get("against", {})  # type: ignore[assignment]
+    return {name: found["all"] for name, found in against.items()}
+
+
+def test_every_row_is_compared_with_the_answers_that_are_named_whatever_kind_it_is(here: Path) -> None:
+    """`vitta` is its answer alone, `vitta+trusted` its fused one, also for rows of the other kind."""
+    streams: list[Streams] = [{(0, "gauss"): answers} for answers in ([0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 1])]  # 25, 75, 75, 100
+    write_run("vitta", streams[0], fused=streams[1])
+    write_run("audio", streams[2], fused=streams[3])
+    table.run(Options("tiny", ("vitta", "audio"), ("gauss",), against=("vitta", "vitta+trusted")))
+    assert list(numbers()) == ["vitta", "vitta + trusted", "audio", "audio + trusted"]
+    assert differences("audio") == {"vitta": 50.0, "vitta+trusted": 0.0}
+    assert differences("audio + trusted") == {"vitta": 75.0, "vitta+trusted": 25.0}
+    assert differences("vitta") == {"vitta+trusted": -50.0}  # nothing is compared with itself
+    assert differences("vitta + trusted") == {"vitta": 50.0}
+    assert [block[1][0] for block in tables()[1:]] == ["vitta + trusted", "vitta"]
+
+
+def test_a_reference_need_not_be_a_row(here: Path) -> None:
+    write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
+    write_run("vitta+plain", {(0, "gauss"): [0, 1, 0, 0]}, fused={(0, "gauss"): [0, 0, 0, 1]})
+    table.run(Options("tiny", ("source",), ("gauss",), against=("vitta+plain",)))
+    assert list(numbers()) == ["source"]
+    assert differences("source") == {"vitta+plain": 25.0}
+
+
+@pytest.mark.parametrize("against", ["audio", "vitta+balanced", "tent", "full+plain"])
+def test_a_reference_that_is_not_there_is_one_line_with_what_there_is(against: str, here: Path) -> None:
+    write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
+    write_run("vitta", {(0, "gauss"): [0, 0, 1, 1]}, fused={(0, "gauss"): [0, 0, 1, 1]})
+    with pytest.raises(MethodError, match=rf"^--against {re.escape(against)}: no run .*; there are \['source', 'vitta'\]$"):
+        table.run(Options("tiny", ("source", "vitta"), ("gauss",), against=(against,)))
+
+
+def test_a_method_alone_is_one_row_however_many_fusions_it_ran_with(here: Path) -> None:
+    alone, plain, trusted = ({(0, "gauss"): answers} for answers in ([0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]))
+    write_run("vitta", alone, fused=trusted)
+    write_run("vitta+plain", alone, fused=plain)
+    write_run("vitta+none", alone)
+    done = table.run(Options("tiny", ("vitta", "vitta+plain", "vitta+none"), ("gauss",), against=("vitta",)))
+    assert done["top1"] == {"vitta": 25.0, "vitta + trusted": 100.0, "vitta + plain": 50.0}
+    assert differences("vitta + plain") == {"vitta": 25.0}
+
+
+def test_two_runs_that_would_share_a_row_and_answer_otherwise_are_one_error(here: Path) -> None:
+    write_run("vitta", {(0, "gauss"): [0, 1, 0, 0]}, fused={(0, "gauss"): [0, 0, 1, 1]})
+    write_run("vitta+plain", {(0, "gauss"): [0, 0, 0, 0]}, fused={(0, "gauss"): [0, 0, 1, 1]})
+    with pytest.raises(MethodError, match="runs vitta and vitta[+]plain both give a row 'vitta', of other answers: give one another --name"):
+        table.run(Options("tiny", ("vitta", "vitta+plain"), ("gauss",)))
+
+
+def test_a_run_of_its_own_name_has_rows_of_that_name(here: Path) -> None:
+    write_run("lr=1e-4", {(0, "gauss"): [0, 1, 0, 0]}, fused={(0, "gauss"): [0, 0, 1, 1]}, method="vitta", fusion="plain")
+    write_run("vitta", {(0, "gauss"): [0, 0, 0, 0]}, fused={(0, "gauss"): [0, 0, 1, 1]})
+    table.run(Options("tiny", ("lr=1e-4", "vitta"), ("gauss",), against=("lr=1e-4", "vitta")))
+    assert list(numbers()) == ["lr=1e-4", "lr=1e-4 + plain", "vitta", "vitta + trusted"]
+    assert differences("lr=1e-4") == {"vitta": -25.0}
+    assert differences("vitta + trusted") == {"lr=1e-4": 0.0, "vitta": 50.0}  # by name: fused with fused
 
 
 def test_a_clip_that_cannot_be_read_is_wrong_and_counted(here: Path) -> None:
@@ -192,7 +262,7 @@ def test_a_group_of_classes_without_clips_has_a_dash(here: Path) -> None:
 
 def test_runs_of_a_folder_have_a_report_of_their_own(here: Path) -> None:
     write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
-    write_run("ablation/full", {(0, "gauss"): [0, 0, 1, 0]})
+    write_run("ablation/full", {(0, "gauss"): [0, 0, 1, 0]}, method="audio")
     table.run(Options("tiny", ("source",), ("gauss",)))
     before = Path("cache/metrics/tiny/accuracy.csv").read_bytes()
     done = table.run(Options("tiny", ("full",), ("gauss",), folder="ablation", out="ablation"))
@@ -239,7 +309,7 @@ def test_runs_that_do_not_fit_one_table_are_one_line(options: dict[str, tuple[st
     with pytest.raises(CacheError, match=message) as error:
         table.run(Options("tiny", **({"corruptions": ("gauss",)} | options)))  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
-    assert isinstance(error.value, AdaptError)
+    assert isinstance(error.value, EarshotError)
 
 
 @pytest.mark.parametrize(
@@ -255,13 +325,13 @@ def test_the_command_prints_one_json_line_or_one_line_of_what_is_wrong(
 ) -> None:
     write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
 
-    def command(*flags: str) -> None:
+    def report(*flags: str) -> None:
         monkeypatch.setattr(sys, "argv", ["report", "--dataset", "tiny", "--corruptions", "gauss", *flags])
-        command.main(Options, report.run, prog="adapt.report")
+        command.main(Options, table.run, prog="adapt.report")
 
-    command("--methods", "source")
+    report("--methods", "source")
     assert json.loads(capsys.readouterr().out)["top1"] == {"source": 100.0}
     with pytest.raises(SystemExit) as done:
-        command("--methods", "norm")
+        report("--methods", "norm")
     printed = capsys.readouterr()
     assert (done.value.code, printed.out, printed.err.count("\n")) == (1, "", 1)

@@ -18,22 +18,25 @@ import pytest
 import torch
 
 from adapt.errors import AdaptError
-from adapt.methods import Settings
 from adapt.stream import progress, streaming
+from adapt.stream.options import Options
 from adapt.stream.progress import Lane, Progress
 from adapt.stream.streams import Rows, adapt_batches
-from tests import tiny_project
+from tests import built, tiny_project
 from tests.tiny_project import options
 
-STEPS = Settings(max_iterations=2, dropout=True, momentum=0.9, stream_audio=0.5, commit=0.5, entropy_margin=1.1, eata_similarity=1.1, sar_reset=0.0)
+STEPS: dict[str, Any] = {
+    "max_iterations": 2, "dropout": True, "momentum": 0.9, "entropy_margin": 1.1, "eata_similarity": 1.1, "sar_reset": 0.0,
+}  # fmt: skip
 N_CLIPS = 8  # of both streams
 OUT = Path("cache/tiny/adapt")
 TABLES = [OUT / "resumed" / f"{table}.parquet" for table in ("predictions", "traces")]
 
 
-def resumed(method: str, **changes: object) -> streaming.Options:
+def resumed(method: str, **changes: object) -> Options:
     """Two streams of four clips, saved every two."""
-    return dataclasses.replace(options(method, name="resumed", settings=STEPS, max_clips=4, save_every=2), **changes)  # type: ignore[arg-type]
+    chosen = built.fitting(method, "trusted", **STEPS)
+    return dataclasses.replace(options(method, name="resumed", settings=chosen, max_clips=4, save_every=2), **changes)  # type: ignore[arg-type]
 
 
 def die() -> None:
@@ -54,7 +57,7 @@ def dying(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
     return wrapped
 
 
-def child(folder: Path, chosen: streaming.Options, dies_in: str, calls: int) -> None:
+def child(folder: Path, chosen: Options, dies_in: str, calls: int) -> None:
     """Run the stage in `folder`, noting every batch in the file `batches` and the last state in `final.pt`; die in that call of that part."""
     os.chdir(folder)
     torch.set_num_threads(1)
@@ -88,7 +91,7 @@ def start(project: Path) -> Iterator[Callable[..., int]]:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])
 
-        def run(chosen: streaming.Options, dies_in: str = "", calls: int = 0) -> int:
+        def run(chosen: Options, dies_in: str = "", calls: int = 0) -> int:
             process = context.Process(target=child, args=(project, chosen, dies_in, calls))
             process.start()
             process.join()
@@ -124,6 +127,7 @@ def batches() -> list[str]:
     [
         ("audio", [("adding rows", 4), ("adding rows", 5), ("renaming", 3)]),
         ("sar", [("adding rows", 4), ("adding rows", 5)]),
+        ("vitta", [("adding rows", 4), ("renaming", 3)]),
         ("eata", [("renaming", 3), ("adding rows", 7)]),
         ("t3a", [("adding rows", 6), ("merging", 1), ("clearing", 1)]),
     ],

@@ -1,21 +1,25 @@
 """Source statistics are those of all values at once, whatever the clips' sizes and offsets; files that do not fit are one error."""
 import dataclasses
+import logging
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapt import backbones, methods
+import adapt
+from adapt import backbones
+from adapt.contract import Moments, SourceStatistics
 from adapt.core import moments
 from adapt.core.batch_norm import own_statistics
-from adapt.core.moments import Running
+from adapt.core.moments import Running, collect
 from adapt.errors import AdaptError, CheckpointError, MethodError
-from adapt.methods import Settings
+from adapt.methods import tent
 from adapt.source import checkpoints, statistics
 from adapt.tables import cache
-from tests import greys
+from tests import built, greys
 from tests.greys import LABELS, VIDEO
 from tests.tiny import trained
 
@@ -73,7 +77,7 @@ def test_statistics_are_the_mean_and_variance_of_all_outputs_at_once_in_float64(
             outputs[name].append(output.detach().clone().double().movedim(axis, 0).flatten(1))  # before the ReLU overwrites it
 
         model.get_submodule(name).register_forward_hook(keep)
-    found = statistics.collect(model, NORMS, clips())
+    found = collect(model, NORMS, clips())
     for name in NORMS:
         together = torch.cat(outputs[name], 1)
         variance, mean = torch.var_mean(together, 1, correction=0)
@@ -100,17 +104,31 @@ def test_a_layer_that_fuses_its_activation_has_the_statistics_that_alignment_com
             return super().forward(x).relu()
 
     model = nn.Sequential(Fused(3)).eval()
-    found = statistics.collect(model, ["0"], clips(1))["0"]
-    with moments.recorded(model, ["0"]) as seen:
-        model(clips(1)[0])
+    found = collect(model, ["0"], clips(1))["0"]
+    seen: Moments = {}
+    handle = model[0].register_forward_hook(moments.recording(seen, "0"))
+    model(clips(1)[0])
+    handle.remove()
     torch.testing.assert_close(found, tuple(value.detach() for value in seen["0"]))
+
+
+def test_clips_of_unequal_length_count_by_their_length_as_in_python() -> None:
+    """`adapt.source_statistics` and the stage take the same: all values of all clips at once, by hand."""
+    norm = nn.BatchNorm3d(3)
+    model = nn.Sequential(norm).eval()
+    given = [torch.full((1, 3, 2, 4, 4), 0.1), torch.full((1, 3, 8, 4, 4), 0.9)]
+    mean, variance = collect(model, ["0"], given)["0"]
+    scale = (1 + norm.eps) ** -0.5
+    assert mean.tolist() == pytest.approx([(2 * 0.1 + 8 * 0.9) / 10 * scale] * 3, rel=1e-5)
+    assert variance.tolist() == pytest.approx([0.2 * 0.8 * 0.8**2 * scale**2] * 3, rel=1e-5)  # of two values, in shares of .2 and .8
+    torch.testing.assert_close(adapt.source_statistics(model, given).moments["0"], (mean, variance))
 
 
 def test_statistics_that_are_not_finite_are_one_error() -> None:
     model = trained()
     nn.init.constant_(model.norm.weight, float("nan"))
     with pytest.raises(CheckpointError, match="statistics of layer 'norm' are not finite: train the model again"):
-        statistics.collect(model, ["norm"], [torch.rand(1, 3, 4, 8, 8)])
+        collect(model, ["norm"], [torch.rand(1, 3, 4, 8, 8)])
 
 
 def test_the_stage_says_of_which_checkpoint_and_layers_its_file_is(here: Path) -> None:
@@ -119,11 +137,50 @@ def test_the_stage_says_of_which_checkpoint_and_layers_its_file_is(here: Path) -
     content = checkpoints.load(FILE, "statistics")
     source = checkpoints.load_model(MODEL, "tanet", LABELS, 4)
     assert (content["model_sha256"], content["backbone"], content["variant"], content["n_clips"]) == (source.sha256, "tanet", "", 8)
-    assert content["layers"] == moments.norm_layers(source.model)
-    assert checkpoints.load_statistics(FILE, source.sha256, content["layers"]).keys() == set(content["layers"])
+    found = checkpoints.load_statistics(FILE, source.sha256)
+    assert found.moments.keys() == set(moments.norm_layers(source.model))
+    assert found.fisher == {}
     first = FILE.read_bytes()
+    FILE.unlink()
     statistics.run(OPTIONS)
     assert FILE.read_bytes() == first
+
+
+def test_statistics_of_the_same_options_data_model_and_code_are_kept(
+    here: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_kept(**changes: object) -> bool:
+        caplog.clear()
+        before = FILE.stat().st_mtime_ns
+        with caplog.at_level(logging.INFO):
+            done = statistics.run(dataclasses.replace(chosen, **changes))  # type: ignore[arg-type]
+        assert done["n_layers"] == counts["n_layers"]
+        kept = "is made already, of the same options, data and code: kept" in caplog.text
+        assert kept == (FILE.stat().st_mtime_ns == before)
+        return kept
+
+    chosen = dataclasses.replace(OPTIONS, max_clips=2)
+    counts = statistics.run(chosen)
+    assert is_kept()
+    assert is_kept(workers=1, video=dataclasses.replace(VIDEO, decode_timeout_s=7))  # what changes no number
+    assert not is_kept(max_clips=1)
+    assert is_kept(max_clips=1)
+    assert not is_kept()
+    checkpoints.save_model(MODEL, backbones.build("tanet", 2, 4), "tanet", LABELS, 4, "", 32)  # other weights
+    assert not is_kept()
+    assert is_kept()
+    clips = Path("cache/greys/clips.parquet")
+    table = clips.read_bytes()
+    cache.write_table(clips, "clips", pq.read_table(clips).to_pylist(), {"made": "anew"})
+    assert not is_kept()
+    clips.write_bytes(table)
+    assert not is_kept()
+    with monkeypatch.context() as patch:
+        patch.setattr(code, "code_sha256", lambda modules, without=(): "0" * 64)
+        assert not is_kept()
+    assert not is_kept()
+    FILE.write_bytes(b"half a file")
+    assert not is_kept()
 
 
 def test_fewer_clips_are_spread_over_the_classes(here: Path) -> None:
@@ -139,21 +196,22 @@ def test_fisher_weights_are_squared_gradients_that_eata_takes_up(here: Path) -> 
     done = statistics.run(dataclasses.replace(OPTIONS, fisher=True, max_clips=1))
     source = checkpoints.load_model(MODEL, "tanet", LABELS, 4)
     found = checkpoints.load_statistics(FILE, source.sha256)
-    assert done["n_fisher"] == len(found) - done["n_layers"] > 0  # type: ignore[operator]
+    assert (len(found.moments), len(found.fisher)) == (done["n_layers"], done["n_fisher"])
+    assert found.fisher
     clip = next(iter(statistics.Frames(cache.read_clips("greys", "train")[:1], OPTIONS, torch.device("cpu"))))
     model = source.model
-    with own_statistics(model, Settings().bn_prior):
+    with own_statistics(model, tent.Settings().bn_prior):
         logits = model(clip)
     (-logits.log_softmax(1).max()).backward()  # cross-entropy to the model's own answer
-    name, (omega, value) = [*found.items()][-1]
+    name, (omega, value) = [*found.fisher.items()][-1]
     weight = model.get_parameter(name)
     assert weight.grad is not None
     torch.testing.assert_close(omega, weight.grad.square())
     assert torch.equal(value, weight)
-    eata = methods.build("eata", model, found, 2, Settings())
+    eata = built.alone("eata", model, found, 2)
     assert eata.fisher is not None and len(eata.fisher) == done["n_fisher"]  # type: ignore[attr-defined]
     with pytest.raises(MethodError, match="taken with another scope"):
-        methods.build("eata", backbones.build("tanet", 2, 4), found, 2, Settings(scope="all"))
+        built.alone("eata", backbones.build("tanet", 2, 4), found, 2, scope="all")
 
 
 @pytest.mark.parametrize(("changes", "labels", "message"), [
@@ -176,16 +234,27 @@ def test_the_stage_refuses_a_checkpoint_for_something_else(
 def test_statistics_of_another_checkpoint_or_without_a_layer_are_one_error(here: Path) -> None:
     statistics.run(dataclasses.replace(OPTIONS, max_clips=1))
     source = checkpoints.load_model(MODEL, "tanet", LABELS, 4)
-    with pytest.raises(CheckpointError, match=r"lacks layer 'no layer' \(1 such layers\): run `dvc repro statistics`"):
-        checkpoints.load_statistics(FILE, source.sha256, [*moments.norm_layers(source.model), "no layer"])
+    found = checkpoints.load_statistics(FILE, source.sha256)
+    (name, _), *rest = found.moments.items()
+    with pytest.raises(MethodError, match=f"the source statistics lack layer '{name}': take them of this model"):
+        built.alone("vitta", source.model, SourceStatistics(dict(rest)), 2)
     checkpoints.save_model(MODEL, backbones.build("tanet", 2, 4), "tanet", LABELS, 4, "", 32)
     other = checkpoints.load_model(MODEL, "tanet", LABELS, 4)
     with pytest.raises(CheckpointError, match="was taken of another checkpoint than .*: run `dvc repro statistics`"):
         checkpoints.load_statistics(FILE, other.sha256)
 
 
+def test_statistics_of_an_older_form_are_one_error(here: Path) -> None:
+    statistics.run(dataclasses.replace(OPTIONS, max_clips=1))
+    content = checkpoints.load(FILE, "statistics")
+    source = checkpoints.load_model(MODEL, "tanet", LABELS, 4)
+    checkpoints.save(FILE, {"layers": content["moments"], "model_sha256": source.sha256})
+    with pytest.raises(CheckpointError, match="has no moments: an older version wrote it; delete it and run `dvc repro statistics`"):
+        checkpoints.load_statistics(FILE, source.sha256)
+
+
 def test_without_a_clip_that_can_be_read_there_is_one_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = cache.read_clips
     monkeypatch.setattr(cache, "read_clips", lambda dataset, split: [dataclasses.replace(c, path=Path("gone.mp4")) for c in read(dataset, split)])
-    with pytest.raises(CheckpointError, match="no clip of greys's train split could be read"):
+    with pytest.raises(AdaptError, match="source statistics need at least one clip"):
         statistics.run(OPTIONS)

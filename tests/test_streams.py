@@ -1,5 +1,6 @@
 """Which clips come when, in which batches, and when the source weights come back; what memory holds of it all."""
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -13,20 +14,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from adapt import methods
+from adapt import fusion, methods
 from adapt.contract import Answer, Batch, Step
 from adapt.core.device import device_of
 from adapt.core.state import Stateful
-from adapt.errors import AdaptError, MethodError
-from adapt.methods import Settings
+from adapt.errors import EarshotError, MethodError
 from adapt.stream import streaming
+from adapt.stream.options import method_and_fusion, run_name
 from adapt.stream.progress import Lane
 from adapt.stream.streams import order
 from adapt.tables import cache
 from adapt.tables.cache import Clip
 from adapt.video import clips
 from adapt.video.clips import LOOKAHEAD, ClipFrames
-from tests import tiny_project
+from tests import built, tiny_project
 from tests.tiny_project import N_TEST, ROOT, options
 
 CLIPS = [Clip(f"{label}/{i}", Path("unread"), "test", label, "ok") for label in range(4) for i in range(5)]
@@ -119,17 +120,57 @@ def test_every_clip_of_a_batch_has_its_steps_and_its_share_of_their_milliseconds
     assert len({row["ms"] for row in rows("batched")}) == 2  # none for the broken clip, the same for all others
 
 
-@pytest.mark.parametrize("method", ["norm", "tent", "shot", "t3a", "eata", "sar", "vitta", "audio", "late_fusion_prior"])
+@pytest.mark.parametrize("method", ["norm", "tent", "shot", "t3a", "eata", "sar", "vitta", "audio", "source+balanced"])
 def test_methods_take_batches(method: str, here: Path) -> None:
-    counts = streaming.run(options(method, corruptions=("gauss",), batch_size=3, max_clips=6, name="batches", settings=Settings(entropy_margin=1.1)))
+    name, _, fused = method.partition("+")
+    chosen = built.fitting(name, fused or "trusted", entropy_margin=1.1)
+    counts = streaming.run(options(method, corruptions=("gauss",), batch_size=3, max_clips=6, name="batches", settings=chosen))
     assert (counts["n_predictions"], len(rows("batches"))) == (6, 6)
+
+
+@pytest.mark.parametrize("fused", fusion.names())
+@pytest.mark.parametrize("method", methods.names())
+def test_every_method_with_every_fusion_runs_and_stores_both_answers(method: str, fused: str, here: Path) -> None:
+    done = streaming.run(options(method, fusion=fused, settings={}, corruptions=("gauss",), max_clips=3))
+    name = method if fused == "trusted" else f"{method}+{fused}"
+    answered = [row for row in rows(name) if row["stop_reason"] != "failed"]
+    assert len(rows(name)) == done["n_predictions"] == 3
+    assert {(row["run"], row["method"], row["fusion"]) for row in rows(name)} == {(name, method, fused)}
+    assert {row["run"] for row in rows(name, "traces")} <= {name}
+    assert all(row["after_id"] is not None and row["before_id"] is not None for row in answered)
+    assert all((row["fused_id"] is None) == (fused == "none") for row in answered)
+    scores = json.loads(Path(f"cache/metrics/tiny/{name}.json").read_text())
+    assert ("alone" in scores, "fused" in scores) == (True, fused != "none")
+
+
+def test_a_methods_own_answers_are_the_same_beside_every_fusion(here: Path) -> None:
+    found = []
+    for fused in fusion.names():
+        streaming.run(options("vitta", fusion=fused, settings={}, corruptions=("gauss",), max_clips=4))
+        name = "vitta" if fused == "trusted" else f"vitta+{fused}"
+        found.append([(row["clip_id"], row["before_id"], row["after_id"], row["steps"]) for row in rows(name)])
+    assert all(one == found[0] for one in found)
+
+
+def test_a_method_with_a_fusion_behind_a_plus_is_that_run(here: Path) -> None:
+    for chosen in (options("source+plain", max_clips=2), options("source", fusion="plain", max_clips=2)):
+        assert method_and_fusion(chosen) == ("source", "plain")
+        assert run_name(chosen) == "source+plain"
+    assert run_name(options("source")) == "source"  # trusted
+    assert run_name(options("source+none")) == "source+none"
+    assert run_name(options("source+none", name="mine")) == "mine"
+    streaming.run(options("source+plain", max_clips=2, force=True))
+    written = rows("source+plain")
+    streaming.run(options("source", fusion="plain", max_clips=2))  # the same run: kept
+    assert rows("source+plain") == written
 
 
 @pytest.mark.parametrize("name", ["source+lr=1e-4", "ablation/no_gate"])
 def test_a_run_has_a_name_of_its_own_in_its_folder_its_metrics_and_its_rows(name: str, told: list[str]) -> None:
     streaming.run(options("source", name=name, max_clips=2))
     assert Path(f"cache/metrics/tiny/{name}.json").exists()
-    assert {row["method"] for table in ("predictions", "traces") for row in rows(name, table)} == {name}
+    assert {row["run"] for table in ("predictions", "traces") for row in rows(name, table)} == {name}
+    assert {(row["method"], row["fusion"]) for row in rows(name)} == {("source", "trusted")}
 
 
 def test_the_tables_are_in_the_order_of_their_key_whatever_the_order_of_the_streams(told: list[str]) -> None:
@@ -152,7 +193,7 @@ def test_a_reader_never_holds_more_than_its_few_clips(monkeypatch: pytest.Monkey
             most = max(most, len(alive))
         return frames
 
-    monkeypatch.setattr(video, "read_clip", read)
+    monkeypatch.setattr(clips, "read_clip", read)
     reader = clips.stream(CLIPS * 5, tiny_project.VIDEO, "clean", 0, workers=3)
     while in_hand := next(reader, None):
         del in_hand
@@ -190,8 +231,12 @@ def test_a_run_keeps_rows_in_memory_until_the_next_save_only(told: list[str], mo
         ({"order_seeds": ()}, "order_seeds is ..: give at least one"),
         ({"corruptions": ("gauss", "gauss")}, "corruptions is .*: give at least one, each once"),
         ({"corruptions": ("clean", "gaus")}, "unknown corruption 'gaus'"),
-        ({"settings": Settings(lr=-1.0)}, "lr is -1.0: give 0 or more"),
-        ({"settings": Settings(ema=float("nan"))}, "ema is nan: give 0 or more"),
+        ({"method": "vitta", "settings": {"lr": -1.0}}, "lr is -1.0: give 0 or more"),
+        ({"method": "vitta", "settings": {"ema": float("nan")}}, "ema is nan: give 0 to 1"),
+        ({"settings": {"lr": 0.1}}, "source [+] trusted: unknown setting 'lr'"),
+        ({"settings_file": "gone.json"}, "settings_file gone.json cannot be read"),
+        ({"method": "late_fusion"}, "method 'late_fusion' is 'source[+]plain' now: a fusion goes with any method"),
+        ({"fusion": "plane"}, "unknown fusion 'plane': choose one of"),
         ({"max_failed_share": 1.5}, "max_failed_share is 1.5: give 0 to 1"),
         ({"method": "audoi"}, "unknown method 'audoi'"),
         ({"split": "dev"}, "has no clip of split 'dev'"),
@@ -200,7 +245,7 @@ def test_a_run_keeps_rows_in_memory_until_the_next_save_only(told: list[str], mo
     ],
 )
 def test_what_cannot_be_is_one_clear_error_before_anything_runs(wrong: dict[str, object], said: str, told: list[str]) -> None:
-    with pytest.raises(AdaptError, match=said):
+    with pytest.raises(EarshotError, match=said):
         streaming.run(dataclasses.replace(options("source"), **wrong))  # type: ignore[arg-type]
     assert told == []
 

@@ -7,16 +7,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapt import backbones, methods
+from adapt import backbones
 from adapt.backbones import tanet
 from adapt.backbones._folding import Norm2d, conv_norm
 from adapt.backbones._temporal import TemporalAdaptiveModule
-from adapt.contract import Batch
-from adapt.core import moments
+from adapt.contract import Batch, SourceStatistics
 from adapt.core.moments import moments
 from adapt.errors import AdaptError, CheckpointError, MethodError
-from adapt.methods import Settings
-from adapt.methods.vitta import Vitta
+from adapt.methods.vitta import Settings, Vitta
+from tests import built
 from tests.published_tanet import PublishedTANet, PublishedVitta, Tam, layers, settle
 
 K, T, SIZE = 5, 3, 32
@@ -45,10 +44,10 @@ def clip(seed: int, dtype: torch.dtype = torch.float64, n: int = 1) -> Batch:
     return Batch(views[:, :2], views[:, 2:], uniform, torch.zeros_like(uniform), uniform.new_zeros(n), ("silent",) * n, ("clip",) * n)
 
 
-def source_statistics(model: PublishedTANet) -> moments.Moments:
+def source_statistics(model: PublishedTANet) -> SourceStatistics:
     """Some."""
     sizes = {name: len(model.get_submodule(name).get_buffer("running_mean")) for name in layers(model)}
-    return {name: (torch.linspace(-0.3, 0.3, c).double(), torch.linspace(0.3, 1, c).double()) for name, c in sizes.items()}
+    return SourceStatistics({name: (torch.linspace(-0.3, 0.3, c).double(), torch.linspace(0.3, 1, c).double()) for name, c in sizes.items()})
 
 
 def test_resnet50_has_the_published_number_of_parameters() -> None:
@@ -86,8 +85,8 @@ def test_two_vitta_clips_give_the_losses_weights_and_predictions_of_the_authors_
     ours, theirs = ours_and_theirs()
     source = source_statistics(theirs)
     settings = Settings(scope="all", lr=1e-3, weight_decay=5e-4, ema_start="zero")
-    method = methods.build("vitta", ours, source, K, settings)
-    published = PublishedVitta(theirs, source, settings.lr, settings.weight_decay)
+    method = Vitta(ours, source, settings)
+    published = PublishedVitta(theirs, source.moments, settings.lr, settings.weight_decay)
     for seed in range(2):
         batch = clip(seed)
         answer = method.adapt(batch)
@@ -104,11 +103,12 @@ def test_with_dropout_on_the_same_noise_gives_the_same_step() -> None:
     ours, theirs = ours_and_theirs()
     source = source_statistics(theirs)
     batch = clip(0)
-    method = methods.build("vitta", ours, source, K, Settings(scope="all", dropout=True, ema_start="zero"))
+    method = built.alone("vitta", ours, source, K, scope="all", dropout=True, ema_start="zero")
     torch.manual_seed(3)
     answer = method.adapt(batch)
     torch.manual_seed(3)
-    assert answer.trace[0].loss == pytest.approx(PublishedVitta(theirs, source, 1e-3, 0.0).step(images(batch.frames[0]), 0, dropout=True), rel=1e-9)
+    published = PublishedVitta(theirs, source.moments, 1e-3, 0.0)
+    assert answer.trace[0].loss == pytest.approx(published.step(images(batch.frames[0]), 0, dropout=True), rel=1e-9)
 
 
 @pytest.mark.parametrize("scope", ["norm", "last_norm", "last", "all"])
@@ -128,8 +128,7 @@ def test_a_step_is_the_same_whatever_is_folded_or_reused(scope: str) -> None:
         def alignment_layers(self) -> list[str]:
             return [f"inner.{name}" for name in layers(theirs)]
 
-    settings = Settings(scope=scope, lr=1e-3)
-    method = methods.build("vitta", ours, None, K, settings)
+    method = built.alone("vitta", ours, None, K, scope=scope, lr=1e-3)
     whole = Vitta(Whole(), None, Settings(scope="all", lr=1e-3))
     adapting = {name for name, p in ours.named_parameters() if p.requires_grad}
     whole.optimiser.parameters[:] = whole.parameters[:] = [p for name, p in theirs.named_parameters() if name in adapting]
@@ -140,7 +139,7 @@ def test_a_step_is_the_same_whatever_is_folded_or_reused(scope: str) -> None:
 
 
 def test_the_alignment_layers_are_the_2d_batch_norms_of_layer3_and_layer4() -> None:
-    """Three a bottleneck of resnet50's 6 and 3, two a basic block of resnet18's 2 and 2, and one in each stage's shortcut."""
+    """Three a bottleneck of resnet50's 6 and 3, two a basic block of resnet18's 2 and 2, and one in each layer's shortcut."""
     for variant, count in (("resnet50", 29), ("resnet18", 10), ("narrow", 6)):
         model = tanet.build(K, T, variant=variant)
         chosen = model.alignment_layers()
@@ -150,17 +149,17 @@ def test_the_alignment_layers_are_the_2d_batch_norms_of_layer3_and_layer4() -> N
             assert chosen == layers(PublishedTANet(int(variant[-2:]), K, T))
 
 
-def test_the_stages_run_one_after_the_other_are_the_forward() -> None:
+def test_the_blocks_run_one_after_the_other_are_the_forward() -> None:
     frames = torch.rand(2, 3, T, SIZE, SIZE)
     for variant in tanet.VARIANTS:
         model = tanet.build(K, T, variant=variant).eval()
         x = frames
-        for stage in model.stages():
-            x = stage.run(x)
+        for block in model.blocks():
+            x = block.run(x)
             assert len(x) % len(frames) == 0
         assert torch.equal(x, model(frames))
-        staged = [p for stage in model.stages() for name in stage.modules for p in model.get_submodule(name).parameters()]
-        assert [id(p) for p in staged] == [id(p) for p in model.parameters()]
+        in_blocks = [p for block in model.blocks() for name in block.modules for p in model.get_submodule(name).parameters()]
+        assert [id(p) for p in in_blocks] == [id(p) for p in model.parameters()]
 
 
 def test_views_of_another_length_are_refused() -> None:

@@ -88,6 +88,8 @@ def copy(factory: pytest.TempPathFactory) -> Path:
 
 
 def options(method: str, **changes: object) -> Options:
-    """A short run in this process: the clean and the noisy stream, at most three steps a clip."""
-    made = Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=built.fitting(method, "trusted", max_iterations=3), jobs=1)
+    """A short run in this process: the clean and the noisy stream, at most three steps a clip; `method` may be method+fusion."""
+    name, _, fusion = method.partition("+")
+    settings = built.fitting(name, fusion or "trusted", max_iterations=3)
+    made = Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=settings, jobs=1)
     return dataclasses.replace(made, **changes)  # type: ignore[arg-type]

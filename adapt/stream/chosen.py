@@ -35,11 +35,14 @@ def options_for(words: Sequence[str]) -> type[Options]:
     for method in methods.names():
         for fusion in ("plain", "balanced", "trusted"):
             fields |= methods.settings_of(method, fusion)
-    for word in words:
-        name = word.removeprefix("--").split("=")[0].removeprefix("no-").replace("-", "_")
-        if word.startswith("--") and name not in fields and (name in settings.GONE or name in settings.RENAMED):
+    named = {word.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_") for word in words if word.startswith("--")}
+    for name in sorted(named - fields.keys()):
+        if name in settings.GONE or name in settings.RENAMED:
             raise MethodError(settings.explain(name, sorted(fields)))
-    made = [(name, one.type | None, field(default=None)) for name, one in sorted(fields.items())]
+    made = [
+        (name, one.type, field(default=one.default)) if name in named else (name, one.type | None, field(default=None))
+        for name, one in sorted(fields.items())
+    ]  # a flag of yes or no takes no value, but one that may be None would
     flags = dataclasses.make_dataclass("Settings", made, frozen=True)
     kind: type[Options] = dataclasses.make_dataclass(
         "Options", [("settings", flags, field(default_factory=flags))], bases=(Options,), frozen=True

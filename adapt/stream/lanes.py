@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import torch
 
-from adapt.errors import AdaptError
+from adapt.errors import AdaptError, EarshotError
 
 Item = TypeVar("Item")
 News = TypeVar("News")
@@ -98,7 +98,7 @@ def _child(work: Work[Item, News], item: Item, news: Connection, of_parent: Sequ
     torch.set_num_threads(1)
     try:
         work(item, lambda what: news.send((what, None)))
-    except AdaptError as error:
+    except EarshotError as error:
         news.send((None, error))
     except Exception:  # a fault of ours: the parent raises it with the place where it happened
         news.send((None, RuntimeError(f"in a process of its own:\n{traceback.format_exc()}")))

@@ -20,9 +20,8 @@ from adapt.errors import DecodeError
 # a second is cancelled where the mix has less than this share of the energy that unrelated channels would have there:
 # 10 dB
 CANCELLED = 0.1
-CANCELLED_SHARE = (
-    0.1  # of the seconds that sound: where so many are cancelled, one channel is heard instead of the mix, all along
-)
+# of the seconds that sound: where so many are cancelled, one channel is heard instead of the mix, all along
+CANCELLED_SHARE = 0.1
 INAUDIBLE = 1e-4  # of the loudest channel's energy: 40 dB below it
 FULL_SCALE = 32768.0  # of int16
 MOST_VALUES = (

@@ -25,9 +25,8 @@ from pipeline.audio._ffmpeg_log import LEVEL, TELL_TIMES, Clock, Log, Promise, r
 
 BLOCK_S = 30.0
 FLAGS = ("-nostdin", "-hide_banner", "-nostats", "-loglevel", LEVEL)
-CHANNELS_AT_ONCE = (
-    "asetnsamples=n=32768:p=0"  # frames of this size on the channels' pipe take half of the time that those of 4096 do
-)
+# frames of this size on the channels' pipe take half of the time that those of 4096 do
+CHANNELS_AT_ONCE = "asetnsamples=n=32768:p=0"
 WEIGHT_SAMPLES = 64  # of the sound by which a channel's weight is found
 Block = npt.NDArray[np.int16]
 Track = Literal["default"] | int
@@ -40,9 +39,8 @@ class Decoder:
     binary: str  # ffmpeg's path
     sample_rate: int  # of the samples, in Hz
     silent_below_dbfs: float  # a track with a lower RMS level in every channel is silent (0 = full scale)
-    track: Track = (
-        "default"  # which of a file's sound tracks, from 0; default: the first that is marked so, else the first
-    )
+    track: Track = "default"
+    """which of a file's sound tracks, from 0; default: the first that is marked so, else the first"""
 
 
 @dataclass(frozen=True)

@@ -37,17 +37,16 @@ class Options:
     dataset: tyro.conf.Positional[str]
     base_url: str  # of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1
     model: str  # the endpoint's name of the model; recorded
-    # pick: one sound and a few classes, for a small model; block: many sounds and all classes, for a strong one
     form: str = "pick"
+    """pick: one sound and a few classes, for a small model; block: many sounds and all classes, for a strong one"""
     dry_run: bool = False  # print how many requests and about how many tokens it takes, ask nothing
     max_tokens_total: int | None = None  # stop before this run has used more, in and out
     max_attempts: int = 3  # per question, each with the last reply's fault
     concurrency: int = 1  # questions in flight
     timeout_s: float = 120.0  # per request
     max_retries: int = 4  # of a request that fails with 429, 5xx or a timeout
-    settings: str = (
-        ""  # sampling settings as JSON instead of the form's own, e.g. '{"max_completion_tokens": 9000}'; recorded
-    )
+    settings: str = ""
+    """sampling settings as JSON instead of the form's own, e.g. '{"max_completion_tokens": 9000}'; recorded"""
     floor: float = Cut.floor  # pick: cosine; sounds with no class this near are not asked
     top_n: int = Cut.top_n  # pick: candidate classes a sound
     block_size: int = Cut.block_size  # block: sounds a request

@@ -4,7 +4,7 @@ import dataclasses
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -12,20 +12,19 @@ import torch
 from torch import Tensor, nn
 
 import adapt
-from adapt import methods
 from adapt.contract import Block
 from adapt.core.learner import Learner, adapted_parameters
-from adapt.core.prefix import Forward
+from adapt.core.prefix import Prefix
 from adapt.errors import MethodError
-from adapt.losses.predictions import consistency
-from adapt.methods import Settings
+from adapt.losses import consistency
+from tests import built
 from tests.tiny import K, TinyVideoModel, batch, trained
 
-LAST = Settings(scope="last", lr=0.05)
+LAST: dict[str, Any] = {"scope": "last", "lr": 0.05}
 
 
-class StagedModel(nn.Module):
-    """Three stages that count how many views they see; the second's norm is aligned.  Unstaged, it is the same network without `stages`."""
+class Blocks(nn.Module):
+    """Three blocks that count how many views they see; the second's norm is aligned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,25 +62,27 @@ class StagedModel(nn.Module):
         return ["middle_norm"]
 
 
-class Unstaged(StagedModel):
-    stages = None  # type: ignore[assignment]
+class Whole(Blocks):
+    """The same network without `blocks`."""
+
+    blocks = None  # type: ignore[assignment]
 
 
-def pair(dtype: torch.dtype = torch.float32) -> tuple[StagedModel, Unstaged]:
-    """The same trained weights with stages and without."""
+def pair(dtype: torch.dtype = torch.float32) -> tuple[Blocks, Whole]:
+    """The same trained weights with blocks and without."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        staged = StagedModel()
+        parted = Blocks()
         for _ in range(10):
-            staged.train()(torch.rand(8, 3, 4, 8, 8))
-    whole = Unstaged()
-    whole.load_state_dict(staged.state_dict())
-    staged.seen.clear()
-    return staged.to(dtype).eval(), whole.to(dtype).eval()
+            parted.train()(torch.rand(8, 3, 4, 8, 8))
+    whole = Whole()
+    whole.load_state_dict(parted.state_dict())
+    parted.seen.clear()
+    return parted.to(dtype).eval(), whole.to(dtype).eval()
 
 
-def build(name: str, model: nn.Module, settings: Settings = LAST) -> Learner:
-    method = methods.build(name, model, None, K, settings)
+def build(name: str, model: nn.Module, settings: Mapping[str, Any] = LAST) -> Learner:
+    method = built.alone(name, model, None, K, **built.fitting(name, **settings))
     assert isinstance(method, Learner)
     return method
 
@@ -106,19 +107,20 @@ def test_five_steps_and_the_prediction_run_what_is_frozen_once_a_view() -> None:
 def test_every_method_that_takes_gradients_answers_as_without_reuse() -> None:
     for name in ("vitta", "tent", "eata", "sar", "shot", "audio"):
         for scope in ("last", "last_norm", "norm", "all"):
-            settings = Settings(scope=scope, lr=0.05, entropy_lr=0.01, entropy_margin=1.1, eata_similarity=1.1, sar_reset=0.0, sar_frozen=0.0)
-            staged, whole = (build(name, model, settings) for model in pair())
+            lr = 0.05 if name in ("vitta", "audio") else 0.01
+            settings = {"scope": scope, "lr": lr, "entropy_margin": 1.1, "eata_similarity": 1.1, "sar_reset": 0.0, "sar_frozen": 0.0}
+            parted, whole = (build(name, model, settings) for model in pair())
             for seed in range(3):
-                mine, reference = staged.adapt(batch(seed, heard=1)), whole.adapt(batch(seed, heard=1))
+                mine, reference = parted.adapt(batch(seed, heard=1)), whole.adapt(batch(seed, heard=1))
                 assert same(mine.before, reference.before) and same(mine.after, reference.after), (name, scope)
 
 
 def test_gradients_are_those_without_reuse() -> None:
-    staged, whole = pair(torch.float64)
+    parted, whole = pair(torch.float64)
     clip = batch(0)
     clip = dataclasses.replace(clip, frames=clip.frames.double(), centre=clip.centre.double())
     gradients = []
-    for model in (staged, whole):
+    for model in (parted, whole):
         method = build("vitta", model)
         for _ in range(2):  # the second from what the first has left
             views = method.look(clip)  # type: ignore[attr-defined]
@@ -148,12 +150,12 @@ def test_what_is_kept_goes_when_the_next_clip_comes() -> None:
 
 def test_a_batch_with_another_sound_but_the_same_frames_is_the_same_clip_and_changed_frames_are_another() -> None:
     model, whole = pair()
-    forward, clip = Forward(model.requires_grad_(False)), batch(0)
-    forward.views(clip)
-    forward.views(dataclasses.replace(clip, mass=torch.ones(1)))
+    prefix, clip = Prefix(model.requires_grad_(False)), batch(0)
+    prefix.views(clip)
+    prefix.views(dataclasses.replace(clip, mass=torch.ones(1)))
     assert model.seen["start"] == 2
     clip.frames.mul_(0.5)
-    assert same(forward.views(clip), whole(clip.frames[0]))
+    assert same(prefix.views(clip), whole(clip.frames[0]))
     assert model.seen["start"] == 4
 
 
@@ -178,16 +180,16 @@ def test_answers_follow_the_weights_however_they_change(change: str) -> None:
 def test_a_clips_own_batch_norm_statistics_are_kept_apart_from_the_sources() -> None:
     model, whole = pair()
     clip = batch(0)
-    plain, mixing = build("vitta", model), build("tent", model, dataclasses.replace(LAST, bn_prior=1.0))
+    plain, mixing = build("vitta", model), build("tent", model, LAST | {"bn_prior": 1.0})
     mixing.network = plain.network
-    expected = build("tent", whole, dataclasses.replace(LAST, bn_prior=1.0)).predict(clip)
+    expected = build("tent", whole, LAST | {"bn_prior": 1.0}).predict(clip)
     for _ in range(2):
         assert same(plain.predict(clip), whole(clip.centre[:, 0]).log_softmax(1))
         assert same(mixing.predict(clip), expected)
     assert not torch.allclose(plain.predict(clip), mixing.predict(clip), atol=1e-3)
 
 
-def test_a_later_stage_that_works_in_place_spoils_nothing() -> None:
+def test_a_later_block_that_works_in_place_spoils_nothing() -> None:
     model, whole = pair()
     go_on = model.go_on
     model.go_on = lambda x: go_on(x.mul_(1.0).add_(0.0))  # type: ignore[method-assign]
@@ -197,41 +199,41 @@ def test_a_later_stage_that_works_in_place_spoils_nothing() -> None:
         model.go_on = lambda x: go_on(x.clone()) + 0 * x.zero_()  # type: ignore[method-assign]
 
 
-def test_noise_hooks_and_weights_outside_every_stage_are_seen_by_each_forward() -> None:
+def test_noise_hooks_and_weights_outside_every_block_are_seen_by_each_forward() -> None:
     model, _ = pair()
     model.requires_grad_(False)
-    forward, clip, calls = Forward(model), batch(0), []
-    forward.views(clip)
+    prefix, clip, calls = Prefix(model), batch(0), []
+    prefix.views(clip)
     handle = model.stem.register_forward_hook(lambda *given: calls.append(len(given)))
-    forward.views(clip)
-    forward.views(clip)
+    prefix.views(clip)
+    prefix.views(clip)
     assert len(calls) == 2
     handle.remove()
     model.dropout.train()
     model.seen.clear()
-    assert not torch.equal(forward.views(clip), forward.views(clip))
+    assert not torch.equal(prefix.views(clip), prefix.views(clip))
     assert model.seen == {"start": 2, "go_on": 2, "end": 4}
     model.eval()
     model.extra = nn.Parameter(torch.ones(1))
-    forward = Forward(model)
+    prefix = Prefix(model)
     model.seen.clear()
-    forward.views(clip)
-    forward.views(clip)
+    prefix.views(clip)
+    prefix.views(clip)
     assert model.seen["start"] == 4
 
 
-def test_a_model_whose_stages_are_a_module_of_its_own_runs_whole() -> None:
+def test_a_model_whose_blocks_are_a_module_of_its_own_runs_whole() -> None:
     class WithModuleList(TinyVideoModel):
         def __init__(self) -> None:
             super().__init__()
-            self.stages = nn.ModuleList()
+            self.blocks = nn.ModuleList()
 
     model = WithModuleList()
     model.load_state_dict(trained().state_dict())
-    assert same(build("vitta", model, Settings()).predict(batch(0)), trained()(batch(0).centre[:, 0]).log_softmax(1))
+    assert same(build("vitta", model, {}).predict(batch(0)), trained()(batch(0).centre[:, 0]).log_softmax(1))
 
 
-def test_wrapping_keeps_the_stages_between_prepare_and_read() -> None:
+def test_wrapping_keeps_the_blocks_between_prepare_and_read() -> None:
     model, whole = pair()
     prepared: Counter[str] = Counter()
 
@@ -244,12 +246,12 @@ def test_wrapping_keeps_the_stages_between_prepare_and_read() -> None:
 
     names, frames = ["a", "b", "c", "d"], batch(0).frames[:, 0]
     options: dict[str, Any] = {"classes": names, "read": lambda logits: 2 * logits, "scope": "last", "lr": 0.05}
-    mine = adapt.wrap(model, "audio", prepare=prepare("staged"), **options)
+    mine = adapt.wrap(model, "audio", prepare=prepare("parted"), **options)
     reference = adapt.wrap(whole, "audio", prepare=prepare("whole"), **options)
     for _ in range(2):
         assert same(mine(frames, {"b": 0.9}), reference(frames, {"b": 0.9}))
     assert len(mine.trace) > 1
-    assert prepared["staged"] == model.seen["start"] == 6  # two clips, each two views and the centre
+    assert prepared["parted"] == model.seen["start"] == 6  # two clips, each two views and the centre
     assert prepared["whole"] > 6
     with pytest.raises(MethodError, match=r"answers \(2, 4\) to 2 clips, \(2, 3\) is wanted"):
         adapt.wrap(copy.deepcopy(pair()[0]), "vitta", classes=names[:3], scope="last")(frames)
@@ -269,7 +271,7 @@ def test_scopes_name_the_weights_that_they_say() -> None:
     assert names_of(model, "all") == [name for name, _ in model.named_parameters()]
 
 
-def test_without_stages_the_last_ones_begin_with_the_first_aligned_layer() -> None:
+def test_without_blocks_the_last_weights_begin_with_the_first_aligned_layer() -> None:
     _, model = pair()
     assert names_of(model, "last_norm") == ["middle_norm.weight", "middle_norm.bias"]
     assert names_of(model, "last") == names_of(pair()[0], "last")
