@@ -1,5 +1,7 @@
 """A caller's torch.autocast: every method and fusion runs in it and learns in float32."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -54,7 +56,7 @@ def test_steps_and_looks_are_by_the_weights_of_now_not_by_casts_of_before() -> N
     """Autocast keeps a weight's cast until its block ends, unless told not to: a step would work on old weights."""
 
     def stream(cache: bool) -> tuple[list[Tensor], Tensor, Tensor]:
-        settings = {"scope": "all", "lr": 1.0, "audio_lr": 1.0, "cycle": "fixed", "max_iterations": 4}
+        settings: dict[str, Any] = {"scope": "all", "lr": 1.0, "audio_lr": 1.0, "cycle": "fixed", "max_iterations": 4}
         model = wrapped("audio", predict="alone", **settings)
         with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=cache):
             first: Tensor = model.model(clip())  # the caller's own look, whose casts are kept
