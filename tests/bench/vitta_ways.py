@@ -14,6 +14,7 @@ from typing import Any
 import decord
 import numpy as np
 import torch
+from adapt.losses.predictions import consistency
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +25,6 @@ from adapt.command import keep_freed_memory
 from adapt.contract import Batch
 from adapt.core import moments
 from adapt.core.learner import Learner
-from adapt.losses.predictions import consistency
 from adapt.methods import Settings
 from adapt.methods.vitta import Vitta
 from adapt.tables.cache import Clip
