@@ -11,13 +11,13 @@ import pytest
 import tyro
 import yaml
 
-from adapt.__main__ import Options
-from adapt.methods import Settings, names
+from adapt.methods import names, parts_of
+from adapt.stream.options import Options, check, options_for
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = ROOT / "data/settings/photosound"
 PARAMS: dict[str, Any] = yaml.safe_load((SETTINGS / "ablation/params.yaml").read_text(encoding="utf-8"))
-SHARED: dict[str, Any] = yaml.safe_load((SETTINGS / "params.yaml").read_text(encoding="utf-8"))["adapt"]["args"]
+SHARED: dict[str, Any] = yaml.safe_load((SETTINGS / "params.yaml").read_text(encoding="utf-8"))["adapt"]
 VARIANTS: dict[str, dict[str, Any]] = PARAMS["variants"]
 
 
@@ -32,19 +32,26 @@ def flags(values: dict[str, Any]) -> list[str]:
     return words
 
 
+def told(streams: dict[str, Any], variant: dict[str, Any]) -> Options:
+    """What the study's command says, as python -m adapt takes it."""
+    words = ["--dataset", "photosound", "--backbone", "frames", *flags(SHARED["run"]), *flags(streams), *flags(variant)]
+    try:
+        made = tyro.cli(options_for(words), args=words, config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit:
+        pytest.fail(f"python -m adapt does not take {flags(variant)}")
+    check(made)
+    return made
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_adapt_takes_a_variants_flags_and_they_change_what_full_does(name: str) -> None:
-    def settings(variant: dict[str, Any]) -> Settings:
-        words = ["--dataset", "photosound", "--backbone", "frames", *flags(SHARED), *flags(PARAMS["streams"]), *flags(variant)]
-        try:
-            return tyro.cli(Options, args=words, config=(tyro.conf.OmitArgPrefixes,)).settings
-        except SystemExit:
-            pytest.fail(f"python -m adapt does not take {flags(variant)}")
+    def settings(variant: dict[str, Any]) -> dict[str, Any]:
+        return dataclasses.asdict(told(PARAMS["streams"], variant).settings)
 
-    wanted = {field: tuple(value) if isinstance(value, list) else value for field, value in VARIANTS[name].items() if field != "method"}
-    full, own = dataclasses.asdict(settings({"method": "audio"})), dataclasses.asdict(settings(VARIANTS[name]))
+    wanted = {field: value for field, value in VARIANTS[name].items() if field != "method"}
+    full, own = settings({"method": "audio"}), settings(VARIANTS[name])
     changed = {field: value for field, value in own.items() if value != full[field]}
-    # what is shared already need not change: fixed_5 takes as many steps as full may
+    # what is the default already need not change: fixed_5 takes as many steps as full may
     assert changed == {field: value for field, value in wanted.items() if value != full[field]}
     assert bool(changed) == (name != "full")
 
@@ -58,7 +65,9 @@ def test_the_table_has_every_variant_in_order_and_compares_it_with_full() -> Non
 def test_the_study_of_orders_has_every_method_on_three_orders() -> None:
     orders: dict[str, Any] = yaml.safe_load((SETTINGS / "orders/params.yaml").read_text(encoding="utf-8"))
     assert orders["variants"] == {name: {"method": name} for name in orders["report"]["methods"]}
-    assert sorted(orders["variants"]) == names()
+    assert {parts_of(name)[0] for name in orders["variants"]} == set(names())
+    for variant in orders["variants"].values():
+        told(orders["streams"], variant)
     assert len(orders["streams"]["order_seeds"]) == 3
     assert (SETTINGS / "orders/dvc.yaml").resolve() == (SETTINGS / "ablation/dvc.yaml").resolve()
 

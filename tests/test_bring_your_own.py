@@ -122,7 +122,7 @@ def test_videos_in_folders_go_from_files_to_the_table_of_results(project: Path) 
     assert (scanned["n_clips"], scanned["n_labels"], scanned["n_train"], scanned["n_val"], scanned["n_test"]) == (8, 2, 4, 2, 2)
     assert "test/dog/four" in said[commands_of(section(DATA, "1. Folders"))[1]]
     table = (project / "cache/metrics/mine/report.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][:3] == ["method", "source", "vitta"]
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][:3] == ["method", "source", "source + trusted"]
 
 
 def test_lists_name_videos_in_any_folders(project: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_recipe_of_ones_own_reads_ones_own_table_and_says_what_is_missing(proj
 def adapting(said: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Module, or method of `adapt`, -> its counts."""
     found = {command: json.loads(out.splitlines()[-1]) for command, out in said.items() if command.startswith("python -m adapt")}
-    methods = {command: re.search(r"--method (\w+)", command) for command in found}
+    methods = {command: re.search(r"--method ([\w+]+)", command) for command in found}
     return {match.group(1) if (match := methods[command]) else command.split()[2]: counts for command, counts in found.items()}
 
 
@@ -196,4 +196,4 @@ report: {{methods: [vitta, audio], against: [vitta]}}
     assert counts["adapt.train"]["checkpoint"] == f"cache/mine/model/{backbone}.pt"
     assert all((counts[name]["n_predictions"], counts[name]["n_failed"]) == (4, 0) for name in ("vitta", "audio"))
     table = (project / "cache/metrics/mine/report.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][:4] == ["method", "vitta", "audio", "audio, fused"]
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][:4] == ["method", "vitta", "vitta + trusted", "audio"]

@@ -161,7 +161,7 @@ def test_only_the_streams_step_of_a_heard_clip_stays(model: TinyVideoModel) -> N
     assert not torch.equal(bias[1], start["norm.bias"])
 
 
-def test_what_stays_of_a_heard_clip_is_vittas_step_but_for_the_sounds_pull(model: TinyVideoModel) -> None:
+def test_what_stays_of_a_heard_clip_is_the_visual_step_alone(model: TinyVideoModel) -> None:
     """The step that stays has no term of the sound: the weights are vitta's, however loud the clip is."""
     other = TinyVideoModel()
     other.load_state_dict(model.state_dict())

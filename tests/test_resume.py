@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from adapt import methods
+from adapt.core import code
 from adapt.errors import AdaptError
 from adapt.stream import progress, streaming
 from adapt.stream.options import Options
@@ -197,6 +199,48 @@ def test_a_finished_run_is_kept_until_something_it_depends_on_changes(here: Path
     scores.unlink()
     assert "kept" in ran(max_clips=3)
     assert json.loads(scores.read_text())["n"] == 6  # three of each stream
+
+
+@pytest.mark.parametrize("name", ["source+none", "source+plain", "vitta", "audio"])
+def test_a_fingerprint_holds_the_settings_that_the_run_reads_and_no_others(name: str, here: Path) -> None:
+    method, _, fusion = name.partition("+")
+    made = streaming.identify(options(name), streaming.read(options(name)).source)
+    assert json.loads(made["options"])["settings"].keys() == methods.settings_of(method, fusion or "trusted").keys()
+
+
+def test_a_setting_is_the_same_by_flag_by_file_or_as_the_default(here: Path) -> None:
+    source = streaming.read(options("vitta")).source
+
+    def made(**changes: object) -> dict[str, str]:
+        return streaming.identify(options("vitta", **changes), source)
+
+    Path("vitta.json").write_text(json.dumps({"lr": 0.5}))
+    assert made(settings={"lr": 0.5}) == made(settings={}, settings_file="vitta.json")
+    assert made(settings={"lr": 0.5}) != made(settings={})
+    default = methods.settings_of("vitta")["lr"].default
+    assert made(settings={"lr": default}, settings_file="vitta.json") == made(settings={})  # a flag wins
+
+
+def test_a_reworded_comment_keeps_a_finished_run_and_changed_code_does_not(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(code.PACKAGE, tmp_path / "adapt", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code, "PACKAGE", tmp_path / "adapt")
+
+    def is_kept() -> bool:
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "adapt"):
+            streaming.run(options("source", name="worded", max_clips=1, corruptions=("clean",)))
+        return "data and code: kept" in caplog.text
+
+    path = tmp_path / "adapt/methods/source.py"
+    text = path.read_text()
+    assert not is_kept()
+    path.write_text(text.replace('"""Predict `batch`."""', '"""Say what `batch` shows."""') + "# the end\n")
+    assert path.read_text() != text
+    assert is_kept()
+    path.write_text(text + "MORE = 1\n")
+    assert not is_kept()
 
 
 def test_two_runs_of_one_name_at_once_are_one_clear_error(here: Path) -> None:

@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapt import backbones
+from adapt.core import code
 from adapt.errors import AdaptError, CheckpointError, MethodError
 from adapt.source import _loader, checkpoints, train
 from adapt.source._resume import Progress
@@ -96,6 +98,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def trained_bytes(**changes: object) -> bytes:
+    PATH.unlink(missing_ok=True)  # or it would be kept
     train.run(dataclasses.replace(OPTIONS, **changes))  # type: ignore[arg-type]
     return PATH.read_bytes()
 
@@ -104,6 +107,39 @@ def test_two_runs_of_a_seed_give_the_same_bytes_and_another_seed_others(here: Pa
     once = trained_bytes(epochs=1)
     assert trained_bytes(epochs=1, save_every=0, workers=1) == once
     assert trained_bytes(epochs=1, seed=1) != once
+
+
+def test_a_checkpoint_of_the_same_options_data_and_code_is_kept(
+    here: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_kept(**changes: object) -> bool:
+        caplog.clear()
+        before = PATH.stat().st_mtime_ns
+        with caplog.at_level(logging.INFO):
+            done = train.run(dataclasses.replace(chosen, **changes))  # type: ignore[arg-type]
+        assert done.keys() == counts.keys()
+        kept = "is made already, of the same options, data and code: kept" in caplog.text
+        assert kept == (PATH.stat().st_mtime_ns == before)
+        assert not kept or done == counts
+        return kept
+
+    chosen = dataclasses.replace(OPTIONS, epochs=1)
+    counts = train.run(chosen)
+    assert is_kept()
+    assert is_kept(workers=1, save_every=0, video=dataclasses.replace(VIDEO, decode_timeout_s=7))  # what changes no weight
+    assert not is_kept(seed=1)
+    counts = train.run(chosen)
+    with monkeypatch.context() as patch:
+        patch.setattr(code, "code_sha256", lambda modules, without=(): "0" * 64)
+        assert not is_kept()
+    counts = train.run(chosen)
+    clips = Path("cache/greys/clips.parquet")
+    table = clips.read_bytes()
+    cache.write_table(clips, "clips", pq.read_table(clips).to_pylist(), {"made": "anew"})
+    assert not is_kept()
+    clips.write_bytes(table)
+    PATH.write_bytes(PATH.read_bytes()[:100])
+    assert not is_kept()
 
 
 @pytest.mark.slow

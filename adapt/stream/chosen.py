@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from adapt import fusion as fusions
 from adapt import methods
 from adapt.core import settings
 from adapt.errors import MethodError
@@ -33,7 +34,7 @@ def options_for(words: Sequence[str]) -> type[Options]:
     """The options, with every setting of every method and fusion as a flag."""
     fields: dict[str, Any] = {}
     for method in methods.names():
-        for fusion in ("plain", "balanced", "trusted"):
+        for fusion in fusions.names():
             fields |= methods.settings_of(method, fusion)
     named = {word.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_") for word in words if word.startswith("--")}
     for name in sorted(named - fields.keys()):

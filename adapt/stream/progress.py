@@ -2,8 +2,8 @@
 
 Until the run is done its output folder holds `progress/` with a folder a lane (adapt/stream/lanes.py): the rows so far as Parquet parts, and
 state.pt with the run's fingerprint, the lane's position, everything that the method carries and torch's generators.  Parts are written first
-and state.pt, by a rename, last: what it does not know of is made again.  At the end the parts of all lanes become one file a table, ordered by key, whatever parts
-there were, and `progress/` goes.
+and state.pt, by a rename, last: what it does not know of is made again.  At the end the parts of all lanes become one file a table, ordered
+by key, whatever parts there were, and `progress/` goes.
 """
 import fcntl
 import logging

@@ -6,7 +6,7 @@ import torch
 from adapt import backbones, methods
 from adapt.contract import Batch
 from adapt.core.oracle import Oracle
-from adapt.methods import Settings
+from tests import built
 from tests.bench import Row, median_ms
 
 N_CLASSES, N_FRAMES, SIZE = 10, 8, 96
@@ -28,8 +28,8 @@ def rows() -> Iterator[Row]:
     for name in methods.names():
         model = backbones.build("tanet", N_CLASSES, N_FRAMES)
         # the cycle never stops early, and no clip is too unsure, too familiar or too collapsed for a step: the worst case
-        settings = Settings(confident=1.1, tolerance=0.0, slack=1e9, entropy_margin=1.1, eata_similarity=1.1, sar_reset=0.0)
-        method, batch = methods.build(name, model, None, N_CLASSES, settings, Oracle({"clip": (3,)})), _batch()
+        settings = built.fitting(name, cycle="fixed", entropy_margin=1.1, eata_similarity=1.1, sar_reset=0.0)
+        method, batch = built.alone(name, model, None, N_CLASSES, Oracle({"clip": (3,)}), **settings), _batch()
         taken[name] = median_ms(lambda method=method, batch=batch: method.adapt(batch))  # type: ignore[misc]
         yield Row(f"{name}, one heard clip, 2 x {N_FRAMES} x {SIZE} x {SIZE}", taken[name], "ms/clip")
     for name in ("tent", "shot", "eata", "sar"):

@@ -94,7 +94,7 @@ def _rows(ways: dict[str, Way]) -> Iterator[Row]:
         target = name in ("ours", "plain")
         yield Row(f"vitta, {title}: peak memory", peaks[name], "MB", f"<= {PEAK_MB}" if target else "", peaks[name] <= PEAK_MB if target else None)
     reused = statistics.median(a["whole"] / b["whole"] for a, b in zip(taken["theirs, five steps"], taken["ours, five steps"], strict=True))
-    yield Row("five steps: ViTTA's way / ours, stem reused, last stages whole", reused, "x")  # bare convolutions have no more room
+    yield Row("five steps: ViTTA's way / ours, stem reused, last blocks whole", reused, "x")  # bare convolutions have no more room
     limit = statistics.median(a["whole"] / b["whole"] for a, b in zip(taken["theirs, five steps"], taken["bare, five steps"], strict=True))
     yield Row("five steps: ViTTA's way / bare convolutions, stem reused", limit, "x")
     yield _ratio("five steps: ViTTA's way / ours, stem reused, last norms", taken["theirs, five steps"], taken["norms, five steps"], 3.0)

@@ -19,22 +19,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import CenterCrop, Resize
 
-from adapt import backbones, methods
+from adapt import backbones
 from adapt.command import keep_freed_memory
 from adapt.contract import Batch
 from adapt.core import moments
 from adapt.core.learner import Learner
-from adapt.losses.predictions import consistency
-from adapt.methods import Settings
+from adapt.losses import consistency
 from adapt.methods.vitta import Vitta
 from adapt.tables.cache import Clip
 from adapt.video.clips import ClipFrames, VideoOptions, read_clip
+from tests import built
 from tests.published_tanet import PublishedTANet, PublishedVitta, layers, settle
 
 K, T, SIZE, SHORT, VIEWS = 101, 16, 224, 256, 2
 LR, DECAY = 5e-5, 5e-4
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PUBLISHED = Settings(scope="all", lr=LR, weight_decay=DECAY, ema_start="zero", dropout=True)
+PUBLISHED: dict[str, Any] = {"scope": "all", "lr": LR, "weight_decay": DECAY, "ema_start": "zero", "dropout": True}
 Seconds = dict[str, Any]
 
 
@@ -154,14 +154,14 @@ class Ours:
         self.options = VideoOptions(frames=T, views=VIEWS, resize=SHORT, size=SIZE)
         self.method, self.made = self._method("vitta", PUBLISHED), "vitta"
 
-    def _method(self, name: str, settings: Settings) -> Learner:
+    def _method(self, name: str, settings: dict[str, Any]) -> Learner:
         model = backbones.build("tanet", K, T, variant="resnet50")
         model.load_state_dict(published_network().state_dict())
-        method = methods.build(name, model, None, K, settings)
+        method = built.alone(name, model, None, K, **settings)
         assert isinstance(method, Learner)
         return method
 
-    def _use(self, name: str, method: str, settings: Settings) -> None:
+    def _use(self, name: str, method: str, settings: dict[str, Any]) -> None:
         """One method at a time in memory."""
         if self.made != name:
             del self.method
@@ -183,12 +183,12 @@ class Ours:
 
     def audio(self, silent: str = "") -> Seconds:
         """The same by the method `audio` at its defaults; its steps on noise say little of those on clips."""
-        self._use("audio", "audio", Settings())
+        self._use("audio", "audio", {})
         return self._whole(silent=bool(silent))
 
     def reused(self, n_steps: int = 5, scope: str = "last") -> Seconds:
-        """ViTTA's losses for so many steps, the last stages adapting, or their norms alone."""
-        self._use(f"reused, {scope}", "vitta", Settings(scope=scope, lr=LR, weight_decay=DECAY))
+        """ViTTA's losses for so many steps, the last blocks adapting, or their norms alone."""
+        self._use(f"reused, {scope}", "vitta", {"scope": scope, "lr": LR, "weight_decay": DECAY})
         method = self.method
         assert isinstance(method, Vitta)
         meter = Meter()
@@ -219,6 +219,7 @@ class Ours:
     def _whole(self, silent: bool) -> Seconds:
         method, meter = self.method, Meter()
         inner, network = method.optimiser.inner, method.network
+        assert network is not None
         kept = network.views, network.centre, inner.step
         network.views = meter.during("forward", network.views)  # type: ignore[method-assign]
         network.centre = meter.during("predict", network.centre)  # type: ignore[method-assign]
@@ -261,7 +262,7 @@ class Bare:
         return meter.done()
 
     def reused(self, n_steps: int = 5) -> Seconds:
-        """Those of so many steps on the last stages, the others once a view."""
+        """Those of so many steps on the last blocks, the others once a view."""
         meter = Meter()
         with torch.no_grad():
             for module, shape in self.calls:
