@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapt import command
-from adapt.core import code
+from adapt.tables import code
 
 METHOD = '''"""Answers by the source model, its logarithms divided by a temperature."""
 from dataclasses import dataclass

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from adapt import methods
-from adapt.core import code
+from adapt.tables import code
 from adapt.errors import AdaptError
 from adapt.stream import progress, streaming
 from adapt.stream.options import Options

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapt import backbones
-from adapt.core import code
+from adapt.tables import code
 from adapt.errors import AdaptError, CheckpointError, MethodError
 from adapt.source import _loader, checkpoints, train
 from adapt.source._resume import Progress
