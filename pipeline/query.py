@@ -28,7 +28,8 @@ from adapt.command import until_the_reader_leaves
 from adapt.errors import EarshotError, OptionsError, QueryError
 from adapt.tables.files import replacing
 from adapt.tables.schema import SCHEMA
-from pipeline.sql.connection import VIEWS, connect, export, reason, refuse_to_write, select
+from pipeline.sql.connection import VIEWS, export, reason, refuse_to_write, select
+from pipeline.sql.connection import connect as connect  # for users: the cache as a DuckDB connection
 
 ROWS_AT_ONCE = 8192  # of a result that is written as CSV, JSON or Parquet
 TABLE_ROWS = 1000  # of a result that is printed as a table

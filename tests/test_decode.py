@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,9 +197,12 @@ def test_ten_new_clips_among_fifty_decode_ten(tmp_path: Path, monkeypatch: pytes
     decode.run(OPTIONS)
     heard: list[Path] = []
     real = sound.stream
-    monkeypatch.setattr(
-        sound, "stream", lambda decoder, path, change: heard.append(path) or real(decoder, path, change)
-    )  # type: ignore[func-returns-value]
+
+    def listened(decoder: Any, path: Path, change: Any) -> Any:
+        heard.append(path)
+        return real(decoder, path, change)
+
+    monkeypatch.setattr(sound, "stream", listened)
     new = write_tones(10, first=40)
     write_clips("tiny", [*old, *new])
     counts = decode.run(OPTIONS)

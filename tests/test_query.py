@@ -16,7 +16,7 @@ import pytest
 
 from adapt.errors import EarshotError, OptionsError, QueryError
 from pipeline import query
-from pipeline.query import connect
+from pipeline.sql.connection import connect
 from tests import pets
 
 ROOT = Path(__file__).parent.parent

@@ -11,8 +11,8 @@ import pytest
 
 from adapt.errors import CacheError, QueryError
 from pipeline import query
-from pipeline.query import connect
 from pipeline.sql import tables
+from pipeline.sql.connection import connect
 from tests import pets
 from tests.pets import FOLDER
 

@@ -9,8 +9,8 @@ import duckdb
 import numpy as np
 import pytest
 
-from pipeline.query import connect
 from pipeline.sql import connection as sql
+from pipeline.sql.connection import connect
 from pipeline.sql.tables import FILES
 from tests import pets
 
