@@ -110,7 +110,7 @@ class Backbone(Protocol):
     """What is asked of a video network, besides being an nn.Module.
 
     It may also have `blocks() -> list[Block]`, whose tensors in between have a multiple of N as their first dimension: what comes before the
-    first weight that adapts then runs once a clip (adapt/core/prefix.py).
+    first weight that adapts then runs once a clip (adapt/core/_prefix.py).
     """
 
     def __call__(self, frames: Tensor) -> Tensor:

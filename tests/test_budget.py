@@ -6,8 +6,8 @@ import torch
 
 from adapt import backbones
 from adapt.contract import Batch
-from adapt.core import budget
-from adapt.core.budget import STEP_OVER_PREDICTION, Budget
+from adapt.core import _budget
+from adapt.core._budget import STEP_OVER_PREDICTION, Budget
 from adapt.methods.audio import Audio, Settings
 from tests import built
 from tests.tiny import K, batch, trained
@@ -31,7 +31,7 @@ class Watch:
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     made = Watch()
-    monkeypatch.setattr(budget, "CLOCK", made)
+    monkeypatch.setattr(_budget, "CLOCK", made)
     return made
 
 

@@ -13,7 +13,7 @@ from adapt.errors import AdaptError, VideoError
 from adapt.tables.cache import Clip
 from adapt.video import corruptions
 from adapt.video.clips import ClipFrames, VideoOptions, count_frames, read_clip, read_frames, stream
-from adapt.video.corruptions import codec, ready_made
+from adapt.video.corruptions import _codec, _ready_made
 from adapt.video.corruptions.sheet import Options, run
 from tests.clips import write_video
 
@@ -48,8 +48,8 @@ def test_h265_keeps_every_frame_and_a_higher_severity_lowers_the_psnr(film: Path
 
 
 def test_h265_divides_the_rate_of_the_whole_file(film: Path) -> None:
-    assert codec.bit_rate(film) == pytest.approx(8 * film.stat().st_size / 2, rel=0.01)  # 2 s
-    assert codec.bit_rate(corruptions.file(film, "h265_abr", 2)) < codec.bit_rate(film) / 2
+    assert _codec.bit_rate(film) == pytest.approx(8 * film.stat().st_size / 2, rel=0.01)  # 2 s
+    assert _codec.bit_rate(corruptions.file(film, "h265_abr", 2)) < _codec.bit_rate(film) / 2
 
 
 def test_h265_is_encoded_once_for_the_same_bytes_and_always_to_the_same_bytes(film: Path) -> None:
@@ -60,7 +60,7 @@ def test_h265_is_encoded_once_for_the_same_bytes_and_always_to_the_same_bytes(fi
     assert first.stat().st_mtime_ns == made
     first.unlink()
     assert corruptions.file(renamed, "h265_abr", 3).read_bytes() == content
-    assert [path.name for path in codec.FOLDER.iterdir()] == [first.name]  # nothing half-made is left
+    assert [path.name for path in _codec.FOLDER.iterdir()] == [first.name]  # nothing half-made is left
 
 
 def test_read_clip_takes_the_frames_of_the_encoded_file(film: Path) -> None:
@@ -140,21 +140,21 @@ def test_a_ready_made_file_is_read_instead_of_corrupting_the_clip(shipped: Path,
 
 def test_a_clip_that_the_list_lacks_is_that_clips_error(shipped: Path) -> None:
     with pytest.raises(VideoError, match=r"gauss\.txt has no line for test/other\.avi"):
-        ready_made.find(shipped, "gauss", 5, Path("test/other.avi"))
+        _ready_made.find(shipped, "gauss", 5, Path("test/other.avi"))
 
 
 def test_the_folder_decides_between_files_of_one_name(shipped: Path) -> None:
     listed = shipped / "list_video_perturbations_ucf/gauss.txt"
     listed.write_text("gauss/cat/1.mp4 8 0\ngauss/dog/1.mp4 8 1\n")
-    assert ready_made.find(shipped, "gauss", 5, Path("test/dog/1.avi")) == shipped / "level_5_ucf_val_split_1/gauss/dog/1.mp4"
+    assert _ready_made.find(shipped, "gauss", 5, Path("test/dog/1.avi")) == shipped / "level_5_ucf_val_split_1/gauss/dog/1.mp4"
     with pytest.raises(VideoError, match="no line for test/cow/1"):
-        ready_made.find(shipped, "gauss", 5, Path("test/cow/1.avi"))
+        _ready_made.find(shipped, "gauss", 5, Path("test/cow/1.avi"))
 
 
 def test_a_line_of_a_list_ends_at_its_line_feed_only(shipped: Path) -> None:
     (shipped / "list_video_perturbations_ucf/gauss.txt").write_bytes("gauss/a\x85b.mp4 8 0\r\ngauss/c\u2028d\x0be.mp4 8 1\n".encode())
     for name in ("a\x85b", "c\u2028d\x0be"):
-        assert ready_made.find(shipped, "gauss", 5, Path(f"test/{name}.avi")) == shipped / f"level_5_ucf_val_split_1/gauss/{name}.mp4"
+        assert _ready_made.find(shipped, "gauss", 5, Path(f"test/{name}.avi")) == shipped / f"level_5_ucf_val_split_1/gauss/{name}.mp4"
 
 
 @pytest.mark.parametrize(("line", "message"), [
@@ -166,17 +166,17 @@ def test_a_line_of_a_list_ends_at_its_line_feed_only(shipped: Path) -> None:
 def test_a_malformed_line_of_a_list_is_one_error_with_its_place(shipped: Path, line: str, message: str) -> None:
     (shipped / "list_video_perturbations_ucf/gauss.txt").write_text(f"gauss/v_Archery_g01_c01.mp4 8 2\n{line}\n")
     with pytest.raises(AdaptError, match=message):
-        ready_made.find(shipped, "gauss", 5, Path("a.avi"))
+        _ready_made.find(shipped, "gauss", 5, Path("a.avi"))
 
 
 def test_a_corruption_or_severity_that_was_not_shipped_is_named(shipped: Path) -> None:
     with pytest.raises(AdaptError, match=r"has no list rain\.txt or rain_shuffled\.txt"):
-        ready_made.find(shipped, "rain", 5, Path("a.avi"))
+        _ready_made.find(shipped, "rain", 5, Path("a.avi"))
     with pytest.raises(AdaptError, match="has no folder level_3_"):
-        ready_made.find(shipped, "gauss", 3, Path("a.avi"))
+        _ready_made.find(shipped, "gauss", 3, Path("a.avi"))
     (shipped / "gauss.txt").write_text("")
     with pytest.raises(AdaptError, match=r"gauss\.txt and .*gauss\.txt would both do"):
-        ready_made.find(shipped, "gauss", 5, Path("a.avi"))
+        _ready_made.find(shipped, "gauss", 5, Path("a.avi"))
 
 
 def test_the_contact_sheet_has_a_row_a_corruption_and_a_column_a_severity(film: Path) -> None:

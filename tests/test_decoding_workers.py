@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from adapt.tables import code
 from adapt.errors import AdaptError, VideoError
-from adapt.stream import fingerprint
+from adapt.stream import _fingerprint
+from adapt.tables import code
 from adapt.tables.cache import Clip
 from adapt.video import decoding
 from adapt.video.clips import VideoOptions, stream
@@ -318,7 +318,7 @@ def test_the_code_of_the_worker_counts_in_a_runs_fingerprint_and_in_a_stages_dep
         return take(source)
 
     monkeypatch.setattr(code, "meaning", seen)
-    fingerprint.code_sha256(["adapt.stream.streaming"])
+    _fingerprint.code_sha256(["adapt.stream.streaming"])
     paths = list(Path(decoding.__file__).parent.glob("*.py"))
     files = {path.name for path in paths}
     assert hashed >= {path.read_text(encoding="utf-8") for path in paths}

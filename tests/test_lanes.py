@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from adapt.errors import AdaptError, CacheError
-from adapt.stream import lanes, streaming
-from adapt.stream.streams import adapt_batches
+from adapt.stream import _lanes, streaming
+from adapt.stream._streams import adapt_batches
 from tests.tiny_project import ROOT, options
 
 OUT = Path("cache/tiny/adapt/side")
@@ -64,7 +64,7 @@ def test_every_item_is_worked_on_by_one_thread_and_what_is_told_arrives(n_jobs: 
         tell((10 * item, torch.get_num_threads()))
 
     told: list[object] = []
-    lanes.each(work, [1, 2, 3, 4], n_jobs, told.append)
+    _lanes.each(work, [1, 2, 3, 4], n_jobs, told.append)
     assert sorted(told) == [(i, 1) for i in (1, 2, 3, 4, 10, 20, 30, 40)]  # type: ignore[type-var]
 
 
@@ -76,7 +76,7 @@ def test_no_more_than_so_many_work_at_a_time(tmp_path: Path) -> None:
         (tmp_path / str(item)).unlink()
 
     seen: list[object] = []
-    lanes.each(work, range(6), 2, seen.append)
+    _lanes.each(work, range(6), 2, seen.append)
     assert len(seen) == 6
     assert max(map(int, map(str, seen))) == 2
 
@@ -125,7 +125,7 @@ def test_an_error_in_one_process_ends_the_others_and_is_raised(fault: str, kind:
         tell(1 // 0)
 
     with pytest.raises(kind, match=said):
-        lanes.each(work, [0, 1, 2], 2, lambda _: None)
+        _lanes.each(work, [0, 1, 2], 2, lambda _: None)
     assert not (tmp_path / "2").exists()
     assert all(has_ended(int((tmp_path / name).read_text())) for name in ("0", "1"))
 

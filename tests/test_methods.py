@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapt.core import moments
-from adapt.core.guards import GuardSettings
+from adapt.core._guards import GuardSettings
 from adapt.core.settings import names as names_of
 from adapt.errors import MethodError
 from adapt.losses import Alignment, consistency, divergence

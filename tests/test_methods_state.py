@@ -11,8 +11,8 @@ from torch import Tensor
 
 from adapt import fusion, methods
 from adapt.contract import Answer, Batch
-from adapt.core import guards
-from adapt.core.guards import Guards, GuardSettings
+from adapt.core import _guards
+from adapt.core._guards import Guards, GuardSettings
 from adapt.core.learner import Views
 from adapt.core.oracle import Oracle
 from adapt.core.state import Sgd, Weights
@@ -206,7 +206,7 @@ def test_the_last_good_weights_come_back_and_those_of_the_source_if_that_does_no
 
 
 def test_a_wrecked_model_recovers_under_the_guard_and_not_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guards, "SURE", 0.0)  # the tiny source is never sure of much
+    monkeypatch.setattr(_guards, "SURE", 0.0)  # the tiny source is never sure of much
     guard = {"collapse_entropy": 0.9, "collapse_agreement": 0.9, "collapse_memory": 0.5}
     for settings, recovers in ((SETTINGS | guard, True), (SETTINGS, False)):
         method, model = made("vitta", settings=settings)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import adapt
 from adapt.contract import Block
+from adapt.core._prefix import Prefix
 from adapt.core.learner import Learner, adapted_parameters
-from adapt.core.prefix import Prefix
 from adapt.errors import MethodError
 from adapt.losses import consistency
 from tests import built

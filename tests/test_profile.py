@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from adapt.contract import Answer, Batch, Method
 from adapt.core.state import Stateful
 from adapt.stream import streaming
-from adapt.stream.profile import N_CLIPS, N_WARM_UP, Profile, kind_of
+from adapt.stream._profile import N_CLIPS, N_WARM_UP, Profile, kind_of
 from tests import built, tiny, tiny_project
 from tests.tiny_project import options
 

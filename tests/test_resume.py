@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from adapt import methods
-from adapt.tables import code
 from adapt.errors import AdaptError
-from adapt.stream import progress, streaming
+from adapt.stream import _progress, streaming
+from adapt.stream._progress import Lane, Progress
+from adapt.stream._streams import Rows, adapt_batches
 from adapt.stream.options import Options
-from adapt.stream.progress import Lane, Progress
-from adapt.stream.streams import Rows, adapt_batches
+from adapt.tables import code
 from tests import built, tiny_project
 from tests.tiny_project import options
 
@@ -77,7 +77,7 @@ def child(folder: Path, chosen: Options, dies_in: str, calls: int) -> None:
 
     setattr(streaming, "adapt_batches", noted)  # noqa: B010
     setattr(Progress, "finish", finished)  # noqa: B010
-    parts = {"adding rows": (Lane, "add"), "renaming": (progress, "_sync"), "merging": (Progress, "_merge"), "clearing": (Progress, "drop")}
+    parts = {"adding rows": (Lane, "add"), "renaming": (_progress, "_sync"), "merging": (Progress, "_merge"), "clearing": (Progress, "drop")}
     if dies_in:
         owner, name = parts[dies_in]
         setattr(owner, name, dying(getattr(owner, name), calls))

@@ -20,9 +20,9 @@ from adapt.core.device import device_of
 from adapt.core.state import Stateful
 from adapt.errors import EarshotError, MethodError
 from adapt.stream import streaming
+from adapt.stream._progress import Lane
+from adapt.stream._streams import order
 from adapt.stream.options import method_and_fusion, run_name
-from adapt.stream.progress import Lane
-from adapt.stream.streams import order
 from adapt.tables import cache
 from adapt.tables.cache import Clip
 from adapt.video import clips

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapt import backbones
-from adapt.tables import code
 from adapt.errors import AdaptError, CheckpointError, MethodError
 from adapt.source import _loader, checkpoints, train
 from adapt.source._resume import Progress
-from adapt.tables import cache
+from adapt.tables import cache, code
 from adapt.tables.cache import Clip
 from tests import greys
 from tests.greys import LABELS, VIDEO

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from adapt.contract import Answer, Batch, Moments, blocks_of
-from adapt.core.budget import Budget
-from adapt.core.guards import Guards, GuardSettings
+from adapt.core._budget import Budget
+from adapt.core._guards import Guards, GuardSettings
+from adapt.core._prefix import Prefix
 from adapt.core.moments import NORMS, norm_layers, record
-from adapt.core.prefix import Prefix
 from adapt.core.settings import setting
 from adapt.core.state import Sgd, Stateful, Weights
 from adapt.errors import MethodError

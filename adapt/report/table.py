@@ -1,8 +1,8 @@
 """The result table (`python -m adapt.report`): one row a run and kind of answer, and how far each is from runs of reference.
 
-In: what each run answered (adapt/report/runs.py).  Out, in cache/metrics/<dataset>/: report.md for people, report.json for programs, accuracy.csv for
+In: what each run answered (adapt/report/_runs.py).  Out, in cache/metrics/<dataset>/: report.md for people, report.json for programs, accuracy.csv for
 `dvc plots show`.  Rows such as `vitta + plain` are the same run with the sound fused in when predicting; they are never
-passed off as the adapted model's own answer.  Upper bounds are marked as such.  Every mean has an interval, every difference an interval and a p (adapt/report/significance.py).
+passed off as the adapted model's own answer.  Upper bounds are marked as such.  Every mean has an interval, every difference an interval and a p (adapt/report/_significance.py).
 """
 import csv
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from adapt.errors import MethodError
-from adapt.report import metrics, runs, significance
-from adapt.report.runs import GROUPS, METRICS, Run
-from adapt.report.significance import Estimate
+from adapt.report import _runs, _significance, metrics
+from adapt.report._runs import GROUPS, METRICS, Run
+from adapt.report._significance import Estimate
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ def compare(right: np.ndarray, other: np.ndarray, corruptions: Sequence[str], gr
     parts = {group: (counted, mask) for group, mask in groups.items()}
     if "clean" in corruptions and len(corruptions) > 1:
         parts["clean"] = ([corruptions.index("clean")], groups["all"])
-    differences = {p: significance.difference(right[:, columns][..., mask], other[:, columns][..., mask]) for p, (columns, mask) in parts.items()}
+    differences = {p: _significance.difference(right[:, columns][..., mask], other[:, columns][..., mask]) for p, (columns, mask) in parts.items()}
     ours, theirs = right[:, counted], other[:, counted]
-    return Comparison(differences, significance.ratio(ours, theirs), significance.mcnemar(ours[0], theirs[0]))
+    return Comparison(differences, _significance.ratio(ours, theirs), _significance.mcnemar(ours[0], theirs[0]))
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def make_row(run: Run, answer: str, references: Sequence[Reference], groups: dic
     singles = {corruption: float(right[:, i].mean()) for i, corruption in enumerate(corruptions)}
     others = [other for other in references if not other.is_row(run, answer)]
     against = {other.name: compare(right, other.right(answer), corruptions, groups) for other in others}
-    return Row(run, answer, means | singles, significance.mean(counted), significance.spread(counted), against)
+    return Row(run, answer, means | singles, _significance.mean(counted), _significance.spread(counted), against)
 
 
 def _distinct(rows: Sequence[Row]) -> list[Row]:
@@ -151,7 +151,7 @@ def _protocol(rows: Sequence[Row], options: Options, *, has_map: bool) -> str:
     orders = f"and {n_orders} orders of the stream, ± the standard deviation between these" if n_orders > 1 else "in one order of the stream"
     return (
         f"{len(first.clip_ids)} clips, {n_failed} of them unreadable (counted as wrong). *mean* is over {n_corruptions} corruptions {orders}; "
-        f"*95 %* is its bootstrap interval over clips ({significance.N_RESAMPLES:,} resamples). "
+        f"*95 %* is its bootstrap interval over clips ({_significance.N_RESAMPLES:,} resamples). "
         "Online, one pass, batch 1; reset between corruptions. "
         "*sounding* and *silent* are means over the classes with and without a usable sound track."
         + (" A clip of several classes is right where the answer is any of them; *mAP* is the mean average precision." if has_map else "")
@@ -229,11 +229,11 @@ def run(options: Options) -> dict[str, object]:
     for name, values in {"methods": options.methods, "corruptions": options.corruptions}.items():
         if not 0 < len(set(values)) == len(values):
             raise MethodError(f"--{name} is {' '.join(values) or 'empty'}: give at least one, each once")
-    wanted = runs.Wanted(options.dataset, options.corruptions, options.severity, options.order_seeds, options.folder)
-    found = {name: runs.read(name, wanted) for name in options.methods}
-    found |= {name: runs.read(name, wanted) for name in options.against if name not in found and runs.exists(name, wanted)}
-    runs.check_paired(list(found.values()))
-    groups = runs.class_groups(found[options.methods[0]], options.dataset, options.split)
+    wanted = _runs.Wanted(options.dataset, options.corruptions, options.severity, options.order_seeds, options.folder)
+    found = {name: _runs.read(name, wanted) for name in options.methods}
+    found |= {name: _runs.read(name, wanted) for name in options.against if name not in found and _runs.exists(name, wanted)}
+    _runs.check_paired(list(found.values()))
+    groups = _runs.class_groups(found[options.methods[0]], options.dataset, options.split)
     references = [reference(name, found) for name in options.against]
     rows = _distinct([make_row(found[name], answer, references, groups, options.corruptions) for name in options.methods for answer in found[name].right])
     folder = METRICS / options.dataset

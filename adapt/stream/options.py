@@ -13,7 +13,7 @@ import tyro
 from adapt import methods
 from adapt.core import settings
 from adapt.errors import AdaptError, MethodError
-from adapt.stream.streams import SETTINGS
+from adapt.stream._streams import SETTINGS
 from adapt.video import corruptions
 from adapt.video.clips import VideoOptions
 

@@ -21,19 +21,19 @@ from adapt.errors import AdaptError, TooManyFailedError
 from adapt.fusion import Fused
 from adapt.report import metrics
 from adapt.source import checkpoints
-from adapt.stream import fingerprint, progress
-from adapt.stream.batches import Row
-from adapt.stream.lanes import cores, each
+from adapt.stream import _fingerprint, _progress
+from adapt.stream._batches import Row
+from adapt.stream._lanes import cores, each
+from adapt.stream._pace import News, Pace
+from adapt.stream._profile import Profile
+from adapt.stream._progress import Progress
+from adapt.stream._streams import Reading, Rows, Stream, adapt_batches, order, start, starts_anew
 from adapt.stream.options import WITHOUT_EFFECT, Options, check, given_settings, method_and_fusion, options_for, run_name
-from adapt.stream.pace import News, Pace
-from adapt.stream.profile import Profile
-from adapt.stream.progress import Progress
-from adapt.stream.streams import Reading, Rows, Stream, adapt_batches, order, start, starts_anew
 from adapt.tables import cache, files
 from adapt.tables.cache import Clip, Sound
 
 log = logging.getLogger("adapt")
-WITHOUT_ROWS = ("adapt.report.metrics", "adapt.stream.pace", "adapt.stream.profile")  # modules that make none
+WITHOUT_ROWS = ("adapt.report.metrics", "adapt.stream._pace", "adapt.stream._profile")  # modules that make none
 NAMED = 5  # clips that could not be read
 
 
@@ -142,11 +142,11 @@ def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
     statistics = checkpoints.statistics_path(options.dataset, options.backbone)
     return {
         "options": json.dumps({name: value for name, value in chosen.items() if name not in WITHOUT_EFFECT}, sort_keys=True),
-        "code_sha256": fingerprint.code_sha256([f"adapt.{name}" for name in modules], without=WITHOUT_ROWS),
-        "data_sha256": fingerprint.data_sha256(options.dataset),
+        "code_sha256": _fingerprint.code_sha256([f"adapt.{name}" for name in modules], without=WITHOUT_ROWS),
+        "data_sha256": _fingerprint.data_sha256(options.dataset),
         "checkpoint_sha256": source.sha256,
         "statistics_sha256": "none: source_free" if options.source_free else files.sha256_file(statistics),
-        **fingerprint.environment(device_of(options.device)),
+        **_fingerprint.environment(device_of(options.device)),
     }
 
 
@@ -193,7 +193,7 @@ def run(options: Options) -> dict[str, object]:
     given = read(options)
     known = identify(options, given.source)
     folder = cache.ROOT / options.dataset / "adapt" / run_name(options)
-    if not options.force and progress.is_finished(folder, known):
+    if not options.force and _progress.is_finished(folder, known):
         log.info("%s is finished, of the same options, data and code: kept (--force runs it again)", folder)
     else:
         profile = Profile(device) if options.profile else None
@@ -201,7 +201,7 @@ def run(options: Options) -> dict[str, object]:
             adapt_streams(build(options, given), given.clips, given.sounds, options, kept, profile)
         if profile is not None:
             print(profile.table(), file=sys.stderr)
-    rows = cache.read_predictions(progress.output(folder, "predictions"))
+    rows = cache.read_predictions(_progress.output(folder, "predictions"))
     sounding = metrics.sounding_classes(given.clips, given.sounds)
     path = Path("cache/metrics") / options.dataset / f"{run_name(options)}.json"
     metrics.write_json(path, metrics.summary(rows, sounding, methods.needs_labels(method_and_fusion(options)[0])))

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as tv
 from adapt.errors import AdaptError, VideoError
 from adapt.tables.cache import Clip
 from adapt.video import corruptions
-from adapt.video.corruptions import blur, ready_made
+from adapt.video.corruptions import _blur, _ready_made
 from adapt.video.decoding import TIMEOUT_S, DecodeError, Decoders, FactsChangedError, Video
 from adapt.video.views import view_indices as view_indices
 
@@ -165,15 +165,15 @@ def corrupted_path(clip: Clip, options: VideoOptions, corruption: str, severity:
     if not corruptions.check(corruption, severity):
         return clip.path
     if options.ready_made:
-        return ready_made.find(Path(options.ready_made), corruption, severity, clip.path)
+        return _ready_made.find(Path(options.ready_made), corruption, severity, clip.path)
     return corruptions.file(clip.path, corruption, severity, decoders) if corruption in corruptions.FILE_CORRUPTIONS else clip.path
 
 
 def _sample_averaged(video: Video, indices: np.ndarray, options: VideoOptions, severity: int) -> np.ndarray:
     """motion_temporal of the frames at sorted `indices`: their neighbours in the file, not those in the view, are averaged."""
-    spans = blur.neighbours(indices, video.facts.n_frames, severity)
+    spans = _blur.neighbours(indices, video.facts.n_frames, severity)
     needed = np.unique(np.concatenate([np.arange(first, last) for first, last in spans]))
-    return blur.average(sample(video, needed, options), np.searchsorted(needed, spans))
+    return _blur.average(sample(video, needed, options), np.searchsorted(needed, spans))
 
 
 def stream(

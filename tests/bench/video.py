@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as tv
 from adapt.tables.cache import Clip
 from adapt.video import corruptions
 from adapt.video.clips import VideoOptions, read_clip, view_indices
-from adapt.video.corruptions import codec
+from adapt.video.corruptions import _codec
 from adapt.video.decoding import Decoders
 from tests.bench import Row, median_ms
 from tests.clips import write_video
@@ -119,5 +119,5 @@ def _h265() -> Iterator[Row]:
         corruptions.file(path, "h265_abr", 5)
         after = os.times()
         yield Row("h265_abr, 175 frames of 320 x 240, encoded once", after.children_user - before.children_user, "CPU s/clip")
-        yield Row("h265_abr, found in the cache", _cpu_ms(lambda: codec.h265_abr(path, 5)), "CPU ms/clip")
+        yield Row("h265_abr, found in the cache", _cpu_ms(lambda: _codec.h265_abr(path, 5)), "CPU ms/clip")
         os.chdir(place)

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from adapt.errors import AdaptError
-from adapt.video.corruptions import codec
-from adapt.video.corruptions.blur import defocus, motion, motion_temporal, zoom
-from adapt.video.corruptions.digital import contrast, jpeg
-from adapt.video.corruptions.noise import gauss, impulse, pepper, salt, shot
-from adapt.video.corruptions.weather import rain
+from adapt.video.corruptions import _codec
+from adapt.video.corruptions._blur import defocus, motion, motion_temporal, zoom
+from adapt.video.corruptions._digital import contrast, jpeg
+from adapt.video.corruptions._noise import gauss, impulse, pepper, salt, shot
+from adapt.video.corruptions._weather import rain
 from adapt.video.decoding import Decoders
 
 Corruption = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
@@ -62,4 +62,4 @@ def file(path: Path, corruption: str, severity: int, decoders: Decoders | None =
     """The file to read for `path` under one of FILE_CORRUPTIONS; made where it is not cached.  Raises VideoError where it cannot be."""
     if not check(corruption, severity) or corruption not in FILE_CORRUPTIONS:
         raise AdaptError(f"{corruption} at severity {severity} corrupts no file: choose one of {list(FILE_CORRUPTIONS)}, severity 1 to 5")
-    return codec.h265_abr(path, severity, decoders)
+    return _codec.h265_abr(path, severity, decoders)

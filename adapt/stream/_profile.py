@@ -17,7 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, record_function
 
 from adapt.contract import Method
-from adapt.stream.streams import Watch
+from adapt.stream._streams import Watch
 
 N_WARM_UP = 2  # clips that are not counted
 N_CLIPS = 10  # clips that are, at least (whole batches)

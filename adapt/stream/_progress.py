@@ -1,6 +1,6 @@
 """A run's rows on disk while it goes on, so that one killed at any time is gone on with, and memory does not grow with the number of clips.
 
-Until the run is done its output folder holds `progress/` with a folder a lane (adapt/stream/lanes.py): the rows so far as Parquet parts, and
+Until the run is done its output folder holds `progress/` with a folder a lane (adapt/stream/_lanes.py): the rows so far as Parquet parts, and
 state.pt with the run's fingerprint, the lane's position, everything that the method carries and torch's generators.  Parts are written first
 and state.pt, by a rename, last: what it does not know of is made again.  At the end the parts of all lanes become one file a table, ordered
 by key, whatever parts there were, and `progress/` goes.
@@ -21,9 +21,9 @@ import torch
 
 from adapt.contract import Method
 from adapt.errors import AdaptError
-from adapt.stream.batches import Row
-from adapt.stream.fingerprint import differences
-from adapt.stream.streams import Rows, Stream
+from adapt.stream._batches import Row
+from adapt.stream._fingerprint import differences
+from adapt.stream._streams import Rows, Stream
 from adapt.tables import cache
 
 log = logging.getLogger("adapt")

@@ -16,7 +16,7 @@ import torch
 
 from adapt.contract import Method
 from adapt.errors import VideoError
-from adapt.stream.batches import NO_ANSWER, Placed, Row, make_batch, prediction_rows, trace_rows
+from adapt.stream._batches import NO_ANSWER, Placed, Row, make_batch, prediction_rows, trace_rows
 from adapt.tables.cache import Clip, Sound
 from adapt.video.clips import LOOKAHEAD, ClipFrames, VideoOptions, stream
 
@@ -58,7 +58,7 @@ class Reading:
 
 
 class Watch:
-    """What may look on while a stream is adapted; this one does not look (adapt/stream/profile.py does)."""
+    """What may look on while a stream is adapted; this one does not look (adapt/stream/_profile.py does)."""
 
     def batch(self, n_clips: int) -> AbstractContextManager[None]:
         """Around all that is done about a batch of clips."""
