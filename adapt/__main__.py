@@ -1,4 +1,5 @@
 """The adapter's stage as a command (`python -m adapt`); what it does is in adapt/stream/streaming.py."""
+
 from adapt import command
 
 if __name__ == "__main__":

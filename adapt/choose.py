@@ -1,4 +1,5 @@
 """Settings by run as a command (`python -m adapt.choose`); what it does is in adapt/stream/chosen.py."""
+
 from adapt import command
 from adapt.stream.chosen import options_for, run
 

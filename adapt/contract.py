@@ -1,7 +1,9 @@
 """What the rooms of the adapter say to each other: a batch of clips, an answer, a method, a fusion, a network's blocks.
 
-Nothing here computes.  A `Batch` has no field for a label, a path or a data set's name: what a method may know is what stands here.
+Nothing here computes.  A `Batch` has no field for a label, a path or a data set's name: what a method may know is what
+stands here.
 """
+
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -30,7 +32,8 @@ class Batch:
     mass: Tensor  # (B,) m in [0, 1]: how much sound supports any class; 0 where nothing is heard
     status: tuple[str, ...]  # of each sound track: ok, no_track, silent, truncated, failed
     clip_ids: tuple[str, ...]
-    absent: Tensor | None = None  # (B, K) in [0, 1]: which classes lack a sound that they cannot go without; None: nothing is known
+    absent: Tensor | None = None
+    """(B, K) in [0, 1]: which classes lack a sound that they cannot go without; None: nothing is known"""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,10 @@ class Answer:
     stop_reason: str = "none"
     gate: float | None = None  # mean weight of the audio term; None for methods without
     trace: list[Step] = field(default_factory=list)
-    unheard: Tensor | None = None  # (B, K) log-probabilities to fuse in place of `after`, where the sound has shaped that; None: `after`
-    source: Tensor | None = None  # (B, K) log-probabilities of the source model, where the method has asked it; None: it has not
+    unheard: Tensor | None = None
+    """(B, K) log-probabilities to fuse in place of `after`, where the sound has shaped that; None: `after`"""
+    source: Tensor | None = None
+    """(B, K) log-probabilities of the source model, where the method has asked it; None: it has not"""
 
 
 class Method(Protocol):
@@ -109,8 +114,8 @@ class Block:
 class Backbone(Protocol):
     """What is asked of a video network, besides being an nn.Module.
 
-    It may also have `blocks() -> list[Block]`, whose tensors in between have a multiple of N as their first dimension: what comes before the
-    first weight that adapts then runs once a clip (adapt/core/_prefix.py).
+    It may also have `blocks() -> list[Block]`, whose tensors in between have a multiple of N as their first dimension:
+    what comes before the first weight that adapts then runs once a clip (adapt/core/_prefix.py).
     """
 
     def __call__(self, frames: Tensor) -> Tensor:
@@ -121,7 +126,9 @@ class Backbone(Protocol):
 
 
 def blocks_of(model: nn.Module) -> list[Block]:
-    """The blocks of a network that has them; [] for any other, such as one whose attribute `blocks` is a module of its own."""
+    """The blocks of a network that has them; [] for any other, such as one whose attribute `blocks` is a module of its
+    own.
+    """
     method = getattr(model, "blocks", None)
     if not inspect.ismethod(method) or len(inspect.signature(method).parameters):
         return []

@@ -1,4 +1,7 @@
-"""A contact sheet of all corruptions as a command (`python -m adapt.corruptions`); what it does is in adapt/video/corruptions."""
+"""A contact sheet of all corruptions as a command (`python -m adapt.corruptions`); what it does is in
+adapt/video/corruptions.
+"""
+
 from adapt import command
 
 if __name__ == "__main__":

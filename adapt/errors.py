@@ -1,4 +1,4 @@
-"""The errors that a user can cause, of both packages.  Each message is one line: what, which value, where, what to do."""
+"""The errors that a user can cause, of both packages.  Each message is one line: what, which value, where, what to do."""  # noqa: E501
 
 
 class EarshotError(Exception):

@@ -42,7 +42,9 @@ class Alignment(Stateful):
     running = ("online",)
 
     def __init__(self, source: Moments, *, ema: float, start: str = "source") -> None:
-        """`ema` is the weight of the newest clip; `start` is "source", or "zero" as ViTTA has it (without bias correction)."""
+        """`ema` is the weight of the newest clip; `start` is "source", or "zero" as ViTTA has it (without bias
+        correction).
+        """
         if start not in ("source", "zero"):
             raise MethodError(f"alignment start {start!r}: choose 'source' or 'zero'")
         self.source, self.ema, self.start = source, ema, start

@@ -1,8 +1,9 @@
 """The page of all settings, `python -m adapt.settings`: each flag of the adapter, its default, unit, values and source.
 
-Everything is read from the code: settings of methods and fusions with their metadata (adapt/core/settings.py), options of the commands
-with the comment behind each field.
+Everything is read from the code: settings of methods and fusions with their metadata (adapt/core/settings.py), options
+of the commands with the comment behind each field.
 """
+
 import ast
 import dataclasses
 import inspect
@@ -21,7 +22,12 @@ from adapt.source import statistics, train
 from adapt.stream.options import Options
 from adapt.video.clips import VideoOptions
 
-COMMANDS = {"adapt": Options, "adapt.train": train.Options, "adapt.statistics": statistics.Options, "adapt.report": table.Options}
+COMMANDS = {
+    "adapt": Options,
+    "adapt.train": train.Options,
+    "adapt.statistics": statistics.Options,
+    "adapt.report": table.Options,
+}
 MEANINGS: Mapping[str, str] = {  # of flags that explain themselves to who reads the code
     "dataset": "names cache/<dataset> and data/videos/<dataset>",
     "backbone": "the video network: a file of adapt/backbones",
@@ -35,10 +41,14 @@ MEANINGS: Mapping[str, str] = {  # of flags that explain themselves to who reads
     "label_smoothing": "share of the target spread over all classes, 0 to 1",
 }
 PAPERS = (
-    "Zeng et al. 2025, arXiv 2506.12481; ViTTA: Lin et al., CVPR 2023, arXiv 2211.15393; Tent: Wang et al., ICLR 2021, arXiv 2006.10726; "
-    "Schneider et al., NeurIPS 2020, arXiv 2006.16971; SHOT: Liang et al., ICML 2020, arXiv 2002.08546; T3A: Iwasawa and Matsuo, "
-    "NeurIPS 2021; EATA: Niu et al., ICML 2022, arXiv 2204.02610; SAR: Niu et al., ICLR 2023, arXiv 2302.12400; ROID: Marsden et al., "
-    "WACV 2024, arXiv 2306.00650; Menon et al., ICLR 2021, arXiv 2007.07314.  *ours*: a choice of this project; adapt/METHOD.md says why."
+    "Zeng et al. 2025, arXiv 2506.12481; ViTTA: Lin et al., CVPR 2023, arXiv 2211.15393; Tent: Wang et al., ICLR 2021, "
+    "arXiv 2006.10726; "
+    "Schneider et al., NeurIPS 2020, arXiv 2006.16971; SHOT: Liang et al., ICML 2020, arXiv 2002.08546; T3A: Iwasawa "
+    "and Matsuo, "
+    "NeurIPS 2021; EATA: Niu et al., ICML 2022, arXiv 2204.02610; SAR: Niu et al., ICLR 2023, arXiv 2302.12400; ROID: "
+    "Marsden et al., "
+    "WACV 2024, arXiv 2306.00650; Menon et al., ICLR 2021, arXiv 2007.07314.  *ours*: a choice of this project; "
+    "adapt/METHOD.md says why."
 )
 
 
@@ -48,7 +58,7 @@ class Flag:
 
     name: str
     default: str  # as typed on the command line; "required" where there is none
-    comment: str  # behind it, "" without
+    comment: str  # behind it or below it, "" without
 
 
 def _typed(value: object) -> str:
@@ -66,9 +76,18 @@ def flags_of(options: type) -> list[Flag]:
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
     body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)).body
-    lines = {node.target.id: node.lineno for node in body if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}
+    below = settings.docs(options)
+    lines = {
+        node.target.id: node.lineno
+        for node in body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
     return [
-        Flag(field.name, "required" if field.default is MISSING else _typed(field.default), comments.get(lines[field.name], ""))
+        Flag(
+            field.name,
+            "required" if field.default is MISSING else _typed(field.default),
+            comments.get(lines[field.name], "") or " ".join(below.get(field.name, "").split()),
+        )
         for field in dataclasses.fields(options)
         if field.default_factory is MISSING
     ]
@@ -85,10 +104,21 @@ def _settings(known: Mapping[str, "dataclasses.Field[object]"], docs: Mapping[st
     if bare := [name for name in known if name not in docs]:
         raise MethodError(f"setting {bare[0]} is not explained: say below the field what it is")
     rows = [
-        [f"`--{name}`", _typed(field.default), field.metadata["unit"], settings.values(field), docs[name], field.metadata["source"]]
+        [
+            f"`--{name}`",
+            _typed(field.default),
+            field.metadata["unit"],
+            settings.values(field),
+            docs[name],
+            field.metadata["source"],
+        ]
         for name, field in sorted(known.items())
     ]
-    return _table(["flag", "default", "unit", "values", "what", "source"], rows) if rows else ["No settings of its own.", ""]
+    return (
+        _table(["flag", "default", "unit", "values", "what", "source"], rows)
+        if rows
+        else ["No settings of its own.", ""]
+    )
 
 
 def _command(options: type) -> list[str]:
@@ -103,8 +133,18 @@ def _command(options: type) -> list[str]:
 
 def page() -> str:
     """The whole page.  Raises MethodError for a setting or a flag that is not explained."""
-    lines = ["# Every flag of the adapter", "", "Made from the code by `python -m adapt.settings`.  Yes or no is typed `--flag` or `--no-flag`.", ""]
-    lines += ["## Settings of the methods (`python -m adapt --method NAME`, `adapt.wrap`)", "", "K is the number of classes.", ""]
+    lines = [
+        "# Every flag of the adapter",
+        "",
+        "Made from the code by `python -m adapt.settings`.  Yes or no is typed `--flag` or `--no-flag`.",
+        "",
+    ]
+    lines += [
+        "## Settings of the methods (`python -m adapt --method NAME`, `adapt.wrap`)",
+        "",
+        "K is the number of classes.",
+        "",
+    ]
     for name in methods.names():
         lines += [f"### {name}", "", *_settings(methods.settings_of(name), methods.docs_of(name))]
     lines += ["## Settings of the fusions (`--fusion NAME`)", ""]
@@ -112,7 +152,13 @@ def page() -> str:
         kind = fusion.settings_of(name)
         known = {} if kind is None else {field.name: field for field in dataclasses.fields(kind)}
         lines += [f"### {name}", "", *_settings(known, {} if kind is None else settings.docs(kind))]
-    lines += [PAPERS, "", "## How clips become frames (`python -m adapt`, `adapt.train`, `adapt.statistics`)", "", *_command(VideoOptions)]
+    lines += [
+        PAPERS,
+        "",
+        "## How clips become frames (`python -m adapt`, `adapt.train`, `adapt.statistics`)",
+        "",
+        *_command(VideoOptions),
+    ]
     for name, options in COMMANDS.items():
         lines += [f"## `python -m {name}`", "", f"{inspect.getdoc(options)}", "", *_command(options)]
     return "\n".join(lines).rstrip("\n") + "\n"

@@ -1,4 +1,5 @@
 """The source statistics as a command (`python -m adapt.statistics`); what it does is in adapt/source/statistics.py."""
+
 from adapt import command
 
 if __name__ == "__main__":

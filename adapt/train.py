@@ -1,4 +1,5 @@
 """Training a source model as a command (`python -m adapt.train`); what it does is in adapt/source/train.py."""
+
 from adapt import command
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ from adapt.video.views import view_indices
 
 @dataclass(frozen=True)
 class Sound:
-    """What B clips' sounds say, for callers that know more than evidence; `pseudo_labels` has these as probs, evidence and mass."""
+    """What B clips' sounds say, for callers that know more than evidence; `pseudo_labels` has these as probs, evidence
+    and mass.
+    """
 
     q: Tensor  # (K,) or (B, K), sums to 1
     s: Tensor  # (K,) or (B, K) in [0, 1]
@@ -147,7 +149,7 @@ class Wrapped(nn.Module):
         return {name: value.detach().clone() for name, value in self.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
-        """Everything that changes from clip to clip; `torch.save` keeps it, `load_state` goes on from it bit for bit."""
+        """Everything that changes from clip to clip; `torch.save` keeps it, `load_state` goes on from it bit for bit."""  # noqa: E501
         return self.method.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -164,7 +166,8 @@ class Wrapped(nn.Module):
         return self.model.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Set the wrapped network's weights; see nn.Module.  What `reset` gives back stays, as the method's memory does.
+        """Set the wrapped network's weights; see nn.Module.  What `reset` gives back stays, as the method's memory
+        does.
 
         Raises MethodError for `assign`, which would put other parameters in the place of those that adapt.
         """

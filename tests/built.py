@@ -1,4 +1,5 @@
 """Methods built for tests, by the names of their settings."""
+
 from typing import Any
 
 from torch import nn
@@ -16,7 +17,12 @@ def fitting(name: str, fusion: str = "none", **settings: Any) -> dict[str, Any]:
 
 
 def alone(
-    name: str, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, oracle: Oracle | None = None, **settings: Any
+    name: str,
+    model: nn.Module,
+    statistics: SourceStatistics | None,
+    n_classes: int,
+    oracle: Oracle | None = None,
+    **settings: Any,
 ) -> Method:
     """The method without a fusion."""
     chosen, _ = methods.choose(name, "none", settings)
@@ -24,7 +30,13 @@ def alone(
 
 
 def fused(
-    name: str, fusion: str, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, oracle: Oracle | None = None, **settings: Any
+    name: str,
+    fusion: str,
+    model: nn.Module,
+    statistics: SourceStatistics | None,
+    n_classes: int,
+    oracle: Oracle | None = None,
+    **settings: Any,
 ) -> Fused:
     """The method with a fusion."""
     return methods.build(name, fusion, model, statistics, n_classes, settings, oracle)

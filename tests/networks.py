@@ -1,8 +1,10 @@
 """The taggers' networks as plain torch modules, layer by layer as their papers and published code describe them.
 
-They make checkpoints of the published form (names and shapes of every tensor) with random weights, and say what a tagger must answer
-with them: nothing is folded, fused or joined here.  Cnn14 is the published class itself, from the package panns_inference.
+They make checkpoints of the published form (names and shapes of every tensor) with random weights, and say what a
+tagger must answer with them: nothing is folded, fused or joined here.  Cnn14 is the published class itself, from the
+package panns_inference.
 """
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,13 +18,17 @@ SETTINGS_16K = {"sample_rate": 16000, "window_size": 512, "hop_size": 160, "mel_
 
 
 class Panns(nn.Module):
-    """What the models of audioset_tagging_cnn share: torchlibrosa's front end, a norm over mel bins, and the head; answers with logits."""
+    """What the models of audioset_tagging_cnn share: torchlibrosa's front end, a norm over mel bins, and the head;
+    answers with logits.
+    """
 
     def __init__(self, n_channels: int, n_embedding: int, settings: dict[str, int] = SETTINGS_32K) -> None:
         super().__init__()
         n_fft, hop, rate = settings["window_size"], settings["hop_size"], settings["sample_rate"]
         self.spectrogram_extractor = Spectrogram(n_fft=n_fft, hop_length=hop, win_length=n_fft)
-        self.logmel_extractor = LogmelFilterBank(sr=rate, n_fft=n_fft, n_mels=64, fmin=settings["fmin"], fmax=settings["fmax"], top_db=None)
+        self.logmel_extractor = LogmelFilterBank(
+            sr=rate, n_fft=n_fft, n_mels=64, fmin=settings["fmin"], fmax=settings["fmax"], top_db=None
+        )
         self.bn0 = nn.BatchNorm2d(64)
         self.fc1 = nn.Linear(n_channels, n_embedding)
         self.fc_audioset = nn.Linear(n_embedding, N_CLASSES)
@@ -40,7 +46,9 @@ class Panns(nn.Module):
 class Cnn(Panns):
     """Cnn6 (5 x 5), Cnn10 and Cnn14 (two 3 x 3): a block for each width, and a pooling after each block but a sixth."""
 
-    def __init__(self, kernel: int, widths: tuple[int, ...] = (64, 128, 256, 512), settings: dict[str, int] = SETTINGS_32K) -> None:
+    def __init__(
+        self, kernel: int, widths: tuple[int, ...] = (64, 128, 256, 512), settings: dict[str, int] = SETTINGS_32K
+    ) -> None:
         super().__init__(widths[-1], widths[-1], settings)
         self.n_blocks = len(widths)
         for block, (n_in, n_out) in enumerate(zip((1, *widths), widths, strict=False), start=1):
@@ -63,7 +71,12 @@ class Cnn(Panns):
 
 
 def _strided(n_in: int, n_out: int, groups: int, stride: int, activation: type[nn.Module]) -> list[nn.Module]:
-    return [nn.Conv2d(n_in, n_out, 3, 1, 1, groups=groups, bias=False), nn.AvgPool2d(stride), nn.BatchNorm2d(n_out), activation()]
+    return [
+        nn.Conv2d(n_in, n_out, 3, 1, 1, groups=groups, bias=False),
+        nn.AvgPool2d(stride),
+        nn.BatchNorm2d(n_out),
+        activation(),
+    ]
 
 
 class MobileNetV1(Panns):
@@ -73,7 +86,9 @@ class MobileNetV1(Panns):
         widths = [32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024]
         for i, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False)):
             depthwise = _strided(n_in, n_in, n_in, 2 if i in (1, 3, 5, 11) else 1, nn.ReLU)
-            self.features.append(nn.Sequential(*depthwise, nn.Conv2d(n_in, n_out, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()))
+            self.features.append(
+                nn.Sequential(*depthwise, nn.Conv2d(n_in, n_out, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
+            )
 
     def maps(self, x: Tensor) -> Tensor:
         answer: Tensor = self.features(x)
@@ -99,7 +114,15 @@ class MobileNetV2(Panns):
         super().__init__(1280, 1024)
         self.features = nn.Sequential(nn.Sequential(*_strided(1, 32, 1, 2, nn.ReLU6)))
         n_in = 32
-        table = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 2), (6, 160, 3, 1), (6, 320, 1, 1)]
+        table = [
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 2),
+            (6, 160, 3, 1),
+            (6, 320, 1, 1),
+        ]
         for expansion, n_out, n_repeats, stride in table:
             for i in range(n_repeats):
                 self.features.append(_Inverted(n_in, n_out, stride if i == 0 else 1, expansion))
@@ -128,7 +151,9 @@ class Squeeze(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    def __init__(self, n_in: int, kernel: int, n_wide: int, n_out: int, n_squeezed: int, activation: type[nn.Module], stride: int) -> None:
+    def __init__(
+        self, n_in: int, kernel: int, n_wide: int, n_out: int, n_squeezed: int, activation: type[nn.Module], stride: int
+    ) -> None:
         super().__init__()
         self.block = nn.Sequential()
         if n_wide != n_in:
@@ -168,7 +193,12 @@ class EfficientAt(nn.Module):
             n_in = n_out
         self.features.append(_normed(64, 384, 1, 1, 1, nn.Hardswish))
         self.classifier = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.Linear(384, 512), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(512, N_CLASSES)
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(1),
+            nn.Linear(384, 512),
+            nn.Hardswish(),
+            nn.Dropout(0.2),
+            nn.Linear(512, N_CLASSES),
         )
 
     def forward(self, log_mels: Tensor) -> Tensor:
@@ -190,7 +220,9 @@ def cnn14_logits(network: nn.Module, waveforms: Tensor) -> Tensor:
 
 @torch.no_grad()
 def settle(network: nn.Module, example: Tensor) -> nn.Module:
-    """Give `network` norms that are neither idle nor extreme: its own statistics on `example`, random gains and offsets; evaluation mode."""
+    """Give `network` norms that are neither idle nor extreme: its own statistics on `example`, random gains and
+    offsets; evaluation mode.
+    """
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0

@@ -1,4 +1,5 @@
-"""The ablation's settings: every variant is a run that `python -m adapt` takes, changes something, and is in the table."""
+"""The ablation's settings: every variant is a run that `python -m adapt` takes, changes something, and is in the table."""  # noqa: E501
+
 import dataclasses
 import json
 import shutil
@@ -76,7 +77,9 @@ def test_the_ablation_is_no_part_of_the_main_run_and_its_table_waits_for_every_v
     for name in (".dvc/config", "dvc.yaml", "params.yaml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(SETTINGS, tmp_path / SETTINGS.relative_to(ROOT), symlinks=True, ignore=shutil.ignore_patterns("dvc.lock"))
+    shutil.copytree(
+        SETTINGS, tmp_path / SETTINGS.relative_to(ROOT), symlinks=True, ignore=shutil.ignore_patterns("dvc.lock")
+    )
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     code = (
         "import json, networkx; from dvc.repo import Repo\n"
@@ -84,11 +87,15 @@ def test_the_ablation_is_no_part_of_the_main_run_and_its_table_waits_for_every_v
         "before = {s.addressing: sorted(t.addressing for t in networkx.descendants(graph, s)) for s in graph}\n"
         "print(json.dumps(before))"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     before: dict[str, list[str]] = json.loads(done.stdout)
     main, own = "data/settings/photosound/dvc.yaml", "data/settings/photosound/ablation/dvc.yaml"
     assert f"{main}:adapt@audio" in before[f"{main}:report"]
     assert not [name for name in before[f"{main}:report"] if name.startswith(own)]
-    assert {name for name in before[f"{own}:report"] if name.startswith(own)} == {f"{own}:variant@{name}" for name in VARIANTS}
+    assert {name for name in before[f"{own}:report"] if name.startswith(own)} == {
+        f"{own}:variant@{name}" for name in VARIANTS
+    }
     assert {f"{main}:train", f"{main}:statistics", f"{main}:pseudo_label"} <= set(before[f"{own}:variant@full"])

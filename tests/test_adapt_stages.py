@@ -1,4 +1,5 @@
 """train -> statistics -> adapt on the tiny project (tests/tiny_project.py)."""
+
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -39,7 +40,9 @@ def test_audio_leaves_one_trace_row_a_step_and_a_fused_answer(here: Path) -> Non
 
 
 @pytest.mark.parametrize("method", ["audio", "oracle_gate"])
-def test_the_stage_makes_an_oracle_for_the_upper_bound_alone(method: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_makes_an_oracle_for_the_upper_bound_alone(
+    method: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[Oracle] = []
 
     class Counted(Oracle):
@@ -55,7 +58,10 @@ def test_the_stage_makes_an_oracle_for_the_upper_bound_alone(method: str, here: 
 def test_the_upper_bound_is_marked_in_its_metrics(here: Path) -> None:
     for method in ("oracle_gate", "source"):
         streaming.run(options(method, corruptions=("clean",)))
-    marks = [json.loads(Path(f"cache/metrics/tiny/{method}.json").read_text()).get("sees_labels") for method in ("oracle_gate", "source")]
+    marks = [
+        json.loads(Path(f"cache/metrics/tiny/{method}.json").read_text()).get("sees_labels")
+        for method in ("oracle_gate", "source")
+    ]
     assert marks == [True, None]
 
 

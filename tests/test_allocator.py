@@ -1,4 +1,5 @@
 """The allocator's setting, in a process of its own: it is for good."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -23,5 +24,7 @@ print(faults() / lost)
 
 def test_memory_that_is_kept_is_not_fetched_from_the_system_again() -> None:
     """Page faults of the same work, as the system counts them."""
-    done = subprocess.run([sys.executable, "-c", CODE], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True
+    )
     assert float(done.stdout) < 0.05

@@ -1,4 +1,5 @@
 """The rules of the house: import directions, stage dependencies, what a method may know."""
+
 import ast
 import dataclasses
 import subprocess
@@ -14,8 +15,17 @@ from adapt.contract import Answer, Batch
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("pipeline", "adapt")
-SHARED = ("adapt.errors", "adapt.command", "adapt.tables", "adapt.video.decoding")  # what pipeline may import of adapt: no torch in them
-SAYS_ONLY = {"adapt/errors.py", "adapt/command.py", "adapt/__init__.py"}  # messages, exit codes, a door for Python: no output depends on them
+SHARED = (
+    "adapt.errors",
+    "adapt.command",
+    "adapt.tables",
+    "adapt.video.decoding",
+)  # what pipeline may import of adapt: no torch in them
+SAYS_ONLY = {
+    "adapt/errors.py",
+    "adapt/command.py",
+    "adapt/__init__.py",
+}  # messages, exit codes, a door for Python: no output depends on them
 
 
 def module_file(name: str) -> Path | None:
@@ -50,25 +60,46 @@ def closure(start: Path) -> set[str]:
     return {str(path.relative_to(ROOT)) for path in found}
 
 
-@pytest.mark.parametrize("path", sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_pipeline_and_adapt_import_nothing_of_each_other_but_what_they_share(path: Path) -> None:
     room = path.relative_to(ROOT).parts[0]
     other = "adapt" if room == "pipeline" else "pipeline"
     imported = {name for name in imported_modules(path) if name.split(".")[0] == other}
-    shared = {name for name in imported if room == "pipeline" and f"{name}.".startswith(tuple(f"{door}." for door in SHARED))}
-    doors = {".".join(door.split(".")[:n]) for door in SHARED for n in range(1, door.count(".") + 1)}  # `from adapt import errors` names both
+    shared = {
+        name for name in imported if room == "pipeline" and f"{name}.".startswith(tuple(f"{door}." for door in SHARED))
+    }
+    doors = {
+        ".".join(door.split(".")[:n]) for door in SHARED for n in range(1, door.count(".") + 1)
+    }  # `from adapt import errors` names both
     assert imported - shared <= (doors if shared else set())
 
 
-@pytest.mark.parametrize("name", [*SHARED, *(f"adapt.tables.{path.stem}" for path in (ROOT / "adapt/tables").glob("[!_]*.py"))])
+@pytest.mark.parametrize(
+    "name", [*SHARED, *(f"adapt.tables.{path.stem}" for path in (ROOT / "adapt/tables").glob("[!_]*.py"))]
+)
 def test_importing_what_both_share_loads_no_torch(name: str) -> None:
     code = f"import sys\nimport {name}\nassert not {{'torch', 'pipeline', 'tqdm'}} & set(sys.modules)"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 def test_importing_adapt_and_all_its_methods_needs_none_of_the_pipelines_packages() -> None:
-    pipelines = ["torchaudio", "ffmpeg", "imageio_ffmpeg", "panns_inference", "onnx", "onnxruntime", "openai", "transformers", "dvc", "pipeline"]
+    pipelines = [
+        "torchaudio",
+        "ffmpeg",
+        "imageio_ffmpeg",
+        "panns_inference",
+        "onnx",
+        "onnxruntime",
+        "openai",
+        "transformers",
+        "dvc",
+        "pipeline",
+    ]
     code = (
         f"import sys\nfor name in {pipelines!r}: sys.modules[name] = None\n"
         "import adapt, adapt.__main__, adapt.train, adapt.statistics, adapt.report\n"
@@ -77,7 +108,9 @@ def test_importing_adapt_and_all_its_methods_needs_none_of_the_pipelines_package
         "for n in methods.names(): importlib.import_module(f'adapt.methods.{n}')\n"
         "for n in backbones.names(): importlib.import_module(f'adapt.backbones.{n}')\n"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -117,12 +150,20 @@ def test_a_stages_deps_are_the_import_closure_of_its_module(name: str) -> None:
     folders = {d for d in listed if (ROOT / d).is_dir()}
     plugins = ("pipeline/datasets/", "pipeline/taggers/", "pipeline/mappers/", "adapt/backbones/", "adapt/methods/")
     files = listed - folders
-    dynamic = {d for d in files if d.startswith(plugins) and not d.endswith("__init__.py")}  # chosen by name at run time
-    needed = closure(start).union(*(closure(ROOT / d) for d in dynamic), *(closure(p) for f in folders for p in (ROOT / f).rglob("*.py")))
-    if any(d.startswith("adapt/backbones/") for d in dynamic):  # params.yaml may choose any: what they import is listed for all of them
+    dynamic = {
+        d for d in files if d.startswith(plugins) and not d.endswith("__init__.py")
+    }  # chosen by name at run time
+    needed = closure(start).union(
+        *(closure(ROOT / d) for d in dynamic), *(closure(p) for f in folders for p in (ROOT / f).rglob("*.py"))
+    )
+    if any(
+        d.startswith("adapt/backbones/") for d in dynamic
+    ):  # params.yaml may choose any: what they import is listed for all of them
         every = {n for p in (ROOT / "adapt/backbones").glob("[!_]*.py") for n in closure(p)}
         needed |= {n for n in every if not n.startswith("adapt/backbones/")}
-    needed = {n for n in needed if not any(n.startswith(f"{f}/") for f in folders)}  # a folder covers everything below it
+    needed = {
+        n for n in needed if not any(n.startswith(f"{f}/") for f in folders)
+    }  # a folder covers everything below it
     assert files - SAYS_ONLY == {n for n in needed - SAYS_ONLY if not is_a_bare_door(n)}
 
 
@@ -138,16 +179,34 @@ def test_a_fusion_is_given_what_a_method_is_and_imports_no_more() -> None:
 
 
 def test_a_batch_has_no_field_that_could_hold_a_label_or_a_path() -> None:
-    assert {f.name for f in dataclasses.fields(Batch)} == {"frames", "centre", "q", "s", "mass", "status", "clip_ids", "absent"}
+    assert {f.name for f in dataclasses.fields(Batch)} == {
+        "frames",
+        "centre",
+        "q",
+        "s",
+        "mass",
+        "status",
+        "clip_ids",
+        "absent",
+    }
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "adapt/methods").glob("*.py")), ids=lambda p: p.stem)
 def test_a_method_imports_neither_cache_nor_metrics_nor_video(path: Path) -> None:
-    assert not imported_modules(path) & {"adapt.tables.cache", "adapt.report.metrics", "adapt.video.clips", "adapt.stream.streaming", "pathlib", "os"}
+    assert not imported_modules(path) & {
+        "adapt.tables.cache",
+        "adapt.report.metrics",
+        "adapt.video.clips",
+        "adapt.stream.streaming",
+        "pathlib",
+        "os",
+    }
 
 
 def test_the_door_to_labels_is_open_to_the_method_that_declares_it_and_to_no_other() -> None:
-    importing = {path.stem for path in (ROOT / "adapt/methods").glob("[!_]*.py") if "adapt.core.oracle" in imported_modules(path)}
+    importing = {
+        path.stem for path in (ROOT / "adapt/methods").glob("[!_]*.py") if "adapt.core.oracle" in imported_modules(path)
+    }
     assert importing == {name for name in methods.names() if methods.needs_labels(name)} == {"oracle_gate"}
 
 

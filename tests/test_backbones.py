@@ -1,4 +1,7 @@
-"""The backbones against the libraries that they come from: forward, blocks, sizes, and the table of `python -m adapt.backbones`."""
+"""The backbones against the libraries that they come from: forward, blocks, sizes, and the table of `python -m
+adapt.backbones`.
+"""
+
 import functools
 import sys
 import warnings
@@ -68,7 +71,11 @@ def of_torchvision(weights: Any) -> Callable[[Any, Tensor], Tensor]:
 
 def of_timm(model: Any, x: Tensor) -> Tensor:
     config = model.image.pretrained_cfg
-    return model.image(images(normal(x, config["mean"], config["std"])).contiguous(memory_format=torch.channels_last)).view(len(x), -1, K).mean(1)
+    return (
+        model.image(images(normal(x, config["mean"], config["std"])).contiguous(memory_format=torch.channels_last))
+        .view(len(x), -1, K)
+        .mean(1)
+    )
 
 
 def of_transformers(model: Any, x: Tensor) -> Tensor:
@@ -122,23 +129,28 @@ def test_blocks_share_the_weights_among_them_and_add_none(name: str) -> None:
     owners = [{id(p) for module in block.modules for p in model.get_submodule(module).parameters()} for block in blocks]
     assert sum(map(len, owners)) == len(set().union(*owners))
     elsewhere = {key for key, p in model.named_parameters() if not any(id(p) in owner for owner in owners)}
-    assert elsewhere == ({"image.cls_token", "image.pos_embed", "image.reg_token"} & set(before))  # timm's ViT has these in no module
+    assert elsewhere == (
+        {"image.cls_token", "image.pos_embed", "image.reg_token"} & set(before)
+    )  # timm's ViT has these in no module
     assert list(model.state_dict()) == before
 
 
 @pytest.mark.parametrize(("name", "first", "last", "n"), [
-    ("clip", "network.vision_model.encoder.layers.0.layer_norm1", "network.vision_model.encoder.layers.2.layer_norm2", 2 * 3),
+    ("clip", "network.vision_model.encoder.layers.0.layer_norm1", "network.vision_model.encoder.layers.2.layer_norm2", 2 * 3),  # noqa: E501
     ("frames (EfficientNet)", "image.blocks.3.0.bn1", "image.bn2", 7),
     ("frames (ResNet)", "image.layer3.0.bn1", "image.layer4.0.downsample.2", 7),
     ("frames (ConvNeXt)", "image.stages.2.downsample.0", "image.head.norm", 9),
-    ("frames (PVT)", "image.stages.2.downsample.norm", "image.stages.3.norm", (1 + 2 * 3 + 1) + (1 + 2 * 2 + 1)),  # the last stage reduces no keys
+    # the last stage reduces no keys
+    ("frames (PVT)", "image.stages.2.downsample.norm", "image.stages.3.norm", (1 + 2 * 3 + 1) + (1 + 2 * 2 + 1)),
     ("frames (ViT)", "image.blocks.0.norm1", "image.blocks.5.norm2", 2 * 6),
     ("mvit", "network.blocks.2.norm1", "network.norm", 2 * 2 + 1),
     ("r2plus1d", "network.layer3.0.conv1.0.1", "network.layer4.0.downsample.1", 2 * 5),
     ("swin3d", "network.features.4.0.norm1", "network.norm", 2 * 2 + 1 + 2 + 1),  # blocks, merging, block, final
-    ("videomae", "network.videomae.encoder.layer.0.layernorm_before", "network.videomae.encoder.layer.2.layernorm_after", 2 * 3),
+    ("videomae", "network.videomae.encoder.layer.0.layernorm_before", "network.videomae.encoder.layer.2.layernorm_after", 2 * 3),  # noqa: E501
 ])  # fmt: skip
-def test_the_layers_that_align_are_the_last_two_stages_or_all_blocks_of_a_plain_transformer(name: str, first: str, last: str, n: int) -> None:
+def test_the_layers_that_align_are_the_last_two_stages_or_all_blocks_of_a_plain_transformer(
+    name: str, first: str, last: str, n: int
+) -> None:
     layers = network(name).alignment_layers()
     assert (layers[0], layers[-1], len(layers)) == (first, last, n)
 
@@ -153,7 +165,10 @@ def test_any_number_of_frames_of_any_size_goes_in(name: str) -> None:
 
 def test_videomae_says_which_frames_it_takes() -> None:
     for x in (clips(t=2), clips(h=40)):
-        with pytest.raises(MethodError, match=f"built for frames of 4 x 32 x 32, these are {x.shape[2]} x {x.shape[3]} x 32: set video.frames"):
+        with pytest.raises(
+            MethodError,
+            match=f"built for frames of 4 x 32 x 32, these are {x.shape[2]} x {x.shape[3]} x 32: set video.frames",
+        ):
             network("videomae")(x)
     with pytest.raises(MethodError, match="joins 2 frames to a tubelet and was asked for 5"):
         backbones.build("videomae", K, 5, "", "tiny")
@@ -171,7 +186,10 @@ def test_a_timm_network_of_one_size_says_which() -> None:
 
 
 def test_mvit_1_adds_the_librarys_positions_at_its_own_size_and_interpolated_ones_elsewhere() -> None:
-    blocks = [MSBlockConfig(1, 8, 16, [], [3, 3, 3], [], [1, 2, 2]), MSBlockConfig(2, 16, 16, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 1, 1])]
+    blocks = [
+        MSBlockConfig(1, 8, 16, [], [3, 3, 3], [], [1, 2, 2]),
+        MSBlockConfig(2, 16, 16, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 1, 1]),
+    ]
     library = MViT((32, 32), 4, blocks, False, True, False, False, num_classes=K).eval()
     model, x = mvit.Mvit(library), clips()
     with torch.no_grad():
@@ -182,7 +200,9 @@ def test_mvit_1_adds_the_librarys_positions_at_its_own_size_and_interpolated_one
         table.class_pos.zero_()
         found = model._positions((2, 8, 16))[1:, 0].view(2, 8, 16)
     assert found[1] - found[0] == pytest.approx(torch.full((8, 16), 100.0))
-    assert found[0, 3, 4:12].tolist() == pytest.approx([c / 2 - 0.25 for c in range(4, 12)], abs=0.1)  # twice as fine, pixel centres kept
+    assert found[0, 3, 4:12].tolist() == pytest.approx(
+        [c / 2 - 0.25 for c in range(4, 12)], abs=0.1
+    )  # twice as fine, pixel centres kept
 
 
 # names and the table
@@ -198,10 +218,14 @@ def test_an_unknown_variant_is_a_clear_error(name: str) -> None:
         backbones.build(name, K, T, "", "huge")
 
 
-@pytest.mark.parametrize(("name", "package"), [("frames", "timm"), ("videomae", "transformers"), ("clip", "transformers")])
+@pytest.mark.parametrize(
+    ("name", "package"), [("frames", "timm"), ("videomae", "transformers"), ("clip", "transformers")]
+)
 def test_a_package_that_is_not_installed_is_named(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MethodError, match=rf"needs the package {package}: install it with `pip install -e '.\[backbones\]'`"):
+    with pytest.raises(
+        MethodError, match=rf"needs the package {package}: install it with `pip install -e '.\[backbones\]'`"
+    ):
         backbones.build(name, K, T)
 
 
@@ -225,16 +249,25 @@ def test_parameters_and_flops_are_those_of_torchvisions_documentation(name: str,
 def test_parameters_and_flops_are_those_of_the_papers() -> None:
     """VideoMAE's table 18: ViT-B 87 M, 180 G at 16 x 224 x 224; DeiT's ViT-S/16: 22 M, 4.6 G an image."""
     assert numbers(listing.row("videomae", "base", (16, 224, 224), 400)) == pytest.approx((87, 180), abs=0.6)
-    assert numbers(listing.row("frames", "vit_small_patch16_224", (1, 224, 224), 1000)) == pytest.approx((22, 4.6), abs=0.15)
+    assert numbers(listing.row("frames", "vit_small_patch16_224", (1, 224, 224), 1000)) == pytest.approx(
+        (22, 4.6), abs=0.15
+    )
 
 
 def test_the_command_prints_one_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["python -m adapt.backbones", "r2plus1d", "--classes", "101"])
     listing.main()
-    header, rule, first, second = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    header, rule, first, second = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()
+    ]
     assert len(header) == len(rule) == len(first) == len(second) == len(listing.COLUMNS)
     assert first[:3] == ["r2plus1d", "18", "16 x 112 x 112"]
-    assert first[5:] == ["18", "network.{layer3.0.conv1.0.1 .. layer4.1.conv2.1}", "network.{stem .. layer2}", "3 of 6: network.{layer3 .. fc}"]
+    assert first[5:] == [
+        "18",
+        "network.{layer3.0.conv1.0.1 .. layer4.1.conv2.1}",
+        "network.{stem .. layer2}",
+        "3 of 6: network.{layer3 .. fc}",
+    ]
     assert second[1] == "tiny"
     monkeypatch.setattr(sys, "argv", ["python -m adapt.backbones", "tapnet"])
     with pytest.raises(SystemExit):

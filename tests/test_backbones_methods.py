@@ -1,4 +1,7 @@
-"""Every method on every backbone, on every device at hand: it adapts and resets bit for bit, or refuses with the one error that is expected."""
+"""Every method on every backbone, on every device at hand: it adapts and resets bit for bit, or refuses with the one
+error that is expected.
+"""
+
 import copy
 import functools
 import warnings
@@ -30,7 +33,15 @@ NETWORKS = {  # id -> backbone, variant, side of its frames
     "tanet": ("tanet", "", 32),
     "videomae": ("videomae", "tiny", 32),
 }
-WITHOUT_BATCH_NORM = ("clip", "frames (layer norm)", "frames (transformer)", "frames (pyramid transformer)", "mvit", "swin3d", "videomae")
+WITHOUT_BATCH_NORM = (
+    "clip",
+    "frames (layer norm)",
+    "frames (transformer)",
+    "frames (pyramid transformer)",
+    "mvit",
+    "swin3d",
+    "videomae",
+)
 REFUSED = {("norm", network): "no batch norm layer to mix" for network in WITHOUT_BATCH_NORM}  # every other pair works
 SETTINGS: dict[str, Any] = {"entropy_margin": 2.0}  # above log K: EATA and SAR call no clip unreliable
 STILL = ("source", "norm", "t3a", "audio_only")  # methods that change no weight
@@ -65,13 +76,17 @@ def clip(seed: int, side: int, device: torch.device) -> Batch:
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("name", methods.names())
-def test_a_method_adapts_a_backbone_and_resets_it_bit_for_bit_or_says_why_not(name: str, network: str, device: torch.device) -> None:
+def test_a_method_adapts_a_backbone_and_resets_it_bit_for_bit_or_says_why_not(
+    name: str, network: str, device: torch.device
+) -> None:
     made, statistics = source(network)
     model = copy.deepcopy(made).to(device)
     before, side = weights(model), NETWORKS[network][2]
 
     def build() -> Method:
-        return built.alone(name, model, statistics, K, Oracle({"clip 0": (1,), "clip 1": (2,)}), **built.fitting(name, **SETTINGS))
+        return built.alone(
+            name, model, statistics, K, Oracle({"clip 0": (1,), "clip 1": (2,)}), **built.fitting(name, **SETTINGS)
+        )
 
     if (name, network) in REFUSED:
         with pytest.raises(MethodError, match=REFUSED[name, network]):
@@ -93,7 +108,9 @@ def test_vittas_published_recipe_adapts_all_weights_with_dropout_on(network: str
     made, statistics = source(network)
     model = copy.deepcopy(made).to(device)
     before = weights(model)
-    method = built.alone("vitta", model, statistics, K, scope="all", dropout=True, lr=5e-5, weight_decay=5e-4, ema_start="zero")
+    method = built.alone(
+        "vitta", model, statistics, K, scope="all", dropout=True, lr=5e-5, weight_decay=5e-4, ema_start="zero"
+    )
     assert method.adapt(clip(0, NETWORKS[network][2], device)).after.isfinite().all()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not same_weights(model, before)
@@ -105,7 +122,9 @@ def test_vittas_published_recipe_adapts_all_weights_with_dropout_on(network: str
 @pytest.mark.parametrize("name", ["vitta", "audio"])
 def test_without_batch_norm_alignment_asks_for_source_statistics(name: str, network: str) -> None:
     model, _ = source(network)
-    with pytest.raises(MethodError, match="source statistics from buffers need batch norm layers: run the statistics stage"):
+    with pytest.raises(
+        MethodError, match="source statistics from buffers need batch norm layers: run the statistics stage"
+    ):
         built.alone(name, copy.deepcopy(model), None, K)
 
 
@@ -129,7 +148,10 @@ def test_a_layers_moments_are_one_a_channel_wherever_its_channels_are(network: s
     model, _ = source(network)
     seen: list[Tensor] = []
     found: Moments = {}
-    hooks: list[Any] = [lambda module, inputs, output: seen.append(output.clone()), partial(moments.record, found, layer)]
+    hooks: list[Any] = [
+        lambda module, inputs, output: seen.append(output.clone()),
+        partial(moments.record, found, layer),
+    ]
     handles = [model.get_submodule(layer).register_forward_hook(hook) for hook in hooks]
     frames = clip(0, 32, torch.device("cpu")).frames[0]
     try:

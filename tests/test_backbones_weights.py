@@ -1,4 +1,7 @@
-"""Published weights in the backbones: state dicts, folders of transformers, CLIP's text half; each whole, or one clear error."""
+"""Published weights in the backbones: state dicts, folders of transformers, CLIP's text half; each whole, or one clear
+error.
+"""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,17 @@ def save(state: dict[str, Tensor], path: Path) -> str:
     return str(path)
 
 
-TORCHVISION: list[tuple[str, Any, str]] = [("r2plus1d", r2plus1d._tiny, "fc"), ("swin3d", swin3d._tiny, "head"), ("mvit", mvit._tiny, "head.1")]
+TORCHVISION: list[tuple[str, Any, str]] = [
+    ("r2plus1d", r2plus1d._tiny, "fc"),
+    ("swin3d", swin3d._tiny, "head"),
+    ("mvit", mvit._tiny, "head.1"),
+]
 
 
 @pytest.mark.parametrize(("name", "library", "head"), TORCHVISION, ids=[name for name, _, _ in TORCHVISION])
-def test_a_published_state_dict_is_loaded_whole_but_for_a_head_of_another_size(name: str, library: Any, head: str, tmp_path: Path) -> None:
+def test_a_published_state_dict_is_loaded_whole_but_for_a_head_of_another_size(
+    name: str, library: Any, head: str, tmp_path: Path
+) -> None:
     for n_classes in (400, K):
         published = library(num_classes=n_classes).state_dict()
         model: Any = backbones.build(name, K, T, save(published, tmp_path / "published.pth"), "tiny")
@@ -37,7 +46,9 @@ def test_weights_that_do_not_fit_are_one_clear_error_each(tmp_path: Path) -> Non
 
     published = r2plus1d._tiny(num_classes=400).state_dict()
     stem = published.pop("stem.0.weight")
-    with pytest.raises(CheckpointError, match=r"1 missing, 0 too many \('stem.0.weight' is missing\): check model.variant"):
+    with pytest.raises(
+        CheckpointError, match=r"1 missing, 0 too many \('stem.0.weight' is missing\): check model.variant"
+    ):
         build(save(published, tmp_path / "lacking.pth"))
     published |= {"stem.0.weight": stem, "stem.9.weight": stem}
     with pytest.raises(CheckpointError, match=r"0 missing, 1 too many \('stem.9.weight' is not the network's\)"):
@@ -70,7 +81,9 @@ def test_the_packaged_weights_keep_the_names_and_the_answers_of_before(tmp_path:
     import timm
 
     model: Any = backbones.build("frames", K, T, "packaged").eval()
-    assert list(model.state_dict()) == [f"image.{key}" for key in timm.create_model("tf_efficientnet_lite0", num_classes=K).state_dict()]
+    assert list(model.state_dict()) == [
+        f"image.{key}" for key in timm.create_model("tf_efficientnet_lite0", num_classes=K).state_dict()
+    ]
     theirs = torch.load(frames.packaged_weights(), weights_only=True)
     assert torch.equal(model.image.conv_stem.weight, next(iter(theirs.values())))
     x = clips()
@@ -78,7 +91,9 @@ def test_the_packaged_weights_keep_the_names_and_the_answers_of_before(tmp_path:
         by_hand = (x.transpose(1, 2).reshape(8, 3, SIDE, SIDE) - 0.5) / 0.5
         expected = model.image(by_hand.contiguous(memory_format=torch.channels_last)).view(2, T, -1).mean(1)
         assert torch.equal(model(x), expected)
-    with pytest.raises(CheckpointError, match="'packaged' weights are tf_efficientnet_lite0's, the variant is resnet18"):
+    with pytest.raises(
+        CheckpointError, match="'packaged' weights are tf_efficientnet_lite0's, the variant is resnet18"
+    ):
         backbones.build("frames", K, T, "packaged", "resnet18")
 
 
@@ -90,7 +105,14 @@ def published_videomae(tmp_path: Path) -> Path:
     """A folder as transformers saves a fine-tuned VideoMAE of K classes."""
     from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
-    size: Any = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32, "num_labels": K}
+    size: Any = {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 32,
+        "num_labels": K,
+    }
     VideoMAEForVideoClassification(VideoMAEConfig(**size)).save_pretrained(tmp_path / "videomae")
     return tmp_path / "videomae"
 
@@ -99,7 +121,9 @@ def test_a_fine_tuned_videomae_keeps_its_head_where_it_has_as_many_classes(publi
     from safetensors.torch import load_file
 
     saved = load_file(published_videomae / "model.safetensors")
-    theirs = {key.replace("q_bias", "query.bias").replace("v_bias", "value.bias"): value for key, value in saved.items()}  # the hub's names
+    theirs = {
+        key.replace("q_bias", "query.bias").replace("v_bias", "value.bias"): value for key, value in saved.items()
+    }  # the hub's names
     for n_classes in (K, K + 1):
         model: Any = backbones.build("videomae", n_classes, T, str(published_videomae), "tiny")
         ours = model.network.state_dict()
@@ -138,11 +162,16 @@ def test_a_folder_with_weights_missing_is_refused(published_videomae: Path) -> N
     state = load_file(path)
     del state["videomae.encoder.layer.1.intermediate.dense.weight"]
     save_file(state, path, {"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"1 missing, 0 too many \('videomae.encoder.layer.1.intermediate.dense.weight' is missing\)"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"1 missing, 0 too many \('videomae.encoder.layer.1.intermediate.dense.weight' is missing\)",
+    ):
         backbones.build("videomae", K, T, str(published_videomae), "tiny")
 
 
-def test_a_name_on_the_hub_is_downloaded_once_and_a_silent_hub_is_a_clear_error(published_videomae: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_on_the_hub_is_downloaded_once_and_a_silent_hub_is_a_clear_error(
+    published_videomae: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -159,7 +188,10 @@ def test_a_name_on_the_hub_is_downloaded_once_and_a_silent_hub_is_a_clear_error(
     backbones.build("videomae", K, T, "someone/videomae-tiny", "tiny")
     assert asked == ["someone/videomae-tiny"]
     monkeypatch.setattr(huggingface_hub, "snapshot_download", silence)
-    with pytest.raises(CheckpointError, match=r"no folder 'someone/videomae-tiny', and the hub did not answer with one \(LocalEntryNotFoundError"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"no folder 'someone/videomae-tiny', and the hub did not answer with one \(LocalEntryNotFoundError",
+    ):
         backbones.build("videomae", K, T, "someone/videomae-tiny", "tiny")
 
 
@@ -172,10 +204,21 @@ def published_clip(tmp_path: Path) -> Path:
     """A folder as transformers saves a whole CLIP, with a tokenizer of single letters."""
     from transformers import CLIPConfig, CLIPModel
 
-    text = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 48}
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": 48,
+    }
     letters = [chr(c) for c in range(97, 123)]
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    text |= {"vocab_size": len(tokens), "eos_token_id": len(tokens) - 1, "bos_token_id": len(tokens) - 2, "projection_dim": 8}
+    text |= {
+        "vocab_size": len(tokens),
+        "eos_token_id": len(tokens) - 1,
+        "bos_token_id": len(tokens) - 2,
+        "projection_dim": 8,
+    }
     config = CLIPConfig(text_config=text, vision_config=clip.VARIANTS["tiny"], projection_dim=8)
     folder = tmp_path / "clip"
     CLIPModel(config).save_pretrained(folder)
@@ -193,7 +236,9 @@ def test_clips_zero_shot_head_answers_as_clip_itself(published_clip: Path) -> No
     tokens = CLIPTokenizer.from_pretrained(published_clip)(CAPTIONS, padding=True, return_tensors="pt")
     x = clips(t=1)
     with torch.no_grad():
-        expected = whole.eval()(tokens["input_ids"], normal(x, clip.MEAN, clip.STD)[:, :, 0], tokens["attention_mask"]).logits_per_image
+        expected = whole.eval()(
+            tokens["input_ids"], normal(x, clip.MEAN, clip.STD)[:, :, 0], tokens["attention_mask"]
+        ).logits_per_image
         assert torch.allclose(model(x), expected, atol=1e-4)
 
 

@@ -1,8 +1,11 @@
-"""The pages "bring your own data set" and "bring your own backbone", done as they say, in a copy of the project, on tiny clips made here.
+"""The pages "bring your own data set" and "bring your own backbone", done as they say, in a copy of the project, on
+tiny clips made here.
 
-A page's files (`path`: and a block) are written, its YAML goes into params.yaml, its commands are run; `dvc repro` becomes the commands of
-dvc.yaml in its order, from the first on that has changed, which spares starting Python for each.
+A page's files (`path`: and a block) are written, its YAML goes into params.yaml, its commands are run; `dvc repro`
+becomes the commands of dvc.yaml in its order, from the first on that has changed, which spares starting Python for
+each.
 """
+
 import json
 import re
 import subprocess
@@ -41,7 +44,7 @@ for command in json.loads(sys.argv[1]):
             runpy.run_module(words[2] + (".__main__" if words[2] == "adapt" else ""), run_name="__main__", alter_sys=True)
         said.append([line, out.getvalue()])
 print(json.dumps(said))
-"""
+"""  # noqa: E501
 
 
 def section(page: str, title: str) -> str:
@@ -81,7 +84,13 @@ def change_params(root: Path, text: str) -> None:
 
 def run(root: Path, *commands: str) -> dict[str, str]:
     """Run `commands` in one process; command that ran -> what it printed."""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", RUN, json.dumps(commands)], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RUN, json.dumps(commands)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout.splitlines()[-1])) | {"log": done.stderr}
 
@@ -92,8 +101,22 @@ def commands_of(text: str) -> list[str]:
 
 def film(path: Path, bright: bool, pitch: int = 440) -> None:
     """One second of a flat colour with a tone."""
-    source = ["-f", "lavfi", "-t", "1", "-i", f"color={'white' if bright else '0x202020'}:size=96x96:rate=8", "-f", "lavfi", "-t", "1", "-i"]
-    encode(path, *source, f"sine={pitch}", "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac")
+    source = [
+        "-f",
+        "lavfi",
+        "-t",
+        "1",
+        "-i",
+        f"color={'white' if bright else '0x202020'}:size=96x96:rate=8",
+        "-f",
+        "lavfi",
+        "-t",
+        "1",
+        "-i",
+    ]
+    encode(
+        path, *source, f"sine={pitch}", "-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:a", "aac"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +124,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project in which the first way of the data page has been gone."""
     root = tmp_path_factory.mktemp("copy")
     files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in filter(None, subprocess.run(files, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")):
-        if (ROOT / name).is_file() and not name.startswith(("data/settings", "tests/", "cache/metrics")) and name != "dvc.lock":
+    for name in filter(
+        None, subprocess.run(files, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    ):
+        if (
+            (ROOT / name).is_file()
+            and not name.startswith(("data/settings", "tests/", "cache/metrics"))
+            and name != "dvc.lock"
+        ):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes((ROOT / name).read_bytes())
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
@@ -119,10 +148,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_videos_in_folders_go_from_files_to_the_table_of_results(project: Path) -> None:
     said = json.loads((project / "said.json").read_text())
     scanned = next(json.loads(out) for command, out in said.items() if command.startswith("python -m pipeline.scan"))
-    assert (scanned["n_clips"], scanned["n_labels"], scanned["n_train"], scanned["n_val"], scanned["n_test"]) == (8, 2, 4, 2, 2)
+    assert (scanned["n_clips"], scanned["n_labels"], scanned["n_train"], scanned["n_val"], scanned["n_test"]) == (
+        8,
+        2,
+        4,
+        2,
+        2,
+    )
     assert "test/dog/four" in said[commands_of(section(DATA, "1. Folders"))[1]]
     table = (project / "cache/metrics/mine/report.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][:3] == ["method", "source", "source + trusted"]
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][:3] == [
+        "method",
+        "source",
+        "source + trusted",
+    ]
 
 
 def test_lists_name_videos_in_any_folders(project: Path) -> None:
@@ -145,16 +184,29 @@ def test_a_recipe_of_ones_own_reads_ones_own_table_and_says_what_is_missing(proj
     (command,) = commands_of(text)
     said = run(project, command)
     counts = json.loads(said[command])
-    assert (counts["n_clips"], counts["n_missing"], counts["n_train"], counts["n_val"], counts["n_test"]) == (3, 1, 1, 1, 1)
+    assert (counts["n_clips"], counts["n_missing"], counts["n_train"], counts["n_val"], counts["n_test"]) == (
+        3,
+        1,
+        1,
+        1,
+        1,
+    )
     promised = re.search(r"`(tabled: .*?)`", text)
     assert promised and promised.group(1) in said["log"]
 
 
 def adapting(said: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Module, or method of `adapt`, -> its counts."""
-    found = {command: json.loads(out.splitlines()[-1]) for command, out in said.items() if command.startswith("python -m adapt")}
+    found = {
+        command: json.loads(out.splitlines()[-1])
+        for command, out in said.items()
+        if command.startswith("python -m adapt")
+    }
     methods = {command: re.search(r"--method ([\w+]+)", command) for command in found}
-    return {match.group(1) if (match := methods[command]) else command.split()[2]: counts for command, counts in found.items()}
+    return {
+        match.group(1) if (match := methods[command]) else command.split()[2]: counts
+        for command, counts in found.items()
+    }
 
 
 def test_a_backbone_of_ones_own_is_trained_and_adapted_and_its_weights_are_used_as_published(project: Path) -> None:
@@ -164,7 +216,11 @@ def test_a_backbone_of_ones_own_is_trained_and_adapted_and_its_weights_are_used_
     counts = adapting(run(project, *commands_of(text)))
     assert counts["adapt.train"]["checkpoint"] == "cache/mine/model/small.pt"
     assert counts["adapt.statistics"]["n_layers"] == 1
-    assert {name: counts[name]["n_failed"] for name in ("source", "vitta", "audio")} == {"source": 0, "vitta": 0, "audio": 0}
+    assert {name: counts[name]["n_failed"] for name in ("source", "vitta", "audio")} == {
+        "source": 0,
+        "vitta": 0,
+        "audio": 0,
+    }
 
     text = section(BACKBONES, "Use a published checkpoint")
     import torch
@@ -182,7 +238,7 @@ def test_a_backbone_of_ones_own_is_trained_and_adapted_and_its_weights_are_used_
 
 
 @pytest.mark.parametrize(("backbone", "variant"), [
-    ("clip", "tiny"), ("frames", "test_vit"), ("mvit", "tiny"), ("r2plus1d", "tiny"), ("swin3d", "tiny"), ("tanet", "narrow"), ("videomae", "tiny"),
+    ("clip", "tiny"), ("frames", "test_vit"), ("mvit", "tiny"), ("r2plus1d", "tiny"), ("swin3d", "tiny"), ("tanet", "narrow"), ("videomae", "tiny"),  # noqa: E501
 ])  # fmt: skip
 def test_params_alone_take_any_backbone_through_to_the_table(project: Path, backbone: str, variant: str) -> None:
     change_params(project, f"""```yaml
@@ -196,4 +252,9 @@ report: {{methods: [vitta, audio], against: [vitta]}}
     assert counts["adapt.train"]["checkpoint"] == f"cache/mine/model/{backbone}.pt"
     assert all((counts[name]["n_predictions"], counts[name]["n_failed"]) == (4, 0) for name in ("vitta", "audio"))
     table = (project / "cache/metrics/mine/report.md").read_text()
-    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][:4] == ["method", "vitta", "vitta + trusted", "audio"]
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][:4] == [
+        "method",
+        "vitta",
+        "vitta + trusted",
+        "audio",
+    ]

@@ -1,4 +1,5 @@
 """A clip's time is kept: steps that would not fit are left out; and the cycle's fixed form."""
+
 import dataclasses
 
 import pytest
@@ -106,14 +107,17 @@ def test_the_cycle_stops_where_one_more_step_would_not_fit(watch: Watch) -> None
     assert Slow(trained(), None, K, FIXED).adapt(batch(heard=1)).steps == 5
     started = watch.now_ms
     answer = Slow(trained(), None, K, dataclasses.replace(FIXED, budget_ms=300)).adapt(batch(heard=1))
-    # 10 to time a prediction, 10 for the source's, a step of 100, a prediction, an own step of 100: 230; one more would cost 80, a prediction 10
+    # 10 to time a prediction, 10 for the source's, a step of 100, a prediction, an own step of 100: 230; one more would
+    # cost 80, a prediction 10
     assert (answer.steps, answer.stop_reason) == (2, "budget")
     assert watch.now_ms - started == 240
 
 
 def test_a_fixed_cycle_takes_its_steps_whatever_they_do() -> None:
     for n in (1, 3):
-        answer = Audio(trained(), None, K, dataclasses.replace(FIXED, max_iterations=n, audio_lr=500.0)).adapt(batch(heard=1))
+        answer = Audio(trained(), None, K, dataclasses.replace(FIXED, max_iterations=n, audio_lr=500.0)).adapt(
+            batch(heard=1)
+        )
         assert (answer.steps, answer.stop_reason) == (n, "max_iterations")
 
 

@@ -1,4 +1,7 @@
-"""A checkpoint says what it was trained for, and one that does not fit is one line of error that says why and what to do."""
+"""A checkpoint says what it was trained for, and one that does not fit is one line of error that says why and what to
+do.
+"""
+
 import re
 from pathlib import Path
 
@@ -26,7 +29,7 @@ def test_a_checkpoint_says_what_it_was_trained_for(here: Path) -> None:
     content = checkpoints.load(PATH, "train")
     state = content.pop("state")
     assert content == {
-        "backbone": "tanet", "variant": "", "n_frames": 4, "size": 32, "labels": LABELS, "labels_sha256": classes.sha256(LABELS), "n_classes": 2,
+        "backbone": "tanet", "variant": "", "n_frames": 4, "size": 32, "labels": LABELS, "labels_sha256": classes.sha256(LABELS), "n_classes": 2,  # noqa: E501
         "run": {}, "counts": {},
     }  # fmt: skip
     assert [*state.values()][-1].shape == (2,)  # the head's bias
@@ -40,7 +43,9 @@ def test_a_checkpoint_says_what_it_was_trained_for(here: Path) -> None:
     ({"n_frames": 8}, "n_frames is 4, 8 is wanted"),
     ({"size": 224}, "size is 32, 224 is wanted"),
 ])  # fmt: skip
-def test_a_checkpoint_for_something_else_is_one_error_that_says_what_to_do(here: Path, changes: dict[str, object], message: str) -> None:
+def test_a_checkpoint_for_something_else_is_one_error_that_says_what_to_do(
+    here: Path, changes: dict[str, object], message: str
+) -> None:
     model = backbones.build("tanet", 2, 4)
     checkpoints.save_model(PATH, model, "tanet", LABELS, 4, "", 32)
     wanted: dict[str, object] = {"backbone": "tanet", "labels": LABELS, "n_frames": 4, "variant": "", "size": 32}
@@ -50,14 +55,20 @@ def test_a_checkpoint_for_something_else_is_one_error_that_says_what_to_do(here:
     assert all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize(("value", "message"), [(None, "missing there, (2,) in the model"), (torch.zeros(4), "(4,) there, (2,) in the model")])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(None, "missing there, (2,) in the model"), (torch.zeros(4), "(4,) there, (2,) in the model")],
+)
 def test_weights_of_another_head_are_one_error(here: Path, value: Tensor | None, message: str) -> None:
     checkpoints.save_model(PATH, backbones.build("tanet", 2, 4), "tanet", LABELS, 4)
     content = checkpoints.load(PATH, "train")
     name, _ = content["state"].popitem()  # the head's bias
     content["state"] |= {} if value is None else {name: value}
     checkpoints.save(PATH, content)
-    with pytest.raises(CheckpointError, match=re.escape(f"tanet.pt: tensor {name} is {message} (1 such tensors): run `dvc repro train`")):
+    with pytest.raises(
+        CheckpointError,
+        match=re.escape(f"tanet.pt: tensor {name} is {message} (1 such tensors): run `dvc repro train`"),
+    ):
         checkpoints.load_model(PATH, "tanet", LABELS, 4)
 
 
@@ -74,7 +85,9 @@ def test_weights_that_the_model_does_not_know_are_one_error(here: Path) -> None:
 def test_a_file_that_is_no_checkpoint_is_one_error(here: Path, content: bytes) -> None:
     PATH.parent.mkdir(parents=True)
     PATH.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"tanet.pt is not a checkpoint \(.*\): delete it and run `dvc repro train`"):
+    with pytest.raises(
+        CheckpointError, match=r"tanet.pt is not a checkpoint \(.*\): delete it and run `dvc repro train`"
+    ):
         checkpoints.load_model(PATH, "tanet", LABELS, 4)
     torch.save(torch.zeros(3), PATH)
     with pytest.raises(CheckpointError, match="holds a Tensor, no checkpoint of ours"):

@@ -1,4 +1,7 @@
-"""Corruptions of frames against closed forms and independent computations; harder severities hurt more; nothing depends on order."""
+"""Corruptions of frames against closed forms and independent computations; harder severities hurt more; nothing depends
+on order.
+"""
+
 import io
 import math
 
@@ -80,7 +83,9 @@ def test_impulse_replaces_the_published_share_by_black_and_white_alike() -> None
 
 @pytest.mark.parametrize(("name", "value"), [("salt", 255), ("pepper", 0)])
 @pytest.mark.parametrize(("severity", "amount"), [(1, 0.03), (5, 0.27)])
-def test_salt_is_white_only_and_pepper_black_only_of_the_amounts_of_impulse(name: str, value: int, severity: int, amount: float) -> None:
+def test_salt_is_white_only_and_pepper_black_only_of_the_amounts_of_impulse(
+    name: str, value: int, severity: int, amount: float
+) -> None:
     noisy = corrupt(flat(128, 4), name, severity)
     assert (noisy == value).mean() == pytest.approx(amount, abs=0.01)
     assert set(np.unique(noisy)) == {128, value}
@@ -92,7 +97,9 @@ def test_shot_noise_has_the_probabilities_of_a_poisson_distribution(severity: in
     rate = 128 / 255 * photons
     for k in range(photons):
         expected = math.exp(k * math.log(rate) - rate - math.lgamma(k + 1))
-        assert (noisy == k * 255 // photons).mean() == pytest.approx(expected, abs=4 * math.sqrt(expected / noisy.size) + 2e-5)
+        assert (noisy == k * 255 // photons).mean() == pytest.approx(
+            expected, abs=4 * math.sqrt(expected / noisy.size) + 2e-5
+        )
     assert corrupt(flat(0), "shot").max() == 0  # no light, no noise
 
 
@@ -130,15 +137,23 @@ def test_defocus_is_the_convolution_with_a_softened_disc(severity: int, radius: 
     clean = np.random.default_rng(0).integers(0, 256, (1, 40, 50, 3), np.uint8)
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     soft = torch.exp(-(torch.arange(-rim, rim + 1).double() ** 2) / (2 * sigma**2))
-    disc = F.conv2d(torch.from_numpy(x**2 + y**2 <= radius**2).double()[None, None], (soft[:, None] * soft)[None, None], padding=2 * rim)
+    disc = F.conv2d(
+        torch.from_numpy(x**2 + y**2 <= radius**2).double()[None, None],
+        (soft[:, None] * soft)[None, None],
+        padding=2 * rim,
+    )
     pad = radius + rim
     images = F.pad(torch.from_numpy(clean).permute(3, 0, 1, 2).double(), (pad, pad, pad, pad), "reflect")
     expected = F.conv2d(images, disc / disc.sum()).permute(1, 2, 3, 0)
     assert np.abs(corrupt(clean, "defocus", severity) - expected.numpy()).max() <= 0.501
 
 
-@pytest.mark.parametrize(("severity", "end", "step", "n_factors"), [(1, 1.11, 0.01, 12), (2, 1.16, 0.01, 16), (5, 1.31, 0.03, 11)])
-def test_zoom_is_the_mean_of_the_frame_and_its_enlarged_centres(severity: int, end: float, step: float, n_factors: int) -> None:
+@pytest.mark.parametrize(
+    ("severity", "end", "step", "n_factors"), [(1, 1.11, 0.01, 12), (2, 1.16, 0.01, 16), (5, 1.31, 0.03, 11)]
+)
+def test_zoom_is_the_mean_of_the_frame_and_its_enlarged_centres(
+    severity: int, end: float, step: float, n_factors: int
+) -> None:
     clean = picture(1, 61, 80)
     total = clean[0].astype(float)
     factors = np.arange(1, end, step).tolist()  # as ImageNet-C has them: rounding lets the first range reach its end
@@ -159,7 +174,9 @@ def test_zoom_is_the_mean_of_the_frame_and_its_enlarged_centres(severity: int, e
 def test_motion_temporal_averages_the_neighbours_before_and_after() -> None:
     ramp = np.concatenate([flat(5 * i, 1, 8, 8) for i in range(40)])
     averaged = corrupt(ramp, "motion_temporal", 1)[:, 0, 0, 0]
-    assert averaged[20] == 5 * (17 + 18 + 19 + 20 + 21 + 22) // 6  # Mini-Kinetics-C: three before, and three from the frame on
+    assert (
+        averaged[20] == 5 * (17 + 18 + 19 + 20 + 21 + 22) // 6
+    )  # Mini-Kinetics-C: three before, and three from the frame on
     assert averaged[0] == 5 * (0 + 1 + 2) // 3  # the neighbours that exist
     assert averaged[39] == 5 * (36 + 37 + 38 + 39) // 4
 
@@ -201,7 +218,8 @@ def test_the_twelve_of_the_benchmark_and_motion_temporal_are_all_that_there_are(
 
 
 @pytest.mark.parametrize(("name", "severity", "message"), [
-    ("fog", 5, "unknown corruption 'fog'"), ("gauss", 6, "severity 6 of gauss"), ("h265_abr", 1, "corrupts a file, not frames"),
+    ("fog", 5, "unknown corruption 'fog'"), ("gauss", 6, "severity 6 of gauss"), ("h265_abr", 1, "corrupts a file, not "
+                                                                                                 "frames"),
 ])  # fmt: skip
 def test_a_wrong_name_or_severity_is_one_clear_error(name: str, severity: int, message: str) -> None:
     with pytest.raises(AdaptError, match=message):

@@ -1,4 +1,7 @@
-"""Corruptions that are files: h265_abr encodes and caches, ready-made ones are found by their lists; and the contact sheet of all."""
+"""Corruptions that are files: h265_abr encodes and caches, ready-made ones are found by their lists; and the contact
+sheet of all.
+"""
+
 import math
 import subprocess
 import sys
@@ -29,7 +32,19 @@ def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A busy film of 2 s with sound, 16 frames a second, in a project of its own."""
     monkeypatch.chdir(tmp_path)
     source = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=16:duration=2", "-f", "lavfi", "-i", "sine=duration=2"]
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-y", "-loglevel", "error", *source, "-crf", "5", "-pix_fmt", "yuv420p", "film.mp4"]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-nostdin",
+        "-y",
+        "-loglevel",
+        "error",
+        *source,
+        "-crf",
+        "5",
+        "-pix_fmt",
+        "yuv420p",
+        "film.mp4",
+    ]
     subprocess.run(command, check=True, timeout=60)
     return tmp_path / "film.mp4"
 
@@ -70,14 +85,18 @@ def test_read_clip_takes_the_frames_of_the_encoded_file(film: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(17, 23), (64, 33)])
-def test_h265_takes_odd_sides_and_single_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]) -> None:
+def test_h265_takes_odd_sides_and_single_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = write_video(tmp_path / "odd.mp4", [128], size)
     assert count_frames(corruptions.file(path, "h265_abr", 5)) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"this is no video\n" * 100])
-def test_h265_of_a_file_without_a_picture_is_that_clips_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+def test_h265_of_a_file_without_a_picture_is_that_clips_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("bad.mp4").write_bytes(content)
     with pytest.raises(VideoError, match=r"bad\.mp4"):
@@ -86,7 +105,9 @@ def test_h265_of_a_file_without_a_picture_is_that_clips_error(tmp_path: Path, mo
         read_clip(clip(Path("gone.mp4")), OPTIONS, "h265_abr", 1)
 
 
-def test_without_ffmpeg_h265_stops_a_stream_and_says_what_to_install(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ffmpeg_h265_stops_a_stream_and_says_what_to_install(
+    film: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with pytest.raises(AdaptError, match=r"h265_abr needs ffmpeg with libx265 .*earshot\[codecs\]"):
         list(stream([clip(film)], OPTIONS, "h265_abr", 1, workers=1))
@@ -96,7 +117,9 @@ def test_motion_temporal_averages_neighbours_in_the_file_not_in_the_view(tmp_pat
     path = write_video(tmp_path / "ramp.mp4", [3 * i for i in range(80)], (64, 64))
     seen = read_clip(clip(path), OPTIONS, "motion_temporal", 1).centre[0, 0].float().mean((1, 2)).tolist()
     assert seen == pytest.approx([3 * i - 1.5 for i in (10, 30, 50, 70)], abs=3)  # frames i - 3 to i + 2
-    assert read_clip(clip(path), OPTIONS, "motion_temporal", 0).centre[0, 0, 0].float().mean() == pytest.approx(30, abs=3)
+    assert read_clip(clip(path), OPTIONS, "motion_temporal", 0).centre[0, 0, 0].float().mean() == pytest.approx(
+        30, abs=3
+    )
 
 
 def test_frames_are_read_in_parts_that_make_one_whole(tmp_path: Path) -> None:
@@ -125,13 +148,17 @@ def shipped(tmp_path: Path) -> Path:
     lists = root / "list_video_perturbations_ucf"
     lists.mkdir()
     (lists / "gauss.txt").write_text("gauss/v_Archery_g01_c01.mp4 8 2\ngauss/v_Apply Lipstick_g01_c02.mp4 8 1\n\n")
-    (lists / "motion_shuffled.txt").write_text("motion/v_Apply Lipstick_g01_c02.mp4 8 1\r\nmotion/v_Archery_g01_c01.mp4 8 2\r\n")
+    (lists / "motion_shuffled.txt").write_text(
+        "motion/v_Apply Lipstick_g01_c02.mp4 8 1\r\nmotion/v_Archery_g01_c01.mp4 8 2\r\n"
+    )
     return root
 
 
 @pytest.mark.parametrize(("corruption", "level"), [("gauss", 10), ("motion", 20)])
 @pytest.mark.parametrize("name", ["Archery/v_Archery_g01_c01", "ApplyLipstick/v_Apply Lipstick_g01_c02"])
-def test_a_ready_made_file_is_read_instead_of_corrupting_the_clip(shipped: Path, corruption: str, level: int, name: str) -> None:
+def test_a_ready_made_file_is_read_instead_of_corrupting_the_clip(
+    shipped: Path, corruption: str, level: int, name: str
+) -> None:
     original = clip(write_video(shipped / f"UCF-101/{name}.avi", [200] * 8, (64, 64)))
     options = VideoOptions(frames=4, views=1, resize=64, size=64, ready_made=str(shipped))
     assert read_clip(original, options, corruption, 5).centre.float().mean() == pytest.approx(level, abs=3)
@@ -146,15 +173,23 @@ def test_a_clip_that_the_list_lacks_is_that_clips_error(shipped: Path) -> None:
 def test_the_folder_decides_between_files_of_one_name(shipped: Path) -> None:
     listed = shipped / "list_video_perturbations_ucf/gauss.txt"
     listed.write_text("gauss/cat/1.mp4 8 0\ngauss/dog/1.mp4 8 1\n")
-    assert _ready_made.find(shipped, "gauss", 5, Path("test/dog/1.avi")) == shipped / "level_5_ucf_val_split_1/gauss/dog/1.mp4"
+    assert (
+        _ready_made.find(shipped, "gauss", 5, Path("test/dog/1.avi"))
+        == shipped / "level_5_ucf_val_split_1/gauss/dog/1.mp4"
+    )
     with pytest.raises(VideoError, match="no line for test/cow/1"):
         _ready_made.find(shipped, "gauss", 5, Path("test/cow/1.avi"))
 
 
 def test_a_line_of_a_list_ends_at_its_line_feed_only(shipped: Path) -> None:
-    (shipped / "list_video_perturbations_ucf/gauss.txt").write_bytes("gauss/a\x85b.mp4 8 0\r\ngauss/c\u2028d\x0be.mp4 8 1\n".encode())
+    (shipped / "list_video_perturbations_ucf/gauss.txt").write_bytes(
+        "gauss/a\x85b.mp4 8 0\r\ngauss/c\u2028d\x0be.mp4 8 1\n".encode()
+    )
     for name in ("a\x85b", "c\u2028d\x0be"):
-        assert _ready_made.find(shipped, "gauss", 5, Path(f"test/{name}.avi")) == shipped / f"level_5_ucf_val_split_1/gauss/{name}.mp4"
+        assert (
+            _ready_made.find(shipped, "gauss", 5, Path(f"test/{name}.avi"))
+            == shipped / f"level_5_ucf_val_split_1/gauss/{name}.mp4"
+        )
 
 
 @pytest.mark.parametrize(("line", "message"), [

@@ -1,4 +1,5 @@
 """Clips of several classes, as AVA has them: right by any of them, ranked for each; all others stay as they were."""
+
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,16 @@ def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, obje
     make_project(tmp_path / "project")
     monkeypatch.chdir(tmp_path / "project")
     path = write_video(tmp_path / "a.mp4", [0, 255], (64, 64))
-    clips = [Clip("a", path, "test", 0, "ok", (0, 2)), Clip("b", path, "test", 1, "ok", (1,)), Clip("c", path, "test", 2, "ok")]
+    clips = [
+        Clip("a", path, "test", 0, "ok", (0, 2)),
+        Clip("b", path, "test", 1, "ok", (1,)),
+        Clip("c", path, "test", 2, "ok"),
+    ]
     silence = Sound(np.full(3, 1 / 3, np.float32), np.zeros(3, np.float32), np.zeros(3, np.float32), 0.0, "no_track")
     options = Options("ava", "tanet", "source", ("clean",), video=VideoOptions(frames=1, views=1, resize=32, size=32))
-    found, _ = streaming.adapt_stream(Fused(AlwaysThe(2), None), clips, dict.fromkeys("abc", silence), options, "clean", 0)
+    found, _ = streaming.adapt_stream(
+        Fused(AlwaysThe(2), None), clips, dict.fromkeys("abc", silence), options, "clean", 0
+    )
     return sorted(found, key=lambda row: str(row["clip_id"]))
 
 
@@ -53,7 +60,9 @@ def test_an_answer_is_right_where_it_is_any_of_the_clips_classes(rows: list[dict
     assert metrics.top1(rows[1:2]) == 0
 
 
-def test_predictions_of_such_clips_keep_their_classes_and_probabilities_and_others_have_neither(rows: list[dict[str, object]]) -> None:
+def test_predictions_of_such_clips_keep_their_classes_and_probabilities_and_others_have_neither(
+    rows: list[dict[str, object]],
+) -> None:
     cache.write_table(Path("predictions.parquet"), "predictions", rows, {})
     read = cache.read_predictions(Path("predictions.parquet"))
     kept = {row["clip_id"]: (row["label_ids"], row["probs"]) for row in read}
@@ -61,7 +70,9 @@ def test_predictions_of_such_clips_keep_their_classes_and_probabilities_and_othe
     assert kept["c"] == (None, None)
 
 
-def test_a_summary_has_a_mean_average_precision_only_where_clips_have_several_classes(rows: list[dict[str, object]]) -> None:
+def test_a_summary_has_a_mean_average_precision_only_where_clips_have_several_classes(
+    rows: list[dict[str, object]],
+) -> None:
     assert "map_alone" in metrics.summary(rows, set())
     assert "map_fused" not in metrics.summary(rows, set())  # AlwaysThe has no fused answer
     assert not {"map_alone", "map_fused"} & metrics.summary(rows[2:], set()).keys()
@@ -70,7 +81,9 @@ def test_a_summary_has_a_mean_average_precision_only_where_clips_have_several_cl
 def test_average_precision_is_the_mean_precision_at_the_ranks_of_a_class() -> None:
     scores = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.1, 0.4]])
     truth = np.array([[1, 0], [0, 0], [1, 0], [0, 0]])
-    assert metrics.mean_average_precision(scores, truth) == pytest.approx((1 / 1 + 2 / 3) / 2)  # of class 0; class 1 has no clip
+    assert metrics.mean_average_precision(scores, truth) == pytest.approx(
+        (1 / 1 + 2 / 3) / 2
+    )  # of class 0; class 1 has no clip
     truth[0, 1] = 1  # the clip that class 1 ranks last
     assert metrics.mean_average_precision(scores, truth) == pytest.approx(((1 / 1 + 2 / 3) / 2 + 1 / 4) / 2)
     assert metrics.mean_average_precision(scores, np.zeros((4, 2))) == 0

@@ -1,4 +1,7 @@
-"""Every file gives the frames that a player shows, in its order: the numbers that frames show are compared with those in ffmpeg's own order."""
+"""Every file gives the frames that a player shows, in its order: the numbers that frames show are compared with those
+in ffmpeg's own order.
+"""
+
 import random
 import time
 from collections.abc import Iterator
@@ -18,22 +21,22 @@ B = ("-bf", "2")
 H264 = ("-c:v", "libx264", *GOP, "-bf", "3")
 X265 = ("-c:v", "libx265", *GOP, "-x265-params")
 KINDS = {
-    "h264.mp4": (*H264,), "fragmented.mp4": (*H264, "-movflags", "frag_keyframe+empty_moov"), "moov first.mp4": (*H264, "-movflags", "+faststart"),
-    "h264.mov": (*H264,), "h264.m4v": (*H264,), "h264.3gp": (*H264,), "h264.mkv": (*H264,), "h264.flv": (*H264,), "h264.ts": (*H264,),
+    "h264.mp4": (*H264,), "fragmented.mp4": (*H264, "-movflags", "frag_keyframe+empty_moov"), "moov first.mp4": (*H264, "-movflags", "+faststart"),  # noqa: E501
+    "h264.mov": (*H264,), "h264.m4v": (*H264,), "h264.3gp": (*H264,), "h264.mkv": (*H264,), "h264.flv": (*H264,), "h264.ts": (*H264,),  # noqa: E501
     "h264.avi": (*H264,), "intra refresh.mp4": ("-c:v", "libx264", *GOP, "-x264-params", "intra-refresh=1"),
     "open gop.mkv": (*H264, "-x264-params", "open-gop=1"), "prores.mov": ("-c:v", "prores_ks"),
     "h263.3gp": ("-c:v", "h263", *GOP, "-s", "176x144"), "flv1.flv": ("-c:v", "flv", *GOP),
-    "mpeg4.mp4": ("-c:v", "mpeg4", "-g", "12"), "mpeg4 b.mp4": ("-c:v", "mpeg4", *GOP, *B), "mpeg4.avi": ("-c:v", "mpeg4", *GOP),
+    "mpeg4.mp4": ("-c:v", "mpeg4", "-g", "12"), "mpeg4 b.mp4": ("-c:v", "mpeg4", *GOP, *B), "mpeg4.avi": ("-c:v", "mpeg4", *GOP),  # noqa: E501
     "mpeg4 b.avi": ("-c:v", "mpeg4", *GOP, *B, "-vtag", "XVID"), "xvid b.mp4": ("-c:v", "libxvid", *GOP, *B),
     "xvid b.avi": ("-c:v", "libxvid", *GOP, *B), "mjpeg.avi": ("-c:v", "mjpeg"),
     "mpeg1.mpg": ("-c:v", "mpeg1video", "-g", "12", *B), "mpeg2.mpeg": ("-c:v", "mpeg2video", "-g", "12", *B),
-    "mpeg2.ts": ("-c:v", "mpeg2video", *GOP, *B), "wmv2.wmv": ("-c:v", "wmv2", *GOP), "theora.ogv": ("-c:v", "libtheora", *GOP, "-q:v", "9"),
-    "vp8.webm": ("-c:v", "libvpx", *GOP, "-b:v", "800k"), "vp9.webm": ("-c:v", "libvpx-vp9", *GOP, "-b:v", "800k", "-cpu-used", "8"),
-    "av1.webm": ("-c:v", "libaom-av1", *GOP, "-cpu-used", "8", "-crf", "20"), "av1.mp4": ("-c:v", "libaom-av1", *GOP, "-cpu-used", "8", "-crf", "20"),
+    "mpeg2.ts": ("-c:v", "mpeg2video", *GOP, *B), "wmv2.wmv": ("-c:v", "wmv2", *GOP), "theora.ogv": ("-c:v", "libtheora", *GOP, "-q:v", "9"),  # noqa: E501
+    "vp8.webm": ("-c:v", "libvpx", *GOP, "-b:v", "800k"), "vp9.webm": ("-c:v", "libvpx-vp9", *GOP, "-b:v", "800k", "-cpu-used", "8"),  # noqa: E501
+    "av1.webm": ("-c:v", "libaom-av1", *GOP, "-cpu-used", "8", "-crf", "20"), "av1.mp4": ("-c:v", "libaom-av1", *GOP, "-cpu-used", "8", "-crf", "20"),  # noqa: E501
     "hevc.mp4": (*X265, "log-level=none:open-gop=0"), "hevc open gop.mkv": (*X265, "log-level=none"),
-    "vfr.mp4": (*H264, "-vf", "setpts='PTS+if(mod(N,7),0,1/TB/50)'", "-fps_mode", "passthrough", "-enc_time_base", "1/1000"),
+    "vfr.mp4": (*H264, "-vf", "setpts='PTS+if(mod(N,7),0,1/TB/50)'", "-fps_mode", "passthrough", "-enc_time_base", "1/1000"),  # noqa: E501
 }  # fmt: skip
-BY_DECORD = {"h264.mp4", "fragmented.mp4", "moov first.mp4", "h264.mov", "h264.m4v", "h264.3gp", "h264.mkv", "h264.flv", "mpeg4.mp4", "vp8.webm",
+BY_DECORD = {"h264.mp4", "fragmented.mp4", "moov first.mp4", "h264.mov", "h264.m4v", "h264.3gp", "h264.mkv", "h264.flv", "mpeg4.mp4", "vp8.webm",  # noqa: E501
              "vp9.webm", "hevc.mp4", "vfr.mp4"}  # fmt: skip
 
 
@@ -58,9 +61,13 @@ def seen(decoders: Decoders, path: Path, indices: list[int] | None = None) -> li
     """The numbers of the frames at `indices`, or of all."""
     with decoders.open(path) as video:
         try:
-            return [n for chunk in video.frames(indices or range(video.facts.n_frames)) for n in numbered.numbers(chunk)]
+            return [
+                n for chunk in video.frames(indices or range(video.facts.n_frames)) for n in numbered.numbers(chunk)
+            ]
         except FactsChangedError:
-            return [n for chunk in video.frames(indices or range(video.facts.n_frames)) for n in numbered.numbers(chunk)]
+            return [
+                n for chunk in video.frames(indices or range(video.facts.n_frames)) for n in numbered.numbers(chunk)
+            ]
 
 
 def check_as_played(decoders: Decoders, path: Path, size: tuple[int, int] = (64, 192)) -> None:
@@ -77,7 +84,9 @@ def test_the_kinds_tried_are_of_every_ending_that_is_taken_for_a_video() -> None
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_a_file_gives_the_frames_that_a_player_shows_and_says_who_read_them(decoders: Decoders, made: Path, name: str) -> None:
+def test_a_file_gives_the_frames_that_a_player_shows_and_says_who_read_them(
+    decoders: Decoders, made: Path, name: str
+) -> None:
     path = kind(made, name)
     facts = decoders.probe(path)
     assert facts.reader == ("decord" if name in BY_DECORD else "pyav")
@@ -116,7 +125,9 @@ def long(made: Path) -> Path:
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "ts"])
-def test_a_cut_without_encoding_gives_what_a_player_shows_of_it(decoders: Decoders, long: Path, tmp_path: Path, ending: str) -> None:
+def test_a_cut_without_encoding_gives_what_a_player_shows_of_it(
+    decoders: Decoders, long: Path, tmp_path: Path, ending: str
+) -> None:
     """The cut of the report, whose packets go back to the key frame at 500, and more."""
     for start_s, length_s in ((16, 3.5), (11.2, 4), (8.4, 1)):
         path = tmp_path / f"{start_s}.{ending}"
@@ -129,18 +140,24 @@ def test_a_cut_without_encoding_gives_what_a_player_shows_of_it(decoders: Decode
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "ts", "avi", "flv"])
-def test_thirty_random_cuts_give_what_a_player_shows(decoders: Decoders, long: Path, tmp_path: Path, ending: str) -> None:
+def test_thirty_random_cuts_give_what_a_player_shows(
+    decoders: Decoders, long: Path, tmp_path: Path, ending: str
+) -> None:
     chance = random.Random(0)  # noqa: S311
     for i in range(30):
         path = tmp_path / f"{i}.{ending}"
-        numbered.ffmpeg("-ss", f"{chance.uniform(0, 17):.2f}", "-t", f"{chance.uniform(1, 5):.2f}", "-i", long, "-c", "copy", path)
+        numbered.ffmpeg(
+            "-ss", f"{chance.uniform(0, 17):.2f}", "-t", f"{chance.uniform(1, 5):.2f}", "-i", long, "-c", "copy", path
+        )
         check_as_played(decoders, path)
 
 
-@pytest.mark.parametrize("name", ["h264.avi", "mpeg4 b.avi", "h264.ts", "h264.mkv", "h264.flv", "moov first.mp4", "fragmented.mp4", "mpeg1.mpg",
+@pytest.mark.parametrize("name", ["h264.avi", "mpeg4 b.avi", "h264.ts", "h264.mkv", "h264.flv", "moov first.mp4", "fragmented.mp4", "mpeg1.mpg",  # noqa: E501
                                   "wmv2.wmv", "theora.ogv", "vp9.webm"])  # fmt: skip
 @pytest.mark.parametrize("share", [0.5, 0.93])
-def test_a_file_cut_short_gives_what_a_player_shows_of_it(decoders: Decoders, made: Path, tmp_path: Path, name: str, share: float) -> None:
+def test_a_file_cut_short_gives_what_a_player_shows_of_it(
+    decoders: Decoders, made: Path, tmp_path: Path, name: str, share: float
+) -> None:
     whole = kind(made, name).read_bytes()
     path = tmp_path / name
     path.write_bytes(whole[: int(len(whole) * share)])
@@ -152,7 +169,9 @@ def test_a_file_cut_short_gives_what_a_player_shows_of_it(decoders: Decoders, ma
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "ts", "flv", "avi"])
-def test_a_file_without_its_first_key_frame_begins_where_a_player_begins(decoders: Decoders, made: Path, tmp_path: Path, ending: str) -> None:
+def test_a_file_without_its_first_key_frame_begins_where_a_player_begins(
+    decoders: Decoders, made: Path, tmp_path: Path, ending: str
+) -> None:
     path = tmp_path / f"a.{ending}"
     numbered.ffmpeg("-i", kind(made, "h264.mp4"), "-c", "copy", "-bsf:v", "noise=amount='0':drop='eq(n,0)'", path)
     assert decoders.probe(path).reader == "pyav"
@@ -161,10 +180,14 @@ def test_a_file_without_its_first_key_frame_begins_where_a_player_begins(decoder
 
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 @pytest.mark.parametrize("name", ["h264.mp4", "hevc.mp4", "open gop.mkv"])
-def test_a_film_taken_upright_is_turned_as_a_player_turns_it(decoders: Decoders, made: Path, tmp_path: Path, degrees: int, name: str) -> None:
+def test_a_film_taken_upright_is_turned_as_a_player_turns_it(
+    decoders: Decoders, made: Path, tmp_path: Path, degrees: int, name: str
+) -> None:
     path = tmp_path / "turned.mp4"
     numbered.ffmpeg("-display_rotation", degrees, "-i", kind(made, name), "-c", "copy", path)
-    raw = np.frombuffer(numbered.ffmpeg("-i", path, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"), np.uint8)
+    raw = np.frombuffer(
+        numbered.ffmpeg("-i", path, "-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"), np.uint8
+    )
     shown = raw.reshape(N, *((64, 192) if degrees == 180 else (192, 64)), 3)
     with decoders.open(path) as video:
         frames = np.concatenate([chunk.copy() for chunk in video.frames(range(N))])
@@ -188,7 +211,11 @@ def test_hidden_packets_of_vp8_and_vp9_are_no_frames(decoders: Decoders, made: P
 
 
 def test_what_a_file_is_counts_and_not_what_its_name_ends_in(decoders: Decoders, made: Path, tmp_path: Path) -> None:
-    for name, ending, reader in (("h264.mp4", "avi", "decord"), ("h264.avi", "mp4", "pyav"), ("mpeg1.mpg", "mp4", "pyav")):
+    for name, ending, reader in (
+        ("h264.mp4", "avi", "decord"),
+        ("h264.avi", "mp4", "pyav"),
+        ("mpeg1.mpg", "mp4", "pyav"),
+    ):
         path = tmp_path / f"{name}.{ending}"
         path.write_bytes(kind(made, name).read_bytes())
         assert decoders.probe(path).reader == reader
@@ -197,16 +224,22 @@ def test_what_a_file_is_counts_and_not_what_its_name_ends_in(decoders: Decoders,
 
 @pytest.mark.parametrize("width", [16, 24, 32, 48, 72, 333])
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
-def test_narrow_and_odd_widths_are_read_whoever_can(decoders: Decoders, tmp_path: Path, width: int, ending: str) -> None:
+def test_narrow_and_odd_widths_are_read_whoever_can(
+    decoders: Decoders, tmp_path: Path, width: int, ending: str
+) -> None:
     """Decord opens those of 16, 24, 48 and 72 pixels, and then gives no batch of frames."""
-    path = numbered.write(tmp_path / f"a.{ending}", range(12), "-c:v", "libx264", "-crf", "1", "-pix_fmt", "yuv444p", size=(32, width))
+    path = numbered.write(
+        tmp_path / f"a.{ending}", range(12), "-c:v", "libx264", "-crf", "1", "-pix_fmt", "yuv444p", size=(32, width)
+    )
     assert decoders.probe(path).n_frames == 12
     with decoders.open(path) as video:
         assert [chunk.shape for chunk in video.frames(range(12))] == [(12, 32, width, 3)]
     check_as_played(decoders, path, (32, width))
 
 
-def test_damage_inside_a_file_that_decord_gives_up_on_is_read_on_by_pyav(decoders: Decoders, made: Path, tmp_path: Path) -> None:
+def test_damage_inside_a_file_that_decord_gives_up_on_is_read_on_by_pyav(
+    decoders: Decoders, made: Path, tmp_path: Path
+) -> None:
     whole = bytearray(kind(made, "h264.mp4").read_bytes())
     first, last = whole.index(b"mdat") + 2000, whole.index(b"moov") - 8
     for place in range(first, last, (last - first) // 20):
@@ -222,7 +255,9 @@ def test_damage_inside_a_file_that_decord_gives_up_on_is_read_on_by_pyav(decoder
 
 
 def test_frames_come_in_chunks_that_stay_small_however_large_they_are(decoders: Decoders, tmp_path: Path) -> None:
-    path = numbered.write(tmp_path / "large.mp4", range(10), "-c:v", "libx264", "-preset", "ultrafast", size=(2304, 4096))
+    path = numbered.write(
+        tmp_path / "large.mp4", range(10), "-c:v", "libx264", "-preset", "ultrafast", size=(2304, 4096)
+    )
     with decoders.open(path) as video:
         sizes = [chunk.shape[0] for chunk in video.frames(range(10))]
     assert sum(sizes) == 10 and max(sizes) * 2304 * 4096 * 3 <= 128 << 20

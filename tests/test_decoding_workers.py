@@ -1,4 +1,5 @@
-"""Reading happens in worker processes: what hangs, crashes or is no video costs one file, and nothing is left behind."""
+"""Reading happens in worker processes: what hangs, crashes or is no video costs one file, and nothing is left behind."""  # noqa: E501
+
 import json
 import os
 import signal
@@ -97,7 +98,10 @@ def test_a_file_that_is_worked_on_for_too_long_is_given_up(slow_film: Path) -> N
 def test_a_worker_that_crashes_costs_its_file_and_the_reason_is_its_signal(film: Path) -> None:
     with Decoders() as decoders:
         for number, name in ((signal.SIGSEGV, "SIGSEGV"), (signal.SIGKILL, r"SIGKILL \(out of memory\?\)")):
-            with pytest.raises(DecodeError, match=f"^the process that read it ended by {name}$"), decoders.open(film) as video:
+            with (
+                pytest.raises(DecodeError, match=f"^the process that read it ended by {name}$"),
+                decoders.open(film) as video,
+            ):
                 assert video._process is not None
                 os.kill(video._process._process.pid, number)
                 list(video.frames([0, 1]))
@@ -130,12 +134,22 @@ def test_closing_ends_what_is_being_read_at_once(film: Path) -> None:
 @pytest.fixture(scope="module")
 def slow_film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file that takes about a second to read."""
-    return numbered.write(tmp_path_factory.mktemp("film") / "a.avi", range(400), "-c:v", "libx264", "-preset", "ultrafast", size=(720, 1440))
+    return numbered.write(
+        tmp_path_factory.mktemp("film") / "a.avi",
+        range(400),
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        size=(720, 1440),
+    )
 
 
 def test_a_stream_that_is_left_early_leaves_no_thread_and_no_busy_worker(slow_film: Path) -> None:
     threads = threading.active_count()
-    reader = stream([Clip(str(i), slow_film, "test", 0, "ok") for i in range(20)], OPTIONS, "clean", 0, workers=2, ahead=20)
+    reader = stream(
+        [Clip(str(i), slow_film, "test", 0, "ok") for i in range(20)], OPTIONS, "clean", 0, workers=2, ahead=20
+    )
     next(reader)
     pids = children()
     for pid in pids:
@@ -167,15 +181,20 @@ def test_a_clip_that_hangs_is_a_row_and_the_stream_goes_on(film: Path, stopped: 
 
 
 @pytest.mark.parametrize(("name", "content", "reason"), [
-    ("hls.mp4", b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{film}\n#EXT-X-ENDLIST\n", "a playlist, which names other files"),
+    ("hls.mp4", b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{film}\n#EXT-X-ENDLIST\n", "a playlist, which names "
+                                                                                           "other files"),
     ("concat.mp4", b"ffconcat version 1.0\nfile '{film}'\n", "a playlist, which names other files"),
-    ("dash.mp4", b'<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>{film}</BaseURL></MPD>', "a playlist"),
-    ("sdp.mp4", b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nm=video 5004 RTP/AVP 96\r\n", "a playlist, which names other files"),
+    ("dash.mp4", b'<?xml version="1.0"?>\n<MPD '
+                 b'xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>{film}</BaseURL></MPD>', "a playlist"),
+    ("sdp.mp4", b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nm=video 5004 RTP/AVP 96\r\n", "a playlist, which names other "
+                                                                                   "files"),
     ("text.avi", b"not a film\n" * 100, r"no video can be opened \(Invalid data found when processing input\)"),
     ("empty.mkv", b"", "the file is empty"),
     ("one.ts", b"G", r"no video can be opened \(Invalid data found when processing input\)"),
 ])  # fmt: skip
-def test_what_is_no_video_says_so_and_no_other_file_is_opened(tmp_path: Path, film: Path, name: str, content: bytes, reason: str) -> None:
+def test_what_is_no_video_says_so_and_no_other_file_is_opened(
+    tmp_path: Path, film: Path, name: str, content: bytes, reason: str
+) -> None:
     (tmp_path / name).write_bytes(content.replace(b"{film}", str(film).encode()))
     with Decoders(30) as decoders, pytest.raises(DecodeError, match=f"^{reason}"):
         decoders.probe(tmp_path / name)
@@ -184,7 +203,10 @@ def test_what_is_no_video_says_so_and_no_other_file_is_opened(tmp_path: Path, fi
 def test_a_picture_is_no_video(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     numbered.ffmpeg("-f", "lavfi", "-i", "testsrc2=size=64x64", "-frames:v", "1", "-f", "image2", "-c:v", "png", path)
-    with Decoders(30) as decoders, pytest.raises(DecodeError, match=r"no video can be opened \(it is of no kind that is read here\)"):
+    with (
+        Decoders(30) as decoders,
+        pytest.raises(DecodeError, match=r"no video can be opened \(it is of no kind that is read here\)"),
+    ):
         decoders.probe(path)
 
 
@@ -194,7 +216,8 @@ def test_pipes_devices_folders_and_absent_or_forbidden_files_are_refused(tmp_pat
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "dangling.mp4").symlink_to(tmp_path / "nowhere")
     reasons = {"pipe": "a pipe, not a file", "device": "a device, not a file", "folder": "a folder, not a file",
-               "dangling": "cannot be opened (No such file or directory)", "gone": "cannot be opened (No such file or directory)"}  # fmt: skip
+               "dangling": "cannot be opened (No such file or directory)", "gone": "cannot be opened (No such file or "
+                                                                                   "directory)"}  # fmt: skip
     with Decoders(30) as decoders:
         for name, reason in reasons.items():
             with pytest.raises(DecodeError) as refused:
@@ -202,7 +225,9 @@ def test_pipes_devices_folders_and_absent_or_forbidden_files_are_refused(tmp_pat
             assert str(refused.value) == reason
 
 
-@pytest.mark.parametrize("name", ["-rex [%d] one.mp4", "file:http:.mp4", "été ☃.mp4", "\udcff\udcfe.mp4", "line\nbreak.mp4"])
+@pytest.mark.parametrize(
+    "name", ["-rex [%d] one.mp4", "file:http:.mp4", "été ☃.mp4", "\udcff\udcfe.mp4", "line\nbreak.mp4"]
+)
 def test_any_name_of_a_file_can_be_read(tmp_path: Path, film: Path, name: str) -> None:
     """The fourth is no UTF-8, which decord does not take: PyAV reads it."""
     path = tmp_path / name
@@ -213,11 +238,15 @@ def test_any_name_of_a_file_can_be_read(tmp_path: Path, film: Path, name: str) -
         assert video.facts.reader == ("pyav" if "\udcff" in name else "decord")
 
 
-def test_a_film_with_a_cover_picture_shows_the_film_and_a_song_with_one_shows_nothing(tmp_path: Path, film: Path) -> None:
+def test_a_film_with_a_cover_picture_shows_the_film_and_a_song_with_one_shows_nothing(
+    tmp_path: Path, film: Path
+) -> None:
     cover = tmp_path / "cover.png"
     numbered.ffmpeg("-f", "lavfi", "-i", "testsrc2=size=300x300", "-frames:v", "1", cover)
     both, song = tmp_path / "both.mp4", tmp_path / "song.mp4"
-    numbered.ffmpeg("-i", cover, "-i", film, "-map", "0", "-map", "1", "-c", "copy", "-disposition:v:0", "attached_pic", both)
+    numbered.ffmpeg(
+        "-i", cover, "-i", film, "-map", "0", "-map", "1", "-c", "copy", "-disposition:v:0", "attached_pic", both
+    )
     sound = ("-f", "lavfi", "-t", "1", "-i", "sine", "-i", cover, "-map", "0", "-map", "1")
     numbered.ffmpeg(*sound, "-c:a", "aac", "-c:v", "copy", "-disposition:v:0", "attached_pic", song)
     with Decoders(30) as decoders:
@@ -233,9 +262,14 @@ def test_a_timeout_that_is_no_time_is_refused() -> None:
             Decoders(wrong)
 
 
-def test_nothing_is_written_to_the_terminal_for_bad_files(tmp_path: Path, film: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written_to_the_terminal_for_bad_files(
+    tmp_path: Path, film: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     whole = film.read_bytes()
-    for name, content in (("cut.mp4", whole[: len(whole) // 2]), ("noise.avi", b"RIFF\xff\xff\xff\x7fAVI LIST" + bytes(range(256)) * 40)):
+    for name, content in (
+        ("cut.mp4", whole[: len(whole) // 2]),
+        ("noise.avi", b"RIFF\xff\xff\xff\x7fAVI LIST" + bytes(range(256)) * 40),
+    ):
         (tmp_path / name).write_bytes(content)
         with Decoders(30) as decoders, pytest.raises(DecodeError):
             decoders.probe(tmp_path / name)
@@ -245,7 +279,8 @@ def test_nothing_is_written_to_the_terminal_for_bad_files(tmp_path: Path, film: 
 def test_a_child_made_by_fork_reads_with_workers_of_its_own(film: Path) -> None:
     """As processes of multiprocessing do, which share their parent's handles and must not share its workers."""
     code = (
-        "import multiprocessing, sys\nfrom pathlib import Path\nfrom adapt.video.decoding import Decoders\nfilm = Path(sys.argv[1])\n"
+        "import multiprocessing, sys\nfrom pathlib import Path\nfrom adapt.video.decoding import Decoders\nfilm = "
+        "Path(sys.argv[1])\n"
         "def pid():\n"
         "    with Decoders() as decoders, decoders.open(film) as video:\n"
         "        assert next(video.frames([3])).shape[0] == 1\n"
@@ -257,7 +292,14 @@ def test_a_child_made_by_fork_reads_with_workers_of_its_own(film: Path) -> None:
         "    pool.join()\n"
         "print(mine, pid(), *theirs)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(film)], env=environment(), capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(film)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert done.returncode == 0 and done.stderr == "", done.stderr
     mine, again, *theirs = map(int, done.stdout.split())
     assert mine == again and mine not in theirs and 1 <= len(set(theirs)) <= 2
@@ -300,7 +342,9 @@ def test_workers_end_with_their_parent_however_it_ends(film: Path, how: str, sta
 def test_a_program_that_is_left_by_an_error_does_not_wait_for_a_file_that_hangs(film: Path) -> None:
     """A thread waits for a worker that hangs; Ctrl-C ends the program all the same, and the worker with it."""
     command = [sys.executable, "-c", HOLDING, str(film), "stopped"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as parent:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         time.sleep(0.3)
@@ -309,7 +353,9 @@ def test_a_program_that_is_left_by_an_error_does_not_wait_for_a_file_that_hangs(
     assert wait_for(lambda: not is_alive(pid))
 
 
-def test_the_code_of_the_worker_counts_in_a_runs_fingerprint_and_in_a_stages_deps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_of_the_worker_counts_in_a_runs_fingerprint_and_in_a_stages_deps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     hashed: set[str] = set()
     take = code.meaning
 
@@ -337,9 +383,11 @@ def test_adapting_on_cuts_on_which_decord_never_ends_ends(project: Path, tmp_pat
     clips = sorted((project / "data/videos/tiny/test").rglob("[0-3].mp4"))
     for i, path in enumerate(clips):
         numbered.ffmpeg("-ss", 16 - 0.37 * i, "-t", 3.5, "-i", long, "-c", "copy", path)
-    command = [sys.executable, "-m", "adapt", "--dataset", "tiny", "--backbone", "tanet", "--method", "source", "--corruptions", "clean",
+    command = [sys.executable, "-m", "adapt", "--dataset", "tiny", "--backbone", "tanet", "--method", "source", "--corruptions", "clean",  # noqa: E501
                "--frames", "4", "--views", "2", "--resize", "32", "--size", "32", "--name", "cuts"]  # fmt: skip
-    done = subprocess.run(command, cwd=project, env=environment(), capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        command, cwd=project, env=environment(), capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n_failed"] == 1  # the one that is no video
 
@@ -360,10 +408,12 @@ def test_ctrl_c_ends_a_run_whose_file_hangs(jobs: str, project: Path) -> None:
         found = found if jobs == "1" else set().union(*map(children, found))
         return set(filter(watches_its_parent, found))
 
-    command = [sys.executable, "-m", "adapt", "--dataset", "tiny", "--backbone", "tanet", "--method", "source", "--corruptions", "gauss", "jpeg",
+    command = [sys.executable, "-m", "adapt", "--dataset", "tiny", "--backbone", "tanet", "--method", "source", "--corruptions", "gauss", "jpeg",  # noqa: E501
                "--frames", "4", "--views", "2", "--resize", "32", "--size", "32", "--name", "hangs", "--jobs", jobs,
                "--order_seeds", *map(str, range(50))]  # fmt: skip
-    with subprocess.Popen(command, cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        command, cwd=project, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
         assert wait_for(lambda: bool(workers()), 60)
         stopped = workers()
         for worker in stopped:

@@ -1,4 +1,5 @@
 """The demo set: clips that are the same bytes each time, unlike each other, and heard by a real tagger."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -48,13 +49,20 @@ def test_a_note_has_the_pitch_of_equal_temperament(font: SoundFont, key: int) ->
 
 
 def test_velocity_changes_a_note_by_the_specifications_40_log10(font: SoundFont) -> None:
-    loud, soft = (font.render([Note(0.0, 0.5, 84, velocity)], program=FLUTE, sample_rate=16000, duration_s=1.0) for velocity in (127, 64))
+    loud, soft = (
+        font.render([Note(0.0, 0.5, 84, velocity)], program=FLUTE, sample_rate=16000, duration_s=1.0)
+        for velocity in (127, 64)
+    )
     assert 20 * np.log10(np.abs(loud).max() / np.abs(soft).max()) == pytest.approx(40 * np.log10(127 / 64), abs=0.01)
 
 
 def test_a_note_starts_when_it_is_played_and_fades_after_it_is_let_go(font: SoundFont) -> None:
     waveform = font.render([Note(0.5, 0.5, 72, 100)], program=FLUTE, sample_rate=16000, duration_s=3.0)
-    before, held, after = np.abs(waveform[:8000]).max(), np.abs(waveform[8000:16000]).max(), np.abs(waveform[40000:]).max()
+    before, held, after = (
+        np.abs(waveform[:8000]).max(),
+        np.abs(waveform[8000:16000]).max(),
+        np.abs(waveform[40000:]).max(),
+    )
     assert before == 0 and held > 0.02 and after < 0.001 * held
 
 
@@ -68,8 +76,13 @@ def test_a_file_that_is_no_soundfont_and_a_preset_that_is_not_there_are_said(fon
 
 def test_a_clip_is_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     demo.render_clip(demo.Clip("drum_kit", "test", 3), tmp_path / "here.mp4")
-    code = "from pathlib import Path; from pipeline.datasets import demo; demo.render_clip(demo.Clip('drum_kit', 'test', 3), Path('there.mp4'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parent.parent)}, check=False)
+    code = (
+        "from pathlib import Path; from pipeline.datasets import demo; demo.render_clip(demo.Clip('drum_kit', "
+        "'test', 3), Path('there.mp4'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parent.parent)}, check=False
+    )
     assert done.returncode == 0
     assert sha256_file(tmp_path / "here.mp4") == sha256_file(tmp_path / "there.mp4")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here.mp4", "there.mp4"]
@@ -89,7 +102,9 @@ def test_a_clip_is_three_seconds_of_h264_and_aac_at_16_frames_a_second(tmp_path:
     demo.render_clip(demo.Clip("flute", "val", 0), tmp_path / "clip.mp4")
     reader = decord.VideoReader(str(tmp_path / "clip.mp4"), num_threads=1)
     assert (len(reader), reader.get_avg_fps(), reader[0].shape) == (48, 16.0, (128, 128, 3))
-    said = subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(tmp_path / "clip.mp4")], capture_output=True, text=True, check=False).stderr
+    said = subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(tmp_path / "clip.mp4")], capture_output=True, text=True, check=False
+    ).stderr
     assert "Video: h264" in said and "Audio: aac" in said and "Duration: 00:00:03" in said
 
 
@@ -128,7 +143,9 @@ def test_yamnet_knows_at_least_85_percent_of_sixteen_instrument_clips() -> None:
     assert np.mean(right) >= 0.85
 
 
-def test_rendering_puts_the_whole_set_in_place_or_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rendering_puts_the_whole_set_in_place_or_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "demo"
     few = [demo.Clip("chess", "train", 0), demo.Clip("yoga", "test", 1)]
     monkeypatch.setattr(demo, "all_clips", lambda: few)

@@ -1,4 +1,5 @@
 """What DVC would run: the README's third use reruns adapt and report and nothing before them."""
+
 import json
 import subprocess
 import sys
@@ -20,7 +21,9 @@ def dvc(folder: Path, *args: str) -> str:
 def pipeline_that_has_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project's tracked files in which every output exists and dvc.lock says that all is up to date."""
     folder = tmp_path_factory.mktemp("clone")
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
     for name in filter(None, tracked):
         if name.startswith(("data/settings", "cache/metrics")) or name == "dvc.lock":
             continue
@@ -29,7 +32,9 @@ def pipeline_that_has_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         target.write_bytes((ROOT / name).read_bytes())
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     code = "import json; from dvc.repo import Repo; print(json.dumps([o.fs_path for o in Repo().index.outs]))"
-    listed = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=folder, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout
     for path in map(Path, json.loads(listed)):
         content = path if path.suffix else path / "made"  # outputs without an ending are folders
         content.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +95,9 @@ def test_a_new_clip_does_not_ask_for_a_new_label_map(pipeline_that_has_run: Path
 
 
 def test_another_data_sets_list_map_and_replies_run_neither_scan_nor_map_labels(pipeline_that_has_run: Path) -> None:
-    files = [pipeline_that_has_run / "data" / name for name in ("labels/other.txt", "maps/other.csv", "replies/other.jsonl")]
+    files = [
+        pipeline_that_has_run / "data" / name for name in ("labels/other.txt", "maps/other.csv", "replies/other.jsonl")
+    ]
     for file in files:
         file.write_text("new")
     try:

@@ -1,4 +1,7 @@
-"""Fusions of picture and sound: what each says in closed form, on any method, and that the method's own answer stands beside it."""
+"""Fusions of picture and sound: what each says in closed form, on any method, and that the method's own answer stands
+beside it.
+"""
+
 import dataclasses
 import math
 
@@ -87,12 +90,16 @@ def test_source_plus_plain_is_the_product_worked_out_by_hand() -> None:
 
 
 def test_source_plus_balanced_divides_by_the_running_mean_of_its_own_answers() -> None:
-    """Two clips by hand: p (.6, .4) fused with evidence (0, .5) at e = .5, prior exponent 1; uniform counts as two clips."""
+    """Two clips by hand: p (.6, .4) fused with evidence (0, .5) at e = .5, prior exponent 1; uniform counts as two
+    clips.
+    """
     method = built.fused("source", "balanced", Pixels(), None, 2, fusion_floor=0.5, prior_balance=1.0)
     clip = seen((0.6, 0.4), (0.0, 0.5))
     first, second = method.adapt(clip), method.adapt(clip)
     assert first.fused is not None and second.fused is not None
-    assert first.fused.softmax(1)[0].tolist() == pytest.approx([0.3 / 0.7, 0.4 / 0.7])  # .6 x .5 and .4 x 1, the prior still uniform
+    assert first.fused.softmax(1)[0].tolist() == pytest.approx(
+        [0.3 / 0.7, 0.4 / 0.7]
+    )  # .6 x .5 and .4 x 1, the prior still uniform
     prior = [(1 + 0.3 / 0.7) / 3, (1 + 0.4 / 0.7) / 3]
     expected = [0.3 / prior[0], 0.4 / prior[1]]
     assert second.fused.softmax(1)[0].tolist() == pytest.approx([e / sum(expected) for e in expected])
@@ -122,7 +129,9 @@ def test_without_a_fusion_an_answer_has_none_even_of_a_method_that_makes_one() -
 
 @pytest.mark.parametrize("other", ["plain", "balanced"])
 def test_a_method_that_makes_a_fused_answer_of_its_own_is_fused_as_it_is_told(other: str) -> None:
-    """audio makes a trusted answer for its targets; another fusion's is another answer, of the picture without the sound's pull."""
+    """audio makes a trusted answer for its targets; another fusion's is another answer, of the picture without the
+    sound's pull.
+    """
     own = built.fused("audio", "trusted", trained(), None, K).adapt(batch(heard=1))
     told = built.fused("audio", other, trained(), None, K).adapt(batch(heard=1))
     assert own.fused is not None and told.fused is not None
@@ -138,7 +147,12 @@ def test_the_source_model_is_asked_only_where_the_fusion_wants_it_and_it_was_not
         method.adapt(batch(heard=1))
         return len(asked)
 
-    assert {fused: n_asked("vitta", fused) for fused in fusion.names()} == {"none": 0, "plain": 0, "balanced": 0, "trusted": 1}
+    assert {fused: n_asked("vitta", fused) for fused in fusion.names()} == {
+        "none": 0,
+        "plain": 0,
+        "balanced": 0,
+        "trusted": 1,
+    }
     assert n_asked("audio", "trusted") == n_asked("source", "trusted") == 1  # once, by the method itself
 
 
@@ -166,14 +180,16 @@ def test_source_answers_are_the_source_models_whatever_was_learned() -> None:
 
 
 def test_an_unknown_fusion_is_answered_with_the_choices() -> None:
-    with pytest.raises(MethodError, match=r"^unknown fusion 'plan': choose one of \['none', 'balanced', 'plain', 'trusted'\]$"):
+    with pytest.raises(
+        MethodError, match=r"^unknown fusion 'plan': choose one of \['none', 'balanced', 'plain', 'trusted'\]$"
+    ):
         built.fused("source", "plan", trained(), None, K)
 
 
 def test_several_clips_at_once_are_fused_row_by_row() -> None:
     a, b = STREAM[1], STREAM[2]
     both = dataclasses.replace(
-        a, **{field: torch.cat([getattr(a, field), getattr(b, field)]) for field in ("frames", "centre", "q", "s", "mass")},
+        a, **{field: torch.cat([getattr(a, field), getattr(b, field)]) for field in ("frames", "centre", "q", "s", "mass")},  # noqa: E501
         status=a.status + b.status, clip_ids=a.clip_ids + b.clip_ids,
     )  # fmt: skip
     for fused in ("plain", "balanced", "trusted"):

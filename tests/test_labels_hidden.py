@@ -1,4 +1,5 @@
-"""Labels shuffled in clips.parquet: no method but the upper bound, which is told them and marked so, answers otherwise."""
+"""Labels shuffled in clips.parquet: no method but the upper bound, which is told them and marked so, answers otherwise."""  # noqa: E501
+
 import json
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,26 @@ from tests import built, tiny_project
 from tests.tiny_project import LABELS, options
 
 CLIPS = Path("cache/tiny/clips.parquet")
-ANSWERS = ["clip_id", "position", "probs", "fused_probs", "before_id", "after_id", "fused_id", "steps", "stop_reason", "gate"]
+ANSWERS = [
+    "clip_id",
+    "position",
+    "probs",
+    "fused_probs",
+    "before_id",
+    "after_id",
+    "fused_id",
+    "steps",
+    "stop_reason",
+    "gate",
+]
 STEPS: dict[str, Any] = {"max_iterations": 2, "entropy_margin": 1.1, "eata_similarity": 1.1}  # eata and sar step too
 
 
 @pytest.fixture(scope="module")
 def projects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """The tiny project, and one in which the labels of the test clips are shuffled, the list of classes and all else being the same."""
+    """The tiny project, and one in which the labels of the test clips are shuffled, the list of classes and all else
+    being the same.
+    """
     made = [tiny_project.copy(tmp_path_factory) for _ in range(2)]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(made[1])

@@ -1,4 +1,5 @@
 """Streams side by side give the rows of streams one after another; what happens to one of them happens to the run."""
+
 import os
 import shutil
 import signal
@@ -30,7 +31,15 @@ def rows(table: str) -> list[dict[str, object]]:
 @pytest.mark.parametrize(("method", "setting"), [("audio", "online"), ("vitta", "continual"), ("t3a", "episodic")])
 def test_rows_are_the_same_whatever_the_number_of_jobs(method: str, setting: str, here: Path) -> None:
     def run(jobs: int) -> list[list[dict[str, object]]]:
-        chosen = options(method, name="side", setting=setting, corruptions=("clean", "gauss"), order_seeds=(0, 1), max_clips=3, jobs=jobs)
+        chosen = options(
+            method,
+            name="side",
+            setting=setting,
+            corruptions=("clean", "gauss"),
+            order_seeds=(0, 1),
+            max_clips=3,
+            jobs=jobs,
+        )
         streaming.run(chosen)
         found = [rows(table) for table in ("predictions", "traces")]
         shutil.rmtree(OUT)
@@ -110,7 +119,9 @@ def has_ended(pid: int) -> bool:
         ("killed", AdaptError, "ended by SIGKILL: is there too little memory for --jobs"),
     ],
 )
-def test_an_error_in_one_process_ends_the_others_and_is_raised(fault: str, kind: type[Exception], said: str, tmp_path: Path) -> None:
+def test_an_error_in_one_process_ends_the_others_and_is_raised(
+    fault: str, kind: type[Exception], said: str, tmp_path: Path
+) -> None:
     def work(item: int, tell: Tell) -> None:
         pid_noted(tmp_path, item)
         if item != 1:
@@ -130,11 +141,14 @@ def test_an_error_in_one_process_ends_the_others_and_is_raised(fault: str, kind:
     assert all(has_ended(int((tmp_path / name).read_text())) for name in ("0", "1"))
 
 
-def test_a_process_that_is_killed_is_one_clear_error_and_the_same_command_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_killed_is_one_clear_error_and_the_same_command_goes_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chosen = options("audio", name="side", corruptions=("clean", "gauss"), max_clips=4, save_every=1, jobs=2)
     streaming.run(chosen)
     undisturbed = [rows(table) for table in ("predictions", "traces")]
     shutil.rmtree(OUT)
+
     def dying(*args: object) -> object:
         for n, made in enumerate(adapt_batches(*args)):  # type: ignore[arg-type]
             if n == 2 and made[0][0]["corruption"] == "gauss":
@@ -152,15 +166,46 @@ def test_a_process_that_is_killed_is_one_clear_error_and_the_same_command_goes_o
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_command_that_is_ended_leaves_no_process_and_goes_on_to_the_same_rows(sent: signal.Signals, code: int, here: Path) -> None:
-    command = [sys.executable, "-m", "adapt", "--dataset", "tiny", "--backbone", "tanet", "--method", "audio", "--name", "side", "--save_every", "1"]
-    command += ["--frames", "4", "--resize", "32", "--size", "32", "--jobs", "2", "--corruptions", "clean", "gauss", "impulse"]
+def test_a_command_that_is_ended_leaves_no_process_and_goes_on_to_the_same_rows(
+    sent: signal.Signals, code: int, here: Path
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "adapt",
+        "--dataset",
+        "tiny",
+        "--backbone",
+        "tanet",
+        "--method",
+        "audio",
+        "--name",
+        "side",
+        "--save_every",
+        "1",
+    ]
+    command += [
+        "--frames",
+        "4",
+        "--resize",
+        "32",
+        "--size",
+        "32",
+        "--jobs",
+        "2",
+        "--corruptions",
+        "clean",
+        "gauss",
+        "impulse",
+    ]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     shutil.rmtree(OUT, ignore_errors=True)
     assert subprocess.run(command, env=env, capture_output=True, check=False).returncode == 0
     undisturbed = [rows(table) for table in ("predictions", "traces")]
     shutil.rmtree(OUT)
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+    )
     wait_for(lambda: (OUT / "progress/00001/state.pt").exists() or OUT.joinpath("predictions.parquet").exists(), 60)
     found = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     os.killpg(process.pid, sent) if sent == signal.SIGINT else process.send_signal(sent)

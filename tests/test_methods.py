@@ -1,4 +1,7 @@
-"""Each method does what its paper (or adapt/METHOD.md, for ours) says; expected values are worked out by hand or by plain torch."""
+"""Each method does what its paper (or adapt/METHOD.md, for ours) says; expected values are worked out by hand or by
+plain torch.
+"""
+
 import dataclasses
 from typing import Any
 
@@ -100,7 +103,9 @@ def test_vitta_lowers_its_loss_on_a_repeated_clip(model: TinyVideoModel) -> None
 
 
 def test_vittas_step_is_plain_sgd_on_its_loss(model: TinyVideoModel) -> None:
-    """The same step by hand: alignment to the buffers' statistics plus 0.1 consistency, one SGD step on scale and shift."""
+    """The same step by hand: alignment to the buffers' statistics plus 0.1 consistency, one SGD step on scale and
+    shift.
+    """
     clip, s = batch(), VITTA
     by_hand = TinyVideoModel()
     by_hand.load_state_dict(model.state_dict())
@@ -110,7 +115,11 @@ def test_vittas_step_is_plain_sgd_on_its_loss(model: TinyVideoModel) -> None:
     p = by_hand(clip.frames[0]).softmax(1)
     mean, var = out[0].mean((0, 2, 3, 4)), out[0].var((0, 2, 3, 4), correction=0)
     beta, gamma2 = by_hand.norm.bias.detach(), by_hand.norm.weight.detach() ** 2
-    loss = (0.1 * (mean - beta)).abs().mean() + (0.1 * (var - gamma2)).abs().mean() + 0.1 * (p - p.mean(0)).abs().sum(1).mean()
+    loss = (
+        (0.1 * (mean - beta)).abs().mean()
+        + (0.1 * (var - gamma2)).abs().mean()
+        + 0.1 * (p - p.mean(0)).abs().sum(1).mean()
+    )
     grads = torch.autograd.grad(loss, [by_hand.norm.weight, by_hand.norm.bias])
     expected = [v.detach() - s.lr * g for v, g in zip((by_hand.norm.weight, by_hand.norm.bias), grads, strict=True)]
     Vitta(model, None, s).adapt(clip)
@@ -178,7 +187,11 @@ def test_what_stays_of_a_heard_clip_is_the_visual_step_alone(model: TinyVideoMod
     ({"max_iterations": 3}, {"SURE": 2.0, "SLACK": 1e9, "TOLERANCE": 0.0}, "max_iterations"),
 ])  # fmt: skip
 def test_the_cycle_stops_for_the_rule_that_is_made_to_hold(
-    settings: dict[str, Any], constants: dict[str, float], reason: str, model: TinyVideoModel, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any],
+    constants: dict[str, float],
+    reason: str,
+    model: TinyVideoModel,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name, value in constants.items():
         monkeypatch.setattr(audio, name, value)

@@ -1,4 +1,7 @@
-"""Each baseline does what its paper claims; expected values are worked out by hand, by plain torch, or by torch's own training mode."""
+"""Each baseline does what its paper claims; expected values are worked out by hand, by plain torch, or by torch's own
+training mode.
+"""
+
 import dataclasses
 import math
 from itertools import pairwise
@@ -100,7 +103,10 @@ def test_bn_samples_is_schneiders_rule_n_over_big_n_plus_n(model: TinyVideoModel
     assert torch.equal(by_rule, Norm(model, norm.Settings(bn_prior=1 / 17)).adapt(batch()).after)
     clip = batch()
     two = dataclasses.replace(clip, frames=clip.frames.repeat(2, *[1] * 5), centre=clip.centre.repeat(2, *[1] * 5))
-    assert torch.equal(Norm(model, norm.Settings(bn_samples=16)).adapt(two).after, Norm(model, norm.Settings(bn_prior=2 / 18)).adapt(two).after)
+    assert torch.equal(
+        Norm(model, norm.Settings(bn_samples=16)).adapt(two).after,
+        Norm(model, norm.Settings(bn_prior=2 / 18)).adapt(two).after,
+    )
 
 
 # eata
@@ -115,7 +121,9 @@ def test_eata_weighs_reliable_new_clips_by_exp_of_e0_minus_entropy_and_the_rest_
     weight, reliable = method.weigh(log_p)
     assert weight.tolist() == pytest.approx([math.exp(0.4 * math.log(4) - H_SURE), 0])
     assert reliable.tolist() == [True, False]
-    method.chosen.add(torch.tensor(SURE))  # now the same again is redundant (cosine 1), another class is not (cosine .02)
+    method.chosen.add(
+        torch.tensor(SURE)
+    )  # now the same again is redundant (cosine 1), another class is not (cosine .02)
     assert (method.weigh(torch.tensor([SURE, OTHER]).log())[0] > 0).tolist() == [False, True]
     method.chosen.add(torch.tensor(OTHER))
     assert method.chosen.value is not None
@@ -144,7 +152,9 @@ def test_eatas_step_is_sgd_on_the_weighed_entropy(model: TinyVideoModel) -> None
     assert all(torch.allclose(w, e, atol=1e-6) for w, e in zip(of_norm(model), expected, strict=True))
 
 
-def test_eatas_fisher_weights_are_mean_squared_gradients_and_its_regulariser_their_weighed_distance(model: TinyVideoModel) -> None:
+def test_eatas_fisher_weights_are_mean_squared_gradients_and_its_regulariser_their_weighed_distance(
+    model: TinyVideoModel,
+) -> None:
     clips = [batch(i).centre[:, 0] for i in range(3)]
     squares = torch.zeros(6)
     for clip in clips:
@@ -233,8 +243,9 @@ def test_shots_online_diversity_term_has_the_gradient_that_the_papers_has_for_ea
 
 def test_shots_pseudo_label_is_the_class_of_the_nearest_of_two_rounds_of_centroids() -> None:
     centroids = Centroids(torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
-    # the picture says class 0 with .9, the feature (.6, .8) is nearer to class 1: cosines with (1, 0) + .9 (.6, .8) = (1.54, .72) and
-    # (0, 1) + .1 (.6, .8) = (.06, 1.08) are .88 and .83, so round one says 0, and in round two (1.6, .8) at .894 beats (0, 1) at .8
+    # the picture says class 0 with .9, the feature (.6, .8) is nearer to class 1: cosines with (1, 0) + .9 (.6, .8) =
+    # (1.54, .72) and (0, 1) + .1 (.6, .8) = (.06, 1.08) are .88 and .83, so round one says 0, and in round two (1.6,
+    # .8) at .894 beats (0, 1) at .8
     assert centroids.label(torch.tensor([[1.2, 1.6]]), torch.tensor([[0.9, 0.1]])).tolist() == [0]
     assert torch.allclose(centroids.soft, torch.tensor([[1.54, 0.72], [0.06, 1.08]]))
     assert torch.allclose(centroids.hard, torch.tensor([[1.6, 0.8], [0.0, 1.0]]))
@@ -278,7 +289,8 @@ def test_shot_leaves_the_head_alone_even_where_all_weights_adapt(model: TinyVide
     before = weights(model)
     Shot(model, K, dataclasses.replace(SHOT, scope="all")).adapt(batch())
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
-    # A norm by the clip's own statistics takes the convolution's bias away again: its gradient is 0, or what rounding leaves of that.
+    # A norm by the clip's own statistics takes the convolution's bias away again: its gradient is 0, or what rounding
+    # leaves of that.
     assert changed - {"conv.bias"} == {"conv.weight", "norm.weight", "norm.bias"}
 
 
@@ -305,7 +317,8 @@ def coloured(a: float, b: float) -> Batch:
 
 def test_t3a_equals_the_hand_computed_centroids() -> None:
     method = T3A(Pixels(), 2, t3a.Settings())
-    # feature (.3, .4) is of class 1; its unit vector (.6, .8) joins (0, 1): sum (.6, 1.8), unit (.3162, .9487); class 0 keeps (1, 0)
+    # feature (.3, .4) is of class 1; its unit vector (.6, .8) joins (0, 1): sum (.6, 1.8), unit (.3162, .9487); class 0
+    # keeps (1, 0)
     expected = torch.tensor([[0.3, 0.3 * 0.6 / math.sqrt(3.6) + 0.4 * 1.8 / math.sqrt(3.6)]]).log_softmax(1)
     answer = method.adapt(coloured(0.3, 0.4))
     assert torch.allclose(answer.after, expected, atol=1e-6)
@@ -370,5 +383,7 @@ def test_a_norm_that_fuses_its_activation_keeps_it_under_its_own_statistics(grad
     norm.running_mean, norm.running_var = torch.rand(3), 1 + torch.rand(3)
     with torch.set_grad_enabled(gradients), own_statistics(nn.Sequential(norm), 1.0):
         found = norm(x)
-    expected = (x - x.mean((0, 2, 3, 4), keepdim=True)) / (x.var((0, 2, 3, 4), keepdim=True, correction=0) + norm.eps).sqrt()
+    expected = (x - x.mean((0, 2, 3, 4), keepdim=True)) / (
+        x.var((0, 2, 3, 4), keepdim=True, correction=0) + norm.eps
+    ).sqrt()
     assert torch.allclose(found, expected.relu(), atol=1e-5)

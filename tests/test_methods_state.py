@@ -1,4 +1,5 @@
 """What holds for every method: reset, saved states, guards, and the one door through which labels come."""
+
 import dataclasses
 import io
 import math
@@ -25,7 +26,13 @@ from tests import built
 from tests.tiny import K, TinyVideoModel, batch, same_weights, trained, weights
 
 SETTINGS: dict[str, Any] = {"lr": 0.01, "entropy_margin": 1.1}  # each method is given those that it reads
-GUARDED = SETTINGS | {"ensemble": 0.9, "collapse_entropy": 0.9, "collapse_agreement": 1.1, "collapse_memory": 0.5, "collapse_every": 2}
+GUARDED = SETTINGS | {
+    "ensemble": 0.9,
+    "collapse_entropy": 0.9,
+    "collapse_agreement": 1.1,
+    "collapse_memory": 0.5,
+    "collapse_every": 2,
+}
 STREAM = [batch(i, heard=i % 3 if i % 2 else None) for i in range(10)]
 TRUTH = Oracle({clip.clip_ids[0]: (i % 3,) for i, clip in enumerate(STREAM)})  # right for every sound that is heard
 
@@ -43,7 +50,9 @@ def same(a: Answer, b: Answer) -> bool:
     fused = a.fused is b.fused or (a.fused is not None and b.fused is not None and torch.equal(a.fused, b.fused))
     traces = [[dataclasses.replace(step, ms=0.0) for step in answer.trace] for answer in (a, b)]
     rest = (a.steps, a.stop_reason, a.gate) == (b.steps, b.stop_reason, b.gate)
-    return fused and rest and traces[0] == traces[1] and torch.equal(a.before, b.before) and torch.equal(a.after, b.after)
+    return (
+        fused and rest and traces[0] == traces[1] and torch.equal(a.before, b.before) and torch.equal(a.after, b.after)
+    )
 
 
 def through_a_file(state: Mapping[str, Any]) -> Any:
@@ -85,7 +94,9 @@ def test_a_method_goes_on_from_its_saved_state_bit_for_bit(name: str, fused: str
 @pytest.mark.parametrize("name", methods.names())
 def test_every_method_takes_more_clips_than_one_at_once(name: str, fused: str) -> None:
     a, b = STREAM[1], STREAM[2]
-    tensors = {field: torch.cat([getattr(a, field), getattr(b, field)]) for field in ("frames", "centre", "q", "s", "mass")}
+    tensors = {
+        field: torch.cat([getattr(a, field), getattr(b, field)]) for field in ("frames", "centre", "q", "s", "mass")
+    }
     answer = made(name, fused)[0].adapt(Batch(**tensors, status=a.status + b.status, clip_ids=a.clip_ids + b.clip_ids))
     assert answer.before.shape == answer.after.shape == (2, K)
     assert answer.after.isfinite().all()
@@ -150,13 +161,18 @@ def certain(k: int) -> Tensor:
 
 
 def watched(settings: GuardSettings, source: list[int], answers: list[int]) -> tuple[list[str], Tensor]:
-    """The stop reasons of a guarded stream of certain answers beside those of a certain source, and the weight w that is left.
+    """The stop reasons of a guarded stream of certain answers beside those of a certain source, and the weight w that
+    is left.
 
     w starts at 0 and grows by 1 before each answer.
     """
     module = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(module.weight)
-    store, optimiser, watch = Weights(module, list(module.parameters())), Sgd(list(module.parameters()), 0.1), Guards(settings)
+    store, optimiser, watch = (
+        Weights(module, list(module.parameters())),
+        Sgd(list(module.parameters()), 0.1),
+        Guards(settings),
+    )
     reasons = []
     for theirs, ours in zip(source, answers, strict=True):
         with torch.no_grad():
@@ -170,7 +186,9 @@ WATCHING = GuardSettings(collapse_entropy=0.5, collapse_agreement=0.5, collapse_
 
 
 def first_narrow(share: float, memory: float) -> int:
-    """After how many clips of one class the running marginal's entropy is below share log K; it holds 1 - .75 memory^n of that class."""
+    """After how many clips of one class the running marginal's entropy is below share log K; it holds 1 - .75 memory^n
+    of that class.
+    """
     for n in range(1, 1000):
         rest = 0.25 * memory**n
         top = 1 - 3 * rest
@@ -196,8 +214,13 @@ def test_a_stream_sorted_by_class_is_no_collapse_while_a_sure_source_agrees() ->
 
 
 def test_the_last_good_weights_come_back_and_those_of_the_source_if_that_does_not_help() -> None:
-    settings = dataclasses.replace(WATCHING, collapse_every=12, collapse_memory=0.8)  # narrow after 7 clips or so of one class
-    source, answers = [*[0, 1, 2, 3] * 3, *[1] * 40], [*[0, 1, 2, 3] * 3, *[0] * 40]  # w is 12 when 12 good clips have passed
+    settings = dataclasses.replace(
+        WATCHING, collapse_every=12, collapse_memory=0.8
+    )  # narrow after 7 clips or so of one class
+    source, answers = (
+        [*[0, 1, 2, 3] * 3, *[1] * 40],
+        [*[0, 1, 2, 3] * 3, *[0] * 40],
+    )  # w is 12 when 12 good clips have passed
     reasons, _ = watched(settings, source, answers)
     first, second, *_ = (i + 1 for i, reason in enumerate(reasons) if reason == "collapsed")
     assert 12 < first < 24 < second
@@ -254,7 +277,9 @@ def test_a_clip_that_gets_no_better_is_predicted_by_its_best_step(
     method.script = script
     answer = method.adapt(batch(heard=2))
     assert (answer.stop_reason, answer.steps) == (reason, 3)
-    first_own_look = Vitta(trained(), None, vitta.Settings(lr=0.01)).adapt(batch(heard=2)).after  # by the weights after the stream's step
+    first_own_look = (
+        Vitta(trained(), None, vitta.Settings(lr=0.01)).adapt(batch(heard=2)).after
+    )  # by the weights after the stream's step
     assert torch.equal(answer.after, first_own_look)
 
 
@@ -276,7 +301,11 @@ def test_an_oracle_reaches_the_method_that_declares_it_and_no_other(name: str) -
     Watched.asked = 0
     oracle = Watched({clip.clip_ids[0]: (0, 3) for clip in STREAM})
     method = built.fused(name, "trusted", trained(), None, K, oracle)
-    holders = [part for part in (method, method.fusion, method.method, getattr(method.method, "fusion", None)) if part is not None]
+    holders = [
+        part
+        for part in (method, method.fusion, method.method, getattr(method.method, "fusion", None))
+        if part is not None
+    ]
     assert any(value is oracle for part in holders for value in vars(part).values()) == (name == "oracle_gate")
     method.adapt(STREAM[1])
     assert Watched.asked == (name == "oracle_gate")
@@ -289,7 +318,12 @@ def test_a_method_that_needs_labels_is_a_clear_error_without_them() -> None:
 
 def test_the_oracle_gate_trusts_a_sound_where_it_is_right_and_is_vitta_where_it_is_wrong() -> None:
     clip = STREAM[1]
-    right, wrong, vitta_, trusting = made("oracle_gate"), made("oracle_gate"), made("vitta"), made("audio", settings=SETTINGS | {"trust": 1.0})
+    right, wrong, vitta_, trusting = (
+        made("oracle_gate"),
+        made("oracle_gate"),
+        made("vitta"),
+        made("audio", settings=SETTINGS | {"trust": 1.0}),
+    )
     assert same(right[0].adapt(clip), trusting[0].adapt(clip))
     misled = wrong[0].adapt(dataclasses.replace(clip, clip_ids=("clip 2",)))  # whose class is another
     assert (misled.gate, misled.stop_reason) == (0, "unheard")

@@ -1,4 +1,7 @@
-"""A method, a fusion and a backbone are each one file: written into a copy of the package they are there, with their settings, everywhere."""
+"""A method, a fusion and a backbone are each one file: written into a copy of the package they are there, with their
+settings, everywhere.
+"""
+
 import json
 import os
 import shutil
@@ -104,7 +107,7 @@ def build(n_classes, n_frames, weights="", variant=""):
     """Of random weights."""
     return Colour(n_classes)
 '''
-ONE_CLIP = '''
+ONE_CLIP = """
 import torch
 from adapt.contract import Batch
 
@@ -112,7 +115,7 @@ torch.manual_seed(0)
 frames = torch.rand(1, 2, 3, 4, 8, 8)
 s = torch.tensor([[0.0, 0.9, 0.0]])
 clip = Batch(frames, frames[:, :1], s / s.sum(), s, s.amax(1), ("ok",), ("clip",))
-'''
+"""
 
 
 @pytest.fixture
@@ -140,7 +143,18 @@ def said(root: Path, *words: str) -> str:
 
 def flags(root: Path, method: str, fusion: str) -> str:
     """What a wrong setting of that run is answered with: there is no data, so a right one is answered with that."""
-    words = ["--dataset", "none", "--backbone", "tanet", "--corruptions", "gauss", "--method", method, "--fusion", fusion]
+    words = [
+        "--dataset",
+        "none",
+        "--backbone",
+        "tanet",
+        "--corruptions",
+        "gauss",
+        "--method",
+        method,
+        "--fusion",
+        fusion,
+    ]
     return run(root, "-m", "adapt", *words).stderr
 
 
@@ -149,11 +163,17 @@ def test_a_method_is_one_file(root: Path) -> None:
     page = said(root, "-m", "adapt.settings")
     assert "### cooling\n" in page
     assert "| `--temperature` | 2 | logit | above 0 | what log p is divided by | a test |" in page
-    counts = json.loads(said(root, "-m", "adapt.choose", "--dataset", "d", "--methods", "cooling", "source", "--temperature", "4"))
+    counts = json.loads(
+        said(root, "-m", "adapt.choose", "--dataset", "d", "--methods", "cooling", "source", "--temperature", "4")
+    )
     assert counts == {"cooling": 1, "source": 0}
     assert json.loads((root / "cache/d/settings/cooling.json").read_text()) == {"temperature": 4.0}
     assert "labels.txt is missing" in flags(root, "cooling", "trusted")  # all else is right
-    said(root, "-c", ONE_CLIP + '''
+    said(
+        root,
+        "-c",
+        ONE_CLIP
+        + """
 from adapt import methods, wrap
 from adapt.backbones import build
 model = build("tanet", 3, 4)
@@ -169,7 +189,8 @@ else:
     raise AssertionError
 answer = wrap(model, "cooling", classes=["a", "b", "c"], temperature=3.0)(frames[:, 0])
 assert answer.shape == (1, 3)
-''')
+""",
+    )
 
 
 def test_a_fusion_is_one_file(root: Path) -> None:
@@ -180,7 +201,11 @@ def test_a_fusion_is_one_file(root: Path) -> None:
     words = ["--dataset", "d", "--methods", "vitta+ears", "vitta", "--loudness", "0.3"]
     assert json.loads(said(root, "-m", "adapt.choose", *words)) == {"vitta+ears": 1, "vitta": 0}
     assert "labels.txt is missing" in flags(root, "vitta", "ears")
-    said(root, "-c", ONE_CLIP + '''
+    said(
+        root,
+        "-c",
+        ONE_CLIP
+        + """
 from adapt import fusion, methods
 from adapt.backbones import build
 assert "ears" in fusion.names()
@@ -189,13 +214,18 @@ for name in methods.names():
         continue
     answer = methods.build(name, "ears", build("tanet", 3, 4), None, 3, {"loudness": 0.3}).adapt(clip)
     assert torch.equal(answer.fused, clip.s), name
-''')
+""",
+    )
 
 
 def test_a_backbone_is_one_file(root: Path) -> None:
     (root / "adapt/backbones/colour.py").write_text(BACKBONE)
     assert "colour" in said(root, "-m", "adapt.backbones")
-    said(root, "-c", ONE_CLIP + '''
+    said(
+        root,
+        "-c",
+        ONE_CLIP
+        + """
 import dataclasses
 from adapt import backbones, methods
 from adapt.source import checkpoints
@@ -207,13 +237,16 @@ for name in methods.names():
     if not methods.needs_labels(name):
         answer = methods.build(name, "trusted", checkpoints.load_model(path, "colour", labels, 4).model, None, 3, {}).adapt(clip)
         assert answer.after.isfinite().all() and answer.fused.isfinite().all(), name
-''')
+""",  # noqa: E501
+    )
 
 
 @pytest.mark.parametrize(("room", "content", "unexplained"), [
-    ("methods", METHOD, '    """what log p is divided by"""\n'), ("fusion", FUSION, '    """evidence from which the sound decides"""\n'),
+    ("methods", METHOD, '    """what log p is divided by"""\n'), ("fusion", FUSION, '    """evidence from which the sound decides"""\n'),  # noqa: E501
 ])  # fmt: skip
-def test_a_setting_without_a_line_that_explains_it_is_not_forgotten(room: str, content: str, unexplained: str, root: Path) -> None:
+def test_a_setting_without_a_line_that_explains_it_is_not_forgotten(
+    room: str, content: str, unexplained: str, root: Path
+) -> None:
     assert unexplained in content
     (root / f"adapt/{room}/new.py").write_text(content.replace(unexplained, ""))
     done = run(root, "-m", "adapt.settings")

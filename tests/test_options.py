@@ -1,4 +1,7 @@
-"""Settings by name: which a method and a fusion read, what else is answered, and how a command line, a file and a run's own file give them."""
+"""Settings by name: which a method and a fusion read, what else is answered, and how a command line, a file and a run's
+own file give them.
+"""
+
 import dataclasses
 import json
 import math
@@ -43,7 +46,9 @@ def test_the_settings_of_a_method_and_a_fusion_are_those_that_either_has() -> No
     assert "trust" not in methods.settings_of("vitta", "plain")
 
 
-@pytest.mark.parametrize("name", ["dropout", "weight_decay", "ema_start", "trust_class", "gate", "target", "commit", "recall", "balance"])
+@pytest.mark.parametrize(
+    "name", ["dropout", "weight_decay", "ema_start", "trust_class", "gate", "target", "commit", "recall", "balance"]
+)
 def test_audio_has_no_setting_that_no_measurement_supports(name: str) -> None:
     assert name not in methods.settings_of("audio", "trusted")
 
@@ -90,7 +95,9 @@ def test_a_setting_that_method_and_fusion_both_read_is_the_same_for_both() -> No
     ("audoi", "none", {}, "^unknown method 'audoi': choose one of "),
     ("audio", "late", {}, "^unknown fusion 'late': choose one of "),
 ])  # fmt: skip
-def test_a_setting_that_cannot_be_is_one_line_that_says_what_there_is(method: str, fused: str, given: dict[str, Any], said: str) -> None:
+def test_a_setting_that_cannot_be_is_one_line_that_says_what_there_is(
+    method: str, fused: str, given: dict[str, Any], said: str
+) -> None:
     with pytest.raises(MethodError, match=said) as error:
         methods.choose(method, fused, given)
     assert "\n" not in str(error.value)
@@ -105,7 +112,9 @@ def test_every_setting_has_a_range_a_source_and_a_line_that_explains_it() -> Non
 
 
 def test_what_is_gone_or_renamed_is_read_by_nothing_and_new_names_are() -> None:
-    known = {setting for name in methods.names() for fused in fusion.names() for setting in methods.settings_of(name, fused)}
+    known = {
+        setting for name in methods.names() for fused in fusion.names() for setting in methods.settings_of(name, fused)
+    }
     assert not known & ({*settings.GONE} | {*settings.RENAMED})
     assert set(settings.RENAMED.values()) <= known
 
@@ -131,8 +140,12 @@ def test_flags_give_settings_and_what_is_left_out_is_the_default() -> None:
     assert not told("--method", "vitta", "--no-dropout").settings.dropout
 
 
-@pytest.mark.parametrize("words", [("--method", "source", "--lr", "0.1"), ("--method", "vitta", "--fusion", "plain", "--trust", "0.5")])
-def test_a_flag_that_the_run_does_not_read_is_a_usage_error(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "words", [("--method", "source", "--lr", "0.1"), ("--method", "vitta", "--fusion", "plain", "--trust", "0.5")]
+)
+def test_a_flag_that_the_run_does_not_read_is_a_usage_error(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as done:
         told(*words)
     assert done.value.code == 2
@@ -156,7 +169,11 @@ def test_a_flag_of_before_is_answered_with_what_it_is_now(words: tuple[str, ...]
 def test_as_a_command_a_flag_of_before_is_one_line_and_exit_1(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "adapt", *WORDS, "--method", "audio", "--recall", "0.5"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "adapt: setting 'recall' is called 'source_mix' now\n")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1,
+        "",
+        "adapt: setting 'recall' is called 'source_mix' now\n",
+    )
 
 
 def test_a_file_gives_defaults_and_flags_win(tmp_path: Path) -> None:
@@ -207,7 +224,19 @@ def choose(*words: str) -> dict[str, dict[str, Any]]:
 
 
 def test_a_runs_file_holds_only_what_it_reads(here: Path) -> None:
-    words = ("--methods", "source", "source+plain", "vitta+none", "audio", "--max_iterations", "3", "--fusion_floor", "0.02", "--lr", "0.01")
+    words = (
+        "--methods",
+        "source",
+        "source+plain",
+        "vitta+none",
+        "audio",
+        "--max_iterations",
+        "3",
+        "--fusion_floor",
+        "0.02",
+        "--lr",
+        "0.01",
+    )
     assert choose(*words) == {
         "source": {"fusion_floor": 0.02},
         "source+plain": {"fusion_floor": 0.02},
@@ -218,6 +247,7 @@ def test_a_runs_file_holds_only_what_it_reads(here: Path) -> None:
 
 def test_a_setting_changes_no_file_of_a_run_that_does_not_read_it(here: Path) -> None:
     """So DVC runs those alone again."""
+
     def files(n: int) -> dict[str, bytes]:
         choose("--methods", "source", "vitta", "audio", "--max_iterations", str(n))
         return {path.stem: path.read_bytes() for path in Path("cache/tiny/settings").iterdir()}
@@ -237,7 +267,8 @@ def test_a_run_that_is_no_more_leaves_no_file(here: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (("--methods", "source", "vitta", "--max_iterations", "3"), "^max_iterations is a setting of none of source vitta: take it out of adapt.args$"),
+    (("--methods", "source", "vitta", "--max_iterations", "3"), "^max_iterations is a setting of none of source vitta: "
+                                                                "take it out of adapt.args$"),
     (("--methods", "source+none", "--fusion_floor", "0.1"), "^fusion_floor is a setting of none of source[+]none"),
     (("--methods", "vitta", "--lr", "-1"), "^lr is -1.0: give 0 or more$"),
     (("--methods", "audio", "--recall", "1"), "^setting 'recall' is called 'source_mix' now$"),
@@ -245,7 +276,9 @@ def test_a_run_that_is_no_more_leaves_no_file(here: Path) -> None:
     (("--methods", "late_fusion"), "^method 'late_fusion' is 'source[+]plain' now"),
     (("--methods", "vitta+plane"), "^unknown fusion 'plane'"),
 ])  # fmt: skip
-def test_a_setting_that_no_run_reads_or_that_cannot_be_is_one_line(words: tuple[str, ...], said: str, here: Path) -> None:
+def test_a_setting_that_no_run_reads_or_that_cannot_be_is_one_line(
+    words: tuple[str, ...], said: str, here: Path
+) -> None:
     with pytest.raises(EarshotError, match=said) as error:
         choose(*words)
     assert "\n" not in str(error.value)
@@ -253,7 +286,10 @@ def test_a_setting_that_no_run_reads_or_that_cannot_be_is_one_line(words: tuple[
 
 def test_a_runs_file_is_taken_by_the_stage(here: Path) -> None:
     choose("--methods", "audio", "vitta+plain", "--max_iterations", "3", "--fusion_floor", "0.02")
-    for name, given in (("audio", {"max_iterations": 3, "fusion_floor": 0.02}), ("vitta+plain", {"fusion_floor": 0.02})):
+    for name, given in (
+        ("audio", {"max_iterations": 3, "fusion_floor": 0.02}),
+        ("vitta+plain", {"fusion_floor": 0.02}),
+    ):
         made = told("--method", name, "--settings_file", f"cache/tiny/settings/{name}.json")
         assert given.items() <= options.given_settings(made).items()
         options.check(made)

@@ -1,4 +1,7 @@
-"""What no step can change runs once a clip, and is the same as if everything ran each time; which weights a scope names."""
+"""What no step can change runs once a clip, and is the same as if everything ran each time; which weights a scope
+names.
+"""
+
 import copy
 import dataclasses
 import gc
@@ -108,7 +111,14 @@ def test_every_method_that_takes_gradients_answers_as_without_reuse() -> None:
     for name in ("vitta", "tent", "eata", "sar", "shot", "audio"):
         for scope in ("last", "last_norm", "norm", "all"):
             lr = 0.05 if name in ("vitta", "audio") else 0.01
-            settings = {"scope": scope, "lr": lr, "entropy_margin": 1.1, "eata_similarity": 1.1, "sar_reset": 0.0, "sar_frozen": 0.0}
+            settings = {
+                "scope": scope,
+                "lr": lr,
+                "entropy_margin": 1.1,
+                "eata_similarity": 1.1,
+                "sar_reset": 0.0,
+                "sar_frozen": 0.0,
+            }
             parted, whole = (build(name, model, settings) for model in pair())
             for seed in range(3):
                 mine, reference = parted.adapt(batch(seed, heard=1)), whole.adapt(batch(seed, heard=1))
@@ -124,7 +134,9 @@ def test_gradients_are_those_without_reuse() -> None:
         method = build("vitta", model)
         for _ in range(2):  # the second from what the first has left
             views = method.look(clip)  # type: ignore[attr-defined]
-            loss = views.log_p.square().sum() + sum(mean.sum() + variance.sum() for mean, variance in views.seen.values())
+            loss = views.log_p.square().sum() + sum(
+                mean.sum() + variance.sum() for mean, variance in views.seen.values()
+            )
             gradients.append(torch.autograd.grad(loss, method.parameters))
     assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-14) for a, b in zip(gradients[0], gradients[2], strict=True))
     assert all(torch.equal(a, b) for a, b in zip(gradients[0], gradients[1], strict=True))
@@ -264,7 +276,10 @@ def names_of(model: nn.Module, scope: str) -> list[str]:
 
 def test_scopes_name_the_weights_that_they_say() -> None:
     model, _ = pair()
-    middle_norm, rest = ["middle_norm.weight", "middle_norm.bias"], ["middle.weight", "middle.bias", "head.weight", "head.bias"]
+    middle_norm, rest = (
+        ["middle_norm.weight", "middle_norm.bias"],
+        ["middle.weight", "middle.bias", "head.weight", "head.bias"],
+    )
     assert names_of(model, "norm") == ["stem_norm.weight", "stem_norm.bias", *middle_norm]
     assert names_of(model, "last_norm") == middle_norm
     assert names_of(model, "last") == [*middle_norm, *rest]
@@ -285,5 +300,3 @@ def test_unknown_and_empty_scopes_are_refused() -> None:
         adapted_parameters(nn.Linear(2, 2), "norm")
     with pytest.raises(MethodError, match="has no norm layer to align"):
         adapted_parameters(nn.Linear(2, 2), "last")
-
-

@@ -1,4 +1,5 @@
 """Where a clip's time goes: phases add up to the wall time, and work of a known kind is found where it was done."""
+
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,10 @@ def test_the_phases_of_a_clip_add_up_to_its_wall_time() -> None:
     profile = profiled(built.fused("vitta", "trusted", tiny.trained(), None, tiny.K), wait_s=0.002)
     spent = phases(profile)
     assert sum(spent.values()) == pytest.approx(1000 * profile.total_s / profile.n_clips, rel=0.01)
-    assert all(spent[phase] > 0 for phase in ("decode wait", "transfer", "forward", "backward", "optimiser", "prediction", "bookkeeping"))
+    assert all(
+        spent[phase] > 0
+        for phase in ("decode wait", "transfer", "forward", "backward", "optimiser", "prediction", "bookkeeping")
+    )
     assert spent["decode wait"] >= 2
 
 
@@ -106,7 +110,10 @@ def test_operations_of_torch_are_what_their_names_say(operation: str, kind: str)
 
 
 def test_warming_up_is_not_counted_and_enough_is_enough() -> None:
-    counted = [profiled(Working(lambda: None), n_clips=n).n_clips for n in (1, N_WARM_UP, N_WARM_UP + 1, N_WARM_UP + N_CLIPS + 4)]
+    counted = [
+        profiled(Working(lambda: None), n_clips=n).n_clips
+        for n in (1, N_WARM_UP, N_WARM_UP + 1, N_WARM_UP + N_CLIPS + 4)
+    ]
     assert counted == [0, 0, 1, N_CLIPS]
     assert "no clip was adapted after 2 of warm-up" in profiled(Working(lambda: None), n_clips=1).table()
 

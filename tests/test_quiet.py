@@ -1,4 +1,5 @@
 """A process ends as quietly as it ran: nothing follows the last line, DuckDB's report of leaks among others."""
+
 import os
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# Writes, reads and asks tables with both packages, an error among the answers, with torch in the same process, and keeps what it made.
+# Writes, reads and asks tables with both packages, an error among the answers, with torch in the same process, and
+# keeps what it made.
 LIBRARY = """
 import pathlib
 import duckdb
@@ -45,6 +47,17 @@ def test_the_summary_of_the_tests_is_their_last_line() -> None:
 
 @pytest.mark.slow
 def test_so_it_is_where_tests_run_side_by_side() -> None:
-    done = ended(ROOT, "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", "1", "tests/test_query_views.py", "-k", "every_table")
+    done = ended(
+        ROOT,
+        "-m",
+        "pytest",
+        "-p",
+        "no:cacheprovider",
+        "--numprocesses",
+        "1",
+        "tests/test_query_views.py",
+        "-k",
+        "every_table",
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1].startswith("1 passed")

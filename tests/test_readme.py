@@ -1,4 +1,7 @@
-"""Every command of the README does what it says: queries are run, make's verbs exist, the rest is run elsewhere and named here."""
+"""Every command of the README does what it says: queries are run, make's verbs exist, the rest is run elsewhere and
+named here.
+"""
+
 import csv
 import io
 import json
@@ -30,20 +33,25 @@ RUN_ELSEWHERE = {
     "dvc repro": "make demo runs it; tests/test_dvc.py checks what it would run",
     "dvc exp run -S adapt.args.max_iterations=3": "tests/test_dvc.py: adapt and report only",
     "dvc exp run -S decode.perturb=swap": "tests/test_dvc.py: decode and what follows it, not train",
-    "python -m adapt.corruptions data/videos/demo/test/trumpet/trumpet_test_00.mp4 --out sheet.png": "tests/test_corruptions_files.py",
-    "python -m pipeline.map_labels ask ave --base_url http://localhost:8000/v1 --model MODEL --dry_run": "tests/test_ask.py",
+    "python -m adapt.corruptions data/videos/demo/test/trumpet/trumpet_test_00.mp4 --out sheet.png": "tests/test_corruptions_files.py",  # noqa: E501
+    "python -m pipeline.map_labels ask ave --base_url http://localhost:8000/v1 --model MODEL --dry_run": "tests/test_ask.py",  # noqa: E501
     "python -m pipeline.map_labels export ave --mapper llm --out ave.csv": "tests/test_mappers_table.py",
     "python -m pipeline.map_labels evaluate": "tests/test_evaluate.py",
-    "python -m pipeline.map_labels ask NAME --base_url http://localhost:8000/v1 --model MODEL": "tests/test_mappers.py asks a local server",
+    "python -m pipeline.map_labels ask NAME --base_url http://localhost:8000/v1 --model MODEL": "tests/test_mappers.py "
+    "asks a local server",
 }
-needs_the_demo = pytest.mark.skipif(not (ROOT / "cache/demo/pseudo_labels.parquet").exists(), reason="make demo has not run")
+needs_the_demo = pytest.mark.skipif(
+    not (ROOT / "cache/demo/pseudo_labels.parquet").exists(), reason="make demo has not run"
+)
 
 
 def run(command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     words = shlex.split(command)
     if words[0] == "python":
         words[0] = sys.executable
-    return subprocess.run(words, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        words, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
 
 
 def rows_of(command: str) -> list[dict[str, str]]:
@@ -124,7 +132,9 @@ def test_the_trial_with_a_profile_adapts_on_twenty_clips_and_prints_where_their_
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 def test_the_demo_leaves_no_changed_file_behind() -> None:
     assert run("git status --porcelain cache data/videos .dvc").stdout == ""
-    assert "git update-index --skip-worktree dvc.lock" in run("make -n demo").stdout  # a later dvc exp run takes the mark away
+    assert (
+        "git update-index --skip-worktree dvc.lock" in run("make -n demo").stdout
+    )  # a later dvc exp run takes the mark away
 
 
 @needs_the_demo
@@ -140,7 +150,9 @@ def test_the_third_query_finds_the_two_classes_of_the_demo_that_make_no_telling_
 @needs_the_demo
 @pytest.mark.skipif(not (ROOT / "cache/metrics/demo/report.json").exists(), reason="make demo has not run")
 def test_the_demo_meets_its_promises() -> None:
-    """The demo's own targets: learned but not trivial, hurt by corruption, and sound helps where there is sound and costs nothing where not."""
+    """The demo's own targets: learned but not trivial, hurt by corruption, and sound helps where there is sound and
+    costs nothing where not.
+    """
     scores = json.loads((ROOT / "cache/metrics/demo/report.json").read_text(encoding="utf-8"))
     assert 10 < scores["source/alone"]["all"] < 65  # above chance, and well below what it has of clean clips
     difference = scores["audio/alone"]["against"]["vitta"]

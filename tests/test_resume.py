@@ -1,7 +1,9 @@
-"""A run killed by SIGKILL, anywhere and several times over, ends with the rows, weights and random state of one that was left alone.
+"""A run killed by SIGKILL, anywhere and several times over, ends with the rows, weights and random state of one that
+was left alone.
 
 Children are really killed: forked off a server that has imported torch once, each is a process of its own.
 """
+
 import dataclasses
 import json
 import logging
@@ -28,7 +30,7 @@ from tests import built, tiny_project
 from tests.tiny_project import options
 
 STEPS: dict[str, Any] = {
-    "max_iterations": 2, "dropout": True, "momentum": 0.9, "entropy_margin": 1.1, "eata_similarity": 1.1, "sar_reset": 0.0,
+    "max_iterations": 2, "dropout": True, "momentum": 0.9, "entropy_margin": 1.1, "eata_similarity": 1.1, "sar_reset": 0.0,  # noqa: E501
 }  # fmt: skip
 N_CLIPS = 8  # of both streams
 OUT = Path("cache/tiny/adapt")
@@ -60,7 +62,9 @@ def dying(function: Callable[..., Any], calls: int) -> Callable[..., Any]:
 
 
 def child(folder: Path, chosen: Options, dies_in: str, calls: int) -> None:
-    """Run the stage in `folder`, noting every batch in the file `batches` and the last state in `final.pt`; die in that call of that part."""
+    """Run the stage in `folder`, noting every batch in the file `batches` and the last state in `final.pt`; die in that
+    call of that part.
+    """
     os.chdir(folder)
     torch.set_num_threads(1)
     finish = Progress.finish
@@ -77,7 +81,12 @@ def child(folder: Path, chosen: Options, dies_in: str, calls: int) -> None:
 
     setattr(streaming, "adapt_batches", noted)  # noqa: B010
     setattr(Progress, "finish", finished)  # noqa: B010
-    parts = {"adding rows": (Lane, "add"), "renaming": (_progress, "_sync"), "merging": (Progress, "_merge"), "clearing": (Progress, "drop")}
+    parts = {
+        "adding rows": (Lane, "add"),
+        "renaming": (_progress, "_sync"),
+        "merging": (Progress, "_merge"),
+        "clearing": (Progress, "drop"),
+    }
     if dies_in:
         owner, name = parts[dies_in]
         setattr(owner, name, dying(getattr(owner, name), calls))
@@ -104,11 +113,18 @@ def start(project: Path) -> Iterator[Callable[..., int]]:
 
 
 def content() -> list[object]:
-    """Everything that a run leaves but milliseconds: rows and metadata of both tables, scores, the method's last state and the generator's."""
+    """Everything that a run leaves but milliseconds: rows and metadata of both tables, scores, the method's last state
+    and the generator's.
+    """
     tables = [pq.read_table(path).drop_columns("ms") for path in TABLES]
     scores = json.loads(Path("cache/metrics/tiny/resumed.json").read_text())
     state = torch.load("final.pt", weights_only=True)
-    return [tables, [table.schema.metadata for table in tables], {**scores, "ms_per_clip": 0}, _plain([state["method"], state["generator"]])]
+    return [
+        tables,
+        [table.schema.metadata for table in tables],
+        {**scores, "ms_per_clip": 0},
+        _plain([state["method"], state["generator"]]),
+    ]
 
 
 def _plain(value: Any) -> Any:
@@ -148,7 +164,9 @@ def test_a_run_killed_at_several_places_ends_as_one_that_was_not(
     assert [start(chosen, *death) for death in deaths] == [-signal.SIGKILL] * len(deaths)
     assert start(chosen) == 0
     assert content() == undisturbed
-    assert len(batches()) <= N_CLIPS + 3 * len(deaths)  # a death costs the clips since the last save, which was two clips ago, and the one in hand
+    assert len(batches()) <= N_CLIPS + 3 * len(
+        deaths
+    )  # a death costs the clips since the last save, which was two clips ago, and the one in hand
     assert not (OUT / "resumed/progress").exists()
 
 
@@ -181,7 +199,9 @@ def test_progress_of_other_options_or_data_or_a_broken_one_is_not_gone_on_with_a
     assert [line.split(" (")[1] for line in lines()] == ["its rows are not all there): adapting anew"]
 
 
-def test_a_finished_run_is_kept_until_something_it_depends_on_changes(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_finished_run_is_kept_until_something_it_depends_on_changes(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def ran(**changes: object) -> str:
         caplog.clear()
         with caplog.at_level(logging.INFO, "adapt"):
@@ -244,13 +264,19 @@ def test_a_reworded_comment_keeps_a_finished_run_and_changed_code_does_not(
 
 
 def test_two_runs_of_one_name_at_once_are_one_clear_error(here: Path) -> None:
-    with Progress(OUT / "both", {}, 10), pytest.raises(AdaptError, match="is being written by another run"), Progress(OUT / "both", {}, 10):
+    with (
+        Progress(OUT / "both", {}, 10),
+        pytest.raises(AdaptError, match="is being written by another run"),
+        Progress(OUT / "both", {}, 10),
+    ):
         pass
     with Progress(OUT / "both", {}, 10):  # the first has let go
         pass
 
 
 def test_a_stream_of_which_most_cannot_be_read_ends_the_run_and_leaves_nothing(here: Path) -> None:
-    with pytest.raises(AdaptError, match="1 of 9 clips cannot be read, more than max_failed_share=0.1: test/dark/broken"):
+    with pytest.raises(
+        AdaptError, match="1 of 9 clips cannot be read, more than max_failed_share=0.1: test/dark/broken"
+    ):
         streaming.run(resumed("source", max_failed_share=0.1, name="few", max_clips=0))
     assert not list((OUT / "few").iterdir())

@@ -71,6 +71,9 @@ def test_what_only_its_own_room_imports_is_named_as_a_helper(package: str) -> No
     """But for a package's door, and for the files of a registry, which it finds by their names."""
     graph = imports(package)
     used_elsewhere = {imported for _, imported in crossing(package)}
+    used_elsewhere |= {
+        name for other in TABLES if other != package for found in imports(other).values() for name in found
+    }
     within = {
         name for found in graph.values() for name in found if name in graph and name.count(".") > 1
     } - used_elsewhere
@@ -94,7 +97,11 @@ def test_only_a_registry_imports_by_a_made_up_name_and_only_files_of_its_own(pac
                 asked = ast.unparse(node.args[0]).lstrip("f").strip("'\"")
                 lazily = (module, asked) == ("adapt", "adapt.wrapper")  # the package's door
                 ours = asked.startswith(("pipeline", "adapt"))
-                assert not ours or lazily or (module.removesuffix(".__main__") in REGISTRIES and asked == f"{module}.{{name}}"), (module, asked)
+                assert (
+                    not ours
+                    or lazily
+                    or (module.removesuffix(".__main__") in REGISTRIES and asked == f"{module}.{{name}}")
+                ), (module, asked)
 
 
 def test_pipeline_imports_of_adapt_what_both_share_and_adapt_imports_nothing_of_pipeline() -> None:

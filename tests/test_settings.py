@@ -1,4 +1,5 @@
 """The page of all flags says what the code does, and every setting is read by what it stands beside."""
+
 import dataclasses
 import importlib
 import re
@@ -53,7 +54,9 @@ def listed(command: type, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 
 def test_the_command_that_makes_the_page_prints_it(page: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "adapt.settings"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "adapt.settings"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, page)
 
 
@@ -66,7 +69,9 @@ def test_the_page_has_every_method_and_fusion_with_the_settings_that_each_reads(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_flag_that_help_lists_is_on_the_page_and_no_other(command: str, page: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_flag_that_help_lists_is_on_the_page_and_no_other(
+    command: str, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     shared = {flag.name for flag in flags_of(VideoOptions)}
     own = set(described(section(page, f"## `python -m {command}`")))
     if command != "adapt":
@@ -84,7 +89,9 @@ def test_a_default_on_the_page_typed_as_a_flag_is_the_default(method: str, page:
     for fused in fusion.names():
         words = [*WORDS, "--method", method, "--fusion", fused]
         typed: list[str] = []
-        for name, default in (described(section(page, f"### {method}")) | described(section(page, f"### {fused}"))).items():
+        for name, default in (
+            described(section(page, f"### {method}")) | described(section(page, f"### {fused}"))
+        ).items():
             typed += {"yes": [f"--{name}"], "no": [f"--no-{name}"]}.get(default, [f"--{name}", *shlex.split(default)])
         kind = options_for(words)
         plain: object = tyro.cli(kind, args=words, config=(tyro.conf.OmitArgPrefixes,))
@@ -92,7 +99,9 @@ def test_a_default_on_the_page_typed_as_a_flag_is_the_default(method: str, page:
 
 
 def test_what_the_page_adds_is_about_flags_that_exist() -> None:
-    assert MEANINGS.keys() <= {flag.name for options in (VideoOptions, *COMMANDS.values()) for flag in flags_of(options)}
+    assert MEANINGS.keys() <= {
+        flag.name for options in (VideoOptions, *COMMANDS.values()) for flag in flags_of(options)
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +145,12 @@ def test_a_setting_or_a_flag_that_nobody_explained_is_one_clear_error(monkeypatc
         settings.page()
 
 
-ALL_ON: dict[str, Any] = {"budget_ms": 1e9, "ensemble": 0.9, "collapse_entropy": 1.0, "entropy_margin": 1.1}  # guards, and steps on every clip
+ALL_ON: dict[str, Any] = {
+    "budget_ms": 1e9,
+    "ensemble": 0.9,
+    "collapse_entropy": 1.0,
+    "entropy_margin": 1.1,
+}  # guards, and steps on every clip
 
 
 @pytest.mark.parametrize("method", methods.names())
@@ -158,7 +172,9 @@ def test_a_method_reads_every_setting_that_stands_beside_it(method: str) -> None
     oracle = [Oracle({clip.clip_ids[0]: (0,) for clip in clips})] if methods.needs_labels(method) else []
     model, statistics = tiny.trained(), None
     if method == "eata":
-        statistics = SourceStatistics({}, eata.importance(model, [clip.centre[:, 0] for clip in clips], eata.Settings()))
+        statistics = SourceStatistics(
+            {}, eata.importance(model, [clip.centre[:, 0] for clip in clips], eata.Settings())
+        )
     made = module.build(model, statistics, tiny.K, watched, *oracle)
     for clip in clips:
         made.adapt(clip)

@@ -1,4 +1,5 @@
 """Intervals and p against closed forms, against scipy, and against how often they should be wrong."""
+
 import dataclasses
 import math
 
@@ -18,7 +19,9 @@ def drawn(rng: np.random.Generator, p: float, n_clips: int, shape: tuple[int, in
 
 
 def test_the_interval_of_a_mean_is_the_binomials_where_each_clip_is_asked_once() -> None:
-    """A resample of n clips of which a share p is right has Binomial(n, p) right: 50 of 100 gives 0.5 -+ 1.96 sqrt(0.25 / 100)."""
+    """A resample of n clips of which a share p is right has Binomial(n, p) right: 50 of 100 gives 0.5 -+ 1.96 sqrt(0.25
+    / 100).
+    """
     found = _significance.mean(stream(*[1, 0] * 50))
     assert found.value == 0.5
     assert (found.low, found.high) == pytest.approx((0.402, 0.598), abs=0.011)  # ends are multiples of 1 / 100
@@ -31,7 +34,9 @@ def test_a_run_that_is_always_right_has_an_interval_without_width() -> None:
 def test_asking_the_same_clips_again_in_other_corruptions_and_orders_makes_no_interval_narrower() -> None:
     once = drawn(np.random.default_rng(0), 0.3, 80)
     twelve_times = np.broadcast_to(once, (3, 4, 80))
-    assert dataclasses.astuple(_significance.mean(twelve_times)) == pytest.approx(dataclasses.astuple(_significance.mean(once)))
+    assert dataclasses.astuple(_significance.mean(twelve_times)) == pytest.approx(
+        dataclasses.astuple(_significance.mean(once))
+    )
 
 
 def test_asking_other_clips_makes_it_narrower() -> None:
@@ -40,7 +45,9 @@ def test_asking_other_clips_makes_it_narrower() -> None:
 
 
 def test_a_difference_is_paired() -> None:
-    """98 clips answered alike and 2 gained: the resampled gain is Binomial(100, 0.02) / 100, whose 2.5 and 97.5 % quantiles are 0 and 5."""
+    """98 clips answered alike and 2 gained: the resampled gain is Binomial(100, 0.02) / 100, whose 2.5 and 97.5 %
+    quantiles are 0 and 5.
+    """
     other = stream(*[1, 0] * 50)
     ours = other.copy()
     ours[0, 0, [1, 3]] = True
@@ -71,7 +78,9 @@ def test_there_is_no_ratio_to_a_run_that_may_have_nothing_right() -> None:
 
 
 def test_the_interval_misses_the_truth_about_one_time_in_twenty() -> None:
-    """200 draws of 120 clips, each asked in 4 corruptions with a difficulty of its own, so that answers of a clip go together."""
+    """200 draws of 120 clips, each asked in 4 corruptions with a difficulty of its own, so that answers of a clip go
+    together.
+    """
     rng, covered = np.random.default_rng(2), 0
     for _ in range(200):
         difficulty = rng.beta(1, 1, 120)  # the true mean is 1/2
@@ -90,10 +99,20 @@ def test_the_same_answers_give_the_same_interval_and_no_global_random_state_is_u
 
 @pytest.mark.parametrize(
     ("only_ours", "only_theirs", "p"),
-    [(0, 0, 1.0), (1, 0, 1.0), (1, 1, 1.0), (5, 0, 2 / 32), (0, 5, 2 / 32), (10, 2, 2 * (1 + 12 + 66) / 4096), (3, 2, 1.0)],
+    [
+        (0, 0, 1.0),
+        (1, 0, 1.0),
+        (1, 1, 1.0),
+        (5, 0, 2 / 32),
+        (0, 5, 2 / 32),
+        (10, 2, 2 * (1 + 12 + 66) / 4096),
+        (3, 2, 1.0),
+    ],
 )
 def test_mcnemars_p_is_twice_the_binomial_tail(only_ours: int, only_theirs: int, p: float) -> None:
-    """Worked by hand: of n discordant answers, k and fewer on the smaller side, sum of n over i, over 2^n, twice, at most 1."""
+    """Worked by hand: of n discordant answers, k and fewer on the smaller side, sum of n over i, over 2^n, twice, at
+    most 1.
+    """
     ours = stream(*[1] * only_ours, *[0] * only_theirs, 1, 0)
     theirs = stream(*[0] * only_ours, *[1] * only_theirs, 1, 0)
     assert _significance.mcnemar(ours, theirs) == pytest.approx(p)

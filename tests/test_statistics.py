@@ -1,4 +1,7 @@
-"""Source statistics are those of all values at once, whatever the clips' sizes and offsets; files that do not fit are one error."""
+"""Source statistics are those of all values at once, whatever the clips' sizes and offsets; files that do not fit are
+one error.
+"""
+
 import dataclasses
 import logging
 from functools import partial
@@ -34,7 +37,12 @@ class Offset(nn.Module):
 
     def __init__(self, offset: float) -> None:
         super().__init__()
-        self.batch, self.group, self.layer, self.later = nn.BatchNorm3d(3), nn.GroupNorm(1, 3), nn.LayerNorm(3), nn.BatchNorm3d(3)
+        self.batch, self.group, self.layer, self.later = (
+            nn.BatchNorm3d(3),
+            nn.GroupNorm(1, 3),
+            nn.LayerNorm(3),
+            nn.BatchNorm3d(3),
+        )
         for norm in (self.batch, self.group, self.layer):
             nn.init.uniform_(norm.weight, 0.5, 2)
             nn.init.constant_(norm.bias, offset)
@@ -73,9 +81,12 @@ def test_statistics_are_the_mean_and_variance_of_all_outputs_at_once_in_float64(
     model = Offset(offset).eval()
     outputs: dict[str, list[Tensor]] = {name: [] for name in NORMS}
     for name in NORMS:
+
         def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, name: str = name) -> None:
             axis = -1 if name == "layer" else 1
-            outputs[name].append(output.detach().clone().double().movedim(axis, 0).flatten(1))  # before the ReLU overwrites it
+            outputs[name].append(
+                output.detach().clone().double().movedim(axis, 0).flatten(1)
+            )  # before the ReLU overwrites it
 
         model.get_submodule(name).register_forward_hook(keep)
     found = collect(model, NORMS, clips())
@@ -121,7 +132,9 @@ def test_clips_of_unequal_length_count_by_their_length_as_in_python() -> None:
     mean, variance = collect(model, ["0"], given)["0"]
     scale = (1 + norm.eps) ** -0.5
     assert mean.tolist() == pytest.approx([(2 * 0.1 + 8 * 0.9) / 10 * scale] * 3, rel=1e-5)
-    assert variance.tolist() == pytest.approx([0.2 * 0.8 * 0.8**2 * scale**2] * 3, rel=1e-5)  # of two values, in shares of .2 and .8
+    assert variance.tolist() == pytest.approx(
+        [0.2 * 0.8 * 0.8**2 * scale**2] * 3, rel=1e-5
+    )  # of two values, in shares of .2 and .8
     torch.testing.assert_close(adapt.source_statistics(model, given).moments["0"], (mean, variance))
 
 
@@ -137,7 +150,12 @@ def test_the_stage_says_of_which_checkpoint_and_layers_its_file_is(here: Path) -
     assert statistics.run(OPTIONS) == {"n_clips": 8, "n_failed": 0, "n_layers": n_layers, "n_fisher": 0}
     content = checkpoints.load(FILE, "statistics")
     source = checkpoints.load_model(MODEL, "tanet", LABELS, 4)
-    assert (content["model_sha256"], content["backbone"], content["variant"], content["n_clips"]) == (source.sha256, "tanet", "", 8)
+    assert (content["model_sha256"], content["backbone"], content["variant"], content["n_clips"]) == (
+        source.sha256,
+        "tanet",
+        "",
+        8,
+    )
     found = checkpoints.load_statistics(FILE, source.sha256)
     assert found.moments.keys() == set(moments.norm_layers(source.model))
     assert found.fisher == {}
@@ -250,12 +268,18 @@ def test_statistics_of_an_older_form_are_one_error(here: Path) -> None:
     content = checkpoints.load(FILE, "statistics")
     source = checkpoints.load_model(MODEL, "tanet", LABELS, 4)
     checkpoints.save(FILE, {"layers": content["moments"], "model_sha256": source.sha256})
-    with pytest.raises(CheckpointError, match="has no moments: an older version wrote it; delete it and run `dvc repro statistics`"):
+    with pytest.raises(
+        CheckpointError, match="has no moments: an older version wrote it; delete it and run `dvc repro statistics`"
+    ):
         checkpoints.load_statistics(FILE, source.sha256)
 
 
 def test_without_a_clip_that_can_be_read_there_is_one_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = cache.read_clips
-    monkeypatch.setattr(cache, "read_clips", lambda dataset, split: [dataclasses.replace(c, path=Path("gone.mp4")) for c in read(dataset, split)])
+    monkeypatch.setattr(
+        cache,
+        "read_clips",
+        lambda dataset, split: [dataclasses.replace(c, path=Path("gone.mp4")) for c in read(dataset, split)],
+    )
     with pytest.raises(AdaptError, match="source statistics need at least one clip"):
         statistics.run(OPTIONS)

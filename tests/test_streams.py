@@ -1,4 +1,5 @@
 """Which clips come when, in which batches, and when the source weights come back; what memory holds of it all."""
+
 import dataclasses
 import json
 import os
@@ -34,7 +35,9 @@ CLIPS = [Clip(f"{label}/{i}", Path("unread"), "test", label, "ok") for label in 
 
 
 class Counting(Stateful):
-    """Notes what it is told to do; answers class 0 for the first clip of a batch, 1 for the second, and so on, in two steps of 6 ms."""
+    """Notes what it is told to do; answers class 0 for the first clip of a batch, 1 for the second, and so on, in two
+    steps of 6 ms.
+    """
 
     running = ("n_clips",)
 
@@ -49,7 +52,9 @@ class Counting(Stateful):
         self.n_clips += len(batch.clip_ids)
         self.told.append(" ".join(batch.clip_ids))
         log_p = torch.eye(N_TEST)[: len(batch.clip_ids)].log_softmax(1)
-        return Answer(log_p, log_p, steps=2, stop_reason="converged", trace=[Step(1.0, True, 6.0), Step(0.5, True, 6.0)])
+        return Answer(
+            log_p, log_p, steps=2, stop_reason="converged", trace=[Step(1.0, True, 6.0), Step(0.5, True, 6.0)]
+        )
 
 
 @pytest.fixture
@@ -75,7 +80,11 @@ def test_a_seed_gives_an_order_and_the_first_clips_of_it_for_trials() -> None:
 
 def test_a_sorted_stream_has_the_same_clips_class_after_class_in_an_order_of_the_seeds() -> None:
     def classes(seed: int) -> list[int]:
-        return [label for i, label in enumerate(labels) if i == 0 or labels[i - 1] != label] if (labels := labels_of(seed)) else []
+        return (
+            [label for i, label in enumerate(labels) if i == 0 or labels[i - 1] != label]
+            if (labels := labels_of(seed))
+            else []
+        )
 
     def labels_of(seed: int) -> list[int]:
         return [clip.label_id for clip in order(CLIPS, seed, "sorted")]
@@ -89,9 +98,12 @@ def test_a_sorted_stream_has_the_same_clips_class_after_class_in_an_order_of_the
 
 
 @pytest.mark.parametrize(
-    ("setting", "resets"), [("online", [0, 8, 16, 24]), ("sorted", [0, 8, 16, 24]), ("continual", [0, 16]), ("episodic", None)]
+    ("setting", "resets"),
+    [("online", [0, 8, 16, 24]), ("sorted", [0, 8, 16, 24]), ("continual", [0, 16]), ("episodic", None)],
 )
-def test_the_source_weights_come_back_when_the_setting_says(setting: str, resets: list[int] | None, told: list[str]) -> None:
+def test_the_source_weights_come_back_when_the_setting_says(
+    setting: str, resets: list[int] | None, told: list[str]
+) -> None:
     streaming.run(options("source", setting=setting, order_seeds=(0, 1), name=setting))
     adapted = [i for i, what in enumerate(told) if what != "reset"]
     assert len(adapted) == 4 * (N_TEST - 1)  # two corruptions in two orders; one clip cannot be read
@@ -101,7 +113,9 @@ def test_the_source_weights_come_back_when_the_setting_says(setting: str, resets
         assert [sum(i < place for i in adapted) for place, what in enumerate(told) if what == "reset"] == resets
 
 
-def test_a_batch_is_answered_row_by_row_and_an_unreadable_clip_leaves_the_batch_but_not_the_stream(told: list[str]) -> None:
+def test_a_batch_is_answered_row_by_row_and_an_unreadable_clip_leaves_the_batch_but_not_the_stream(
+    told: list[str],
+) -> None:
     streaming.run(options("source", corruptions=("clean",), batch_size=4, name="batched"))
     found = rows("batched")
     ids = [str(row["clip_id"]) for row in found]
@@ -109,7 +123,9 @@ def test_a_batch_is_answered_row_by_row_and_an_unreadable_clip_leaves_the_batch_
     readable = [[i for i in ids[first : first + 4] if i != "test/dark/broken"] for first in (0, 4, 8)]
     assert told[1:] == [" ".join(batch) for batch in readable if batch]
     answers = {row["clip_id"]: row["after_id"] for row in found}
-    assert answers == {clip_id: place for batch in readable for place, clip_id in enumerate(batch)} | {"test/dark/broken": None}
+    assert answers == {clip_id: place for batch in readable for place, clip_id in enumerate(batch)} | {
+        "test/dark/broken": None
+    }
 
 
 def test_every_clip_of_a_batch_has_its_steps_and_its_share_of_their_milliseconds(told: list[str]) -> None:
@@ -124,7 +140,9 @@ def test_every_clip_of_a_batch_has_its_steps_and_its_share_of_their_milliseconds
 def test_methods_take_batches(method: str, here: Path) -> None:
     name, _, fused = method.partition("+")
     chosen = built.fitting(name, fused or "trusted", entropy_margin=1.1)
-    counts = streaming.run(options(method, corruptions=("gauss",), batch_size=3, max_clips=6, name="batches", settings=chosen))
+    counts = streaming.run(
+        options(method, corruptions=("gauss",), batch_size=3, max_clips=6, name="batches", settings=chosen)
+    )
     assert (counts["n_predictions"], len(rows("batches"))) == (6, 6)
 
 
@@ -174,11 +192,25 @@ def test_a_run_has_a_name_of_its_own_in_its_folder_its_metrics_and_its_rows(name
 
 
 def test_the_tables_are_in_the_order_of_their_key_whatever_the_order_of_the_streams(told: list[str]) -> None:
-    streaming.run(options("source", corruptions=("jpeg", "clean", "gauss"), order_seeds=(1, 0), max_clips=3, name="ordered", save_every=2))
+    streaming.run(
+        options(
+            "source",
+            corruptions=("jpeg", "clean", "gauss"),
+            order_seeds=(1, 0),
+            max_clips=3,
+            name="ordered",
+            save_every=2,
+        )
+    )
     for table in ("predictions", "traces"):
-        keys = [(r["corruption"], r["severity"], r["order_seed"], r["position"], r.get("step", 0)) for r in rows("ordered", table)]
+        keys = [
+            (r["corruption"], r["severity"], r["order_seed"], r["position"], r.get("step", 0))
+            for r in rows("ordered", table)
+        ]
         assert keys == sorted(keys)  # type: ignore[type-var]
-        assert {key[:3] for key in keys} == {(c, s, seed) for c, s in (("clean", 0), ("gauss", 5), ("jpeg", 5)) for seed in (0, 1)}
+        assert {key[:3] for key in keys} == {
+            (c, s, seed) for c, s in (("clean", 0), ("gauss", 5), ("jpeg", 5)) for seed in (0, 1)
+        }
 
 
 def test_a_reader_never_holds_more_than_its_few_clips(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +276,9 @@ def test_a_run_keeps_rows_in_memory_until_the_next_save_only(told: list[str], mo
         ({"device": "meta"}, "device 'meta' is none"),
     ],
 )
-def test_what_cannot_be_is_one_clear_error_before_anything_runs(wrong: dict[str, object], said: str, told: list[str]) -> None:
+def test_what_cannot_be_is_one_clear_error_before_anything_runs(
+    wrong: dict[str, object], said: str, told: list[str]
+) -> None:
     with pytest.raises(EarshotError, match=said):
         streaming.run(dataclasses.replace(options("source"), **wrong))  # type: ignore[arg-type]
     assert told == []
@@ -262,16 +296,37 @@ def test_a_gpu_that_is_not_there_is_one_clear_error(monkeypatch: pytest.MonkeyPa
 
 
 def test_as_a_command_an_error_is_one_line_and_exit_1(here: Path) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "adapt", "--dataset", "tiny", "--backbone", "tanet", "--method", "source"]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "adapt",
+        "--dataset",
+        "tiny",
+        "--backbone",
+        "tanet",
+        "--method",
+        "source",
+    ]
     command += ["--corruptions", "clean", "--setting", "offline"]
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines() == ["adapt: setting is 'offline': give one of ['online', 'episodic', 'continual', 'sorted']"]
+    assert done.stderr.splitlines() == [
+        "adapt: setting is 'offline': give one of ['online', 'episodic', 'continual', 'sorted']"
+    ]
 
 
 @pytest.mark.parametrize(("chosen", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_openmp_is_told_to_wait_quietly_before_torch_is_imported_unless_the_user_chose(chosen: dict[str, str], policy: str, tmp_path: Path) -> None:
+def test_openmp_is_told_to_wait_quietly_before_torch_is_imported_unless_the_user_chose(
+    chosen: dict[str, str], policy: str, tmp_path: Path
+) -> None:
     (tmp_path / "torch.py").write_text("import os\nprint(os.environ['OMP_WAIT_POLICY'])\nraise SystemExit\n")
-    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {"PYTHONPATH": f"{tmp_path}:{ROOT}", **chosen}
+    env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+        **chosen,
+    }
     done = subprocess.run([sys.executable, "-m", "adapt"], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == policy

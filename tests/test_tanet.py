@@ -1,4 +1,7 @@
-"""TANet: the published network, names and maths; the references are in tests/published_tanet.py, written after the authors' code."""
+"""TANet: the published network, names and maths; the references are in tests/published_tanet.py, written after the
+authors' code.
+"""
+
 import copy
 from pathlib import Path
 from typing import Any
@@ -41,18 +44,30 @@ def clip(seed: int, dtype: torch.dtype = torch.float64, n: int = 1) -> Batch:
     random = torch.Generator().manual_seed(seed)
     views = torch.rand(n, 3, 3, T, SIZE, SIZE, generator=random, dtype=dtype)
     uniform = torch.full((n, K), 1 / K, dtype=dtype)
-    return Batch(views[:, :2], views[:, 2:], uniform, torch.zeros_like(uniform), uniform.new_zeros(n), ("silent",) * n, ("clip",) * n)
+    return Batch(
+        views[:, :2],
+        views[:, 2:],
+        uniform,
+        torch.zeros_like(uniform),
+        uniform.new_zeros(n),
+        ("silent",) * n,
+        ("clip",) * n,
+    )
 
 
 def source_statistics(model: PublishedTANet) -> SourceStatistics:
     """Some."""
     sizes = {name: len(model.get_submodule(name).get_buffer("running_mean")) for name in layers(model)}
-    return SourceStatistics({name: (torch.linspace(-0.3, 0.3, c).double(), torch.linspace(0.3, 1, c).double()) for name, c in sizes.items()})
+    return SourceStatistics(
+        {name: (torch.linspace(-0.3, 0.3, c).double(), torch.linspace(0.3, 1, c).double()) for name, c in sizes.items()}
+    )
 
 
 def test_resnet50_has_the_published_number_of_parameters() -> None:
     model = backbones.build("tanet", 400, 8, variant="resnet50")
-    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 25.6  # Liu et al. 2021, table of Kinetics-400, 8 frames
+    assert (
+        round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == 25.6
+    )  # Liu et al. 2021, table of Kinetics-400, 8 frames
 
 
 def test_the_forward_and_every_gradient_are_those_of_the_authors_network() -> None:
@@ -131,7 +146,9 @@ def test_a_step_is_the_same_whatever_is_folded_or_reused(scope: str) -> None:
     method = built.alone("vitta", ours, None, K, scope=scope, lr=1e-3)
     whole = Vitta(Whole(), None, Settings(scope="all", lr=1e-3))
     adapting = {name for name, p in ours.named_parameters() if p.requires_grad}
-    whole.optimiser.parameters[:] = whole.parameters[:] = [p for name, p in theirs.named_parameters() if name in adapting]
+    whole.optimiser.parameters[:] = whole.parameters[:] = [
+        p for name, p in theirs.named_parameters() if name in adapting
+    ]
     whole.optimiser.reset()
     assert torch.allclose(method.adapt(clip(0)).after, whole.adapt(clip(0)).after, rtol=1e-8, atol=1e-10)
     for name, value in ours.state_dict().items():
@@ -139,7 +156,9 @@ def test_a_step_is_the_same_whatever_is_folded_or_reused(scope: str) -> None:
 
 
 def test_the_alignment_layers_are_the_2d_batch_norms_of_layer3_and_layer4() -> None:
-    """Three a bottleneck of resnet50's 6 and 3, two a basic block of resnet18's 2 and 2, and one in each layer's shortcut."""
+    """Three a bottleneck of resnet50's 6 and 3, two a basic block of resnet18's 2 and 2, and one in each layer's
+    shortcut.
+    """
     for variant, count in (("resnet50", 29), ("resnet18", 10), ("narrow", 6)):
         model = tanet.build(K, T, variant=variant)
         chosen = model.alignment_layers()
@@ -158,7 +177,9 @@ def test_the_blocks_run_one_after_the_other_are_the_forward() -> None:
             x = block.run(x)
             assert len(x) % len(frames) == 0
         assert torch.equal(x, model(frames))
-        in_blocks = [p for block in model.blocks() for name in block.modules for p in model.get_submodule(name).parameters()]
+        in_blocks = [
+            p for block in model.blocks() for name in block.modules for p in model.get_submodule(name).parameters()
+        ]
         assert [id(p) for p in in_blocks] == [id(p) for p in model.parameters()]
 
 
@@ -228,16 +249,26 @@ def published_file(folder: Path, depth: int = 18, n_classes: int = K) -> tuple[P
 def test_a_checkpoint_of_the_published_form_loads_whole(tmp_path: Path) -> None:
     path, theirs = published_file(tmp_path)
     names = torch.load(path, weights_only=True)["state_dict"].keys()
-    assert {"module.base_model.layer1.0.net.conv1.weight", "module.base_model.layer4.1.tam.L.3.weight", "module.new_fc.bias"} <= names
+    assert {
+        "module.base_model.layer1.0.net.conv1.weight",
+        "module.base_model.layer4.1.tam.L.3.weight",
+        "module.new_fc.bias",
+    } <= names
     ours = backbones.build("tanet", K, T, str(path), "resnet18").eval()
     frames = torch.rand(1, 3, T, SIZE, SIZE)
     assert torch.allclose(ours(frames), theirs(images(frames)), atol=1e-4)
 
 
-@pytest.mark.parametrize(("variant", "n_classes", "n_frames"), [("resnet50", K, T), ("resnet18", K + 1, T), ("resnet18", K, 8)])
-def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path, variant: str, n_classes: int, n_frames: int) -> None:
+@pytest.mark.parametrize(
+    ("variant", "n_classes", "n_frames"), [("resnet50", K, T), ("resnet18", K + 1, T), ("resnet18", K, 8)]
+)
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(
+    tmp_path: Path, variant: str, n_classes: int, n_frames: int
+) -> None:
     path, _ = published_file(tmp_path)
-    with pytest.raises(CheckpointError, match=f"no published TANet {variant} checkpoint with {n_classes} classes and {n_frames} frames") as caught:
+    with pytest.raises(
+        CheckpointError, match=f"no published TANet {variant} checkpoint with {n_classes} classes and {n_frames} frames"
+    ) as caught:
         backbones.build("tanet", n_classes, n_frames, str(path), variant)
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,7 @@
-"""Training: the same seed gives the same bytes, also where it was killed in between; published weights; files that do not fit are one error."""
+"""Training: the same seed gives the same bytes, also where it was killed in between; published weights; files that do
+not fit are one error.
+"""
+
 import dataclasses
 import logging
 import os
@@ -25,7 +28,8 @@ from tests.greys import LABELS, VIDEO
 PATH = checkpoints.model_path("greys", "tanet")
 PROGRESS = PATH.with_name(".tanet.progress.pt")
 OPTIONS = train.Options("greys", "tanet", video=VIDEO, epochs=3, batch_size=4, lr=0.01, save_every=1)
-# Trains as OPTIONS say, and kills itself: after its n-th save, or within it, when the new file is written but has not its name yet.
+# Trains as OPTIONS say, and kills itself: after its n-th save, or within it, when the new file is written but has not
+# its name yet.
 CHILD = """
 import os, signal, sys
 from pathlib import Path
@@ -46,7 +50,7 @@ def replace(self, target):
 Path.replace = replace
 train.run(OPTIONS)
 """
-BACKBONE = '''
+BACKBONE = """
 import torch
 from torch import nn
 
@@ -65,13 +69,13 @@ def build(n_classes, n_frames, weights, variant):
     if weights:
         model.load_state_dict(torch.load(weights, weights_only=True), strict=False)
     return model
-'''
-HOOK = '''
+"""
+HOOK = """
 
 def initialise_head(model, names, weights):
     for value in model.head.parameters():
         nn.init.constant_(value, len(names[0]))
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +129,9 @@ def test_a_checkpoint_of_the_same_options_data_and_code_is_kept(
     chosen = dataclasses.replace(OPTIONS, epochs=1)
     counts = train.run(chosen)
     assert is_kept()
-    assert is_kept(workers=1, save_every=0, video=dataclasses.replace(VIDEO, decode_timeout_s=7))  # what changes no weight
+    assert is_kept(
+        workers=1, save_every=0, video=dataclasses.replace(VIDEO, decode_timeout_s=7)
+    )  # what changes no weight
     assert not is_kept(seed=1)
     counts = train.run(chosen)
     with monkeypatch.context() as patch:
@@ -150,7 +156,9 @@ def test_a_run_that_was_killed_twice_ends_with_the_bytes_of_one_that_was_not(her
     for n_saves, where in ((2, "after"), (3, "within")):  # all steps of the first epoch; then within the second one's
         command = [sys.executable, "-W", "ignore", "-c", CHILD, str(n_saves), where]
         path = os.pathsep.join(filter(None, [str(greys.ROOT), os.environ.get("PYTHONPATH")]))
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
+        )
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert not PATH.exists()
         sizes.append(checkpoints.load(PROGRESS, "train")["position"])
@@ -192,7 +200,9 @@ def test_bf16_trains_as_well_on_a_cpu_and_fp16_is_refused_there(here: Path) -> N
     assert trained_bytes(epochs=2, precision="bf16") != full
     state = checkpoints.load(PATH, "train")["state"]
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float32}
-    with pytest.raises(MethodError, match="precision fp16 needs a CUDA device, but device is cpu: set train.precision to bf16 or fp32"):
+    with pytest.raises(
+        MethodError, match="precision fp16 needs a CUDA device, but device is cpu: set train.precision to bf16 or fp32"
+    ):
         trained_bytes(precision="fp16")
     with pytest.raises(MethodError, match="precision 'half': choose one of fp32, bf16, fp16"):
         trained_bytes(precision="half")
@@ -214,13 +224,17 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_no_checkpoint(here: Pa
 
 def test_without_a_train_clip_that_can_be_read_there_is_one_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = cache.read_clips
-    monkeypatch.setattr(cache, "read_clips", lambda dataset, split: [dataclasses.replace(clip, status="failed") for clip in read(dataset, split)])
+    monkeypatch.setattr(
+        cache,
+        "read_clips",
+        lambda dataset, split: [dataclasses.replace(clip, status="failed") for clip in read(dataset, split)],
+    )
     with pytest.raises(AdaptError, match="no train clip of greys can be read"):
         trained_bytes()
 
 
 def test_no_epochs_take_published_weights_as_they_are(here: Path, registry: Path) -> None:
-    weights = {"norm.weight": torch.ones(3), "norm.bias": torch.zeros(3), "head.weight": torch.tensor([[-1.0] * 3, [1.0] * 3]),
+    weights = {"norm.weight": torch.ones(3), "norm.bias": torch.zeros(3), "head.weight": torch.tensor([[-1.0] * 3, [1.0] * 3]),  # noqa: E501
                "head.bias": torch.tensor([1.5, -1.5])}  # fmt: skip
     torch.save(weights, registry / "published.pt")
     done = train.run(dataclasses.replace(OPTIONS, backbone="mean", epochs=0, weights=str(registry / "published.pt")))
@@ -230,15 +244,22 @@ def test_no_epochs_take_published_weights_as_they_are(here: Path, registry: Path
 
 
 def test_the_head_of_a_random_network_is_not_trained_alone(here: Path) -> None:
-    with pytest.raises(AdaptError, match="scope is 'head', but the rest of the network is random: set train.weights, or train.scope to all"):
+    with pytest.raises(
+        AdaptError,
+        match="scope is 'head', but the rest of the network is random: set train.weights, or train.scope to all",
+    ):
         train.run(dataclasses.replace(OPTIONS, scope="head"))
 
 
-def test_no_epochs_without_weights_or_without_a_head_would_be_a_random_model_and_are_one_error(here: Path, registry: Path) -> None:
+def test_no_epochs_without_weights_or_without_a_head_would_be_a_random_model_and_are_one_error(
+    here: Path, registry: Path
+) -> None:
     with pytest.raises(CheckpointError, match="epochs 0 takes weights as they are, and there are none"):
         train.run(dataclasses.replace(OPTIONS, backbone="mean", epochs=0))
     torch.save({"norm.weight": torch.ones(3)}, registry / "headless.pt")
-    with pytest.raises(CheckpointError, match=r"headless.pt leaves head.weight of mean random: set train.epochs above 0"):
+    with pytest.raises(
+        CheckpointError, match=r"headless.pt leaves head.weight of mean random: set train.epochs above 0"
+    ):
         train.run(dataclasses.replace(OPTIONS, backbone="mean", epochs=0, weights=str(registry / "headless.pt")))
 
 
@@ -266,6 +287,12 @@ def test_a_batch_leaves_out_what_cannot_be_read_and_counts_it_as_behind(here: Pa
     clips[1:1] = [Clip("gone", Path("gone.mp4"), "train", 0, "ok")] * 2
     clips.insert(1, dataclasses.replace(clips[0], clip_id="another's file", unread="scan could not read it"))
     found = list(_loader.batches(clips, [0.5] * 11, VIDEO, batch_size=2, workers=2, device=torch.device("cpu")))
-    assert [(len(batch.frames), batch.n_behind) for batch in found] == [(1, 2), (2, 6), (2, 8), (2, 10), (1, 11)]  # none of the second two
+    assert [(len(batch.frames), batch.n_behind) for batch in found] == [
+        (1, 2),
+        (2, 6),
+        (2, 8),
+        (2, 10),
+        (1, 11),
+    ]  # none of the second two
     assert [clip for batch in found for clip in batch.clips] == cache.read_clips("greys", "train")
     assert all(abs(int(batch.frames[0].float().median()) - (40, 200)[batch.clips[0].label_id]) < 16 for batch in found)

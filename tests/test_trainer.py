@@ -1,4 +1,7 @@
-"""A training step is AdamW's at the cosine's rate, goes on bit for bit where it was saved, and sees mildly changed clips."""
+"""A training step is AdamW's at the cosine's rate, goes on bit for bit where it was saved, and sees mildly changed
+clips.
+"""
+
 import copy
 import math
 
@@ -15,7 +18,9 @@ from tests.tiny import K, trained, weights
 
 
 def trainer(model: nn.Module, precision: str = "fp32", scope: str = "all") -> Trainer:
-    return Trainer(model, 10, lr=0.1, head_lr_factor=0.5, weight_decay=0.1, label_smoothing=0.0, precision=precision, scope=scope)
+    return Trainer(
+        model, 10, lr=0.1, head_lr_factor=0.5, weight_decay=0.1, label_smoothing=0.0, precision=precision, scope=scope
+    )
 
 
 def test_the_learning_rate_rises_and_falls_by_a_cosine_and_the_heads_is_its_own() -> None:
@@ -60,11 +65,13 @@ def test_a_step_is_adamws_on_the_cross_entropy() -> None:
     frames, label_ids = torch.rand(4, 3, 4, 8, 8), torch.tensor([0, 1, 2, 3])
     model, expected = trained().train(), trained().train()
     made = trainer(model)
-    optimiser = torch.optim.AdamW([
-        {"params": [expected.conv.weight], "weight_decay": 0.1},
-        {"params": [expected.conv.bias, expected.norm.weight, expected.norm.bias], "weight_decay": 0.0},
-        {"params": [expected.head.weight, expected.head.bias], "weight_decay": 0.1},
-    ])
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [expected.conv.weight], "weight_decay": 0.1},
+            {"params": [expected.conv.bias, expected.norm.weight, expected.norm.bias], "weight_decay": 0.0},
+            {"params": [expected.head.weight, expected.head.bias], "weight_decay": 0.1},
+        ]
+    )
     for group, ours in zip(optimiser.param_groups, made.optimiser.param_groups, strict=True):
         group["lr"], group["betas"] = ours["lr"], ours["betas"]
     loss = -expected(frames).log_softmax(1)[range(4), label_ids].mean()
@@ -84,11 +91,16 @@ def test_a_trainer_goes_on_bit_for_bit_where_its_state_was_taken() -> None:
     for made in (first, second):
         for _ in range(3):
             made.step(frames, label_ids)
-    assert all(torch.equal(a, b) for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True)
+    )
 
 
 def test_a_clips_changes_are_mild_the_same_in_every_frame_and_repeatable() -> None:
-    still = torch.randint(0, 256, (3, 3, 1, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)).expand(3, 3, 4, 24, 24)
+    still = torch.randint(
+        0, 256, (3, 3, 1, 24, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    ).expand(3, 3, 4, 24, 24)
     changed = augmented(still, np.random.default_rng(2), change=True, flip=True)
     assert changed.shape == still.shape
     assert changed.min() >= 0 and changed.max() <= 1
@@ -97,7 +109,9 @@ def test_a_clips_changes_are_mild_the_same_in_every_frame_and_repeatable() -> No
     assert same.any()  # noise, where there is any, is new in every frame; all else is not
     assert torch.equal(augmented(still, np.random.default_rng(2), change=False, flip=False), still / 255)
     mirrored = augmented(still, np.random.default_rng(2), change=False, flip=True)
-    assert all(torch.equal(m, s / 255) or torch.equal(m, s.flip(-1) / 255) for m, s in zip(mirrored, still, strict=True))
+    assert all(
+        torch.equal(m, s / 255) or torch.equal(m, s.flip(-1) / 255) for m, s in zip(mirrored, still, strict=True)
+    )
 
 
 def test_a_step_whose_scaled_gradients_overflow_changes_neither_weights_nor_learning_rate() -> None:

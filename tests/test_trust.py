@@ -1,4 +1,7 @@
-"""Trust in the sound, information in the picture, and the fused answer that both lead to; expected values are worked out by hand."""
+"""Trust in the sound, information in the picture, and the fused answer that both lead to; expected values are worked
+out by hand.
+"""
+
 import dataclasses
 import math
 from typing import Any
@@ -75,13 +78,20 @@ def test_the_likelihood_averages_over_the_shares_of_agreeing_clips(monkeypatch: 
 
 
 def test_trust_of_two_heard_classes_is_bayes_rule_with_the_constants() -> None:
-    """Stream and class, by hand: L_c averaged over rho, doubt mixed into the picture, the prior of a class given that of the stream."""
+    """Stream and class, by hand: L_c averaged over rho, doubt mixed into the picture, the prior of a class given that
+    of the stream.
+    """
     doubt = trusted.DOUBT
     trust = told([(0, 0), (1, 0), (1, 1)])
-    heard = {same: ((1 - doubt) * p + doubt / K) * K for same, p in ((True, 0.925), (False, 0.025))}  # over what is usual, 1 / K
+    heard = {
+        same: ((1 - doubt) * p + doubt / K) * K for same, p in ((True, 0.925), (False, 0.025))
+    }  # over what is usual, 1 / K
     shares = [AGREES + (1 - AGREES) * i / (GRID - 1) for i in range(GRID)]
     found = {0: (True, False), 1: (True,)}
-    likely = {k: sum(math.prod(rho * heard[same] + 1 - rho for same in clips) for rho in shares) / GRID for k, clips in found.items()}
+    likely = {
+        k: sum(math.prod(rho * heard[same] + 1 - rho for same in clips) for rho in shares) / GRID
+        for k, clips in found.items()
+    }
     of_class = {k: CLASS * likely.get(k, 1.0) + 1 - CLASS for k in range(K)}
     odds = 0.8 / 0.2 * math.prod(of_class.values())
     expected = [odds / (1 + odds) * CLASS * likely.get(k, 1.0) / of_class[k] for k in range(K)]
@@ -165,7 +175,11 @@ def test_the_source_mix_changes_what_is_fused_and_no_weight_and_is_not_asked_at_
 
         vars(method.method)["source_answer"] = source_answer
         fused = [method.adapt(batch(i)).fused for i in range(3)]  # silent clips: the steps are the same
-        return [answer for answer in fused if answer is not None], [p.detach().clone() for p in model.parameters()], len(asked)
+        return (
+            [answer for answer in fused if answer is not None],
+            [p.detach().clone() for p in model.parameters()],
+            len(asked),
+        )
 
     (with_source, weights, n_asked), (without, others, n_others) = after(1.0), after(0.0)
     assert (n_asked, n_others) == (3, 0)
@@ -186,7 +200,10 @@ def sound(evidence: list[float]) -> Batch:
 
 def test_the_fused_sound_is_late_fusion_at_full_trust_and_nothing_at_none() -> None:
     uniform, method = torch.full((1, 3), 1 / 3).log(), fusing(fusion_floor=0.05, logit_adjustment=0.0)
-    full, half, none = (method.together(uniform, sound([0.0, 0.9, 0.0]), torch.tensor([r]), 1.0).exp()[0].tolist() for r in (1.0, 0.5, 0.0))
+    full, half, none = (
+        method.together(uniform, sound([0.0, 0.9, 0.0]), torch.tensor([r]), 1.0).exp()[0].tolist()
+        for r in (1.0, 0.5, 0.0)
+    )
     assert full == pytest.approx([0.05 / 1.05, 0.95 / 1.05, 0.05 / 1.05])
     assert none == pytest.approx([1 / 3] * 3)
     assert half == pytest.approx([(a + b) / 2 for a, b in zip(full, none, strict=True)])
@@ -197,13 +214,20 @@ def test_picture_and_sound_together_are_their_product_over_the_prior_to_its_powe
     method = fusing(fusion_floor=0.1, logit_adjustment=2.0)
     method.answers.add(torch.tensor([[1.0, 0.0, 0.0]]).log().clamp_min(-50))
     prior = [2 / 4, 1 / 4, 1 / 4]  # uniform counts as three clips
-    parts = [p**0.5 * (0.8 * a / 1.2 + 0.2 / 3) / b**2 for p, a, b in zip((0.5, 0.3, 0.2), (0.1, 1.0, 0.1), prior, strict=True)]
-    found = method.together(torch.tensor([[0.5, 0.3, 0.2]]).log(), sound([0.0, 0.9, 0.0]), torch.tensor([0.8]), 0.5).exp()
+    parts = [
+        p**0.5 * (0.8 * a / 1.2 + 0.2 / 3) / b**2
+        for p, a, b in zip((0.5, 0.3, 0.2), (0.1, 1.0, 0.1), prior, strict=True)
+    ]
+    found = method.together(
+        torch.tensor([[0.5, 0.3, 0.2]]).log(), sound([0.0, 0.9, 0.0]), torch.tensor([0.8]), 0.5
+    ).exp()
     assert found[0].tolist() == pytest.approx([part / sum(parts) for part in parts])
 
 
 def test_the_first_fused_answer_is_the_formula_with_the_priors() -> None:
-    """The views' share, half of the source's answer, the prior trust: all by hand; uniform evidence says nothing of classes without any."""
+    """The views' share, half of the source's answer, the prior trust: all by hand; uniform evidence says nothing of
+    classes without any.
+    """
     settings = {"fusion_floor": 0.1, "logit_adjustment": 0.75, "fusion_views": 0.6}
     before, after, source = (torch.tensor([p]) for p in ([0.6, 0.3, 0.1], [0.2, 0.6, 0.2], [0.5, 0.25, 0.25]))
     answer = Answer(before.log(), after.log(), source=source.log())
@@ -226,7 +250,9 @@ def test_what_a_method_says_without_the_sound_is_fused_where_it_says_that() -> N
 
 @pytest.mark.parametrize("name", [name for name in methods.names() if name != "oracle_gate"])  # which asks an oracle
 def test_trusted_fusion_stops_trusting_sounds_of_other_clips_on_any_method(name: str) -> None:
-    """The picture is sure of class i % 4 and the sound always says the next class: what is left is the picture, worked out by hand."""
+    """The picture is sure of class i % 4 and the sound always says the next class: what is left is the picture, worked
+    out by hand.
+    """
     chosen = built.fitting(name, "trusted", information=0.0, fusion_views=0.5, logit_adjustment=0.0)
     method = built.fused(name, "trusted", trained(), None, K, **chosen)
     fusion = getattr(method.method, "fusion", None) or method.fusion
@@ -263,7 +289,9 @@ def test_audio_fuses_as_trusted_fusion_does_beside_any_method() -> None:
     ({"information": math.nan}, "information is nan: give 0 to 1"),
 ])  # fmt: skip
 @pytest.mark.parametrize("name", ["audio", "source"])
-def test_a_setting_of_trusted_fusion_out_of_its_range_is_one_clear_error(name: str, settings: dict[str, Any], message: str) -> None:
+def test_a_setting_of_trusted_fusion_out_of_its_range_is_one_clear_error(
+    name: str, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(MethodError, match=f"^{message}$"):
         methods.choose(name, "trusted", settings)
     if name == "audio":

@@ -1,4 +1,5 @@
 """Frames come back in order, once, at the size asked for; what cannot be read is a row, not a crash."""
+
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,9 @@ def test_views_and_centre_hold_the_very_frames_that_their_offsets_name(tmp_path:
     assert frames.views.shape == (2, 3, 4, 24, 24)
     assert frames.centre.shape == (1, 3, 4, 24, 24)
     seen = frames.views.float().mean((1, 3, 4)).numpy()
-    assert np.abs(seen - np.array([[10, 50, 90, 130], [30, 70, 110, 150]])).max() <= 3  # offsets .25 and .75 of segments of 4
+    assert (
+        np.abs(seen - np.array([[10, 50, 90, 130], [30, 70, 110, 150]])).max() <= 3
+    )  # offsets .25 and .75 of segments of 4
     assert np.abs(frames.centre.float().mean((1, 3, 4)).numpy() - np.array([[20, 60, 100, 140]])).max() <= 3
 
 
@@ -68,7 +71,10 @@ def test_a_multi_scale_crop_keeps_the_shape_the_clips_choice_and_the_view_to_pre
         spans.add(round((int(cropped[0, 0, 32, 60]) - int(cropped[0, 0, 32, 4])) / (3 * 56), 2))
     assert min(spans) == pytest.approx(0.66, abs=0.03) and max(spans) == pytest.approx(1, abs=0.01)
     clip = Clip("a", write_video(tmp_path / "a.mp4", [10 * i for i in range(16)], (64, 64)), "test", 0, "ok")
-    plain, first, again = (read_clip(clip, VideoOptions(4, 2, 64, 64, crop), "clean", 0) for crop in ("centre", "multi_scale", "multi_scale"))
+    plain, first, again = (
+        read_clip(clip, VideoOptions(4, 2, 64, 64, crop), "clean", 0)
+        for crop in ("centre", "multi_scale", "multi_scale")
+    )
     assert torch.equal(first.views, again.views)
     assert torch.equal(first.centre, plain.centre)
     with pytest.raises(AdaptError, match="crop 'random': choose 'centre' or 'multi_scale'"):

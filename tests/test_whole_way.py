@@ -1,4 +1,5 @@
 """A user's own folder, good and bad files in it, through every stage as the commands that DVC runs."""
+
 import json
 import os
 import subprocess
@@ -45,13 +46,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def stage(root: Path, *command: str) -> dict[str, object]:
     """Run `python -m command` in `root` and return its JSON line."""
     path = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
-    done = subprocess.run([sys.executable, "-m", *command], cwd=root, capture_output=True, text=True, check=False, env=path)
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=root, capture_output=True, text=True, check=False, env=path
+    )
     assert done.returncode == 0, done.stderr
     counts: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return counts
 
 
-def test_bad_files_become_status_rows_and_the_run_ends_with_their_count(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_files_become_status_rows_and_the_run_ends_with_their_count(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = ("--dataset", "own")
     scanned = stage(folder, "pipeline.scan", *own, "--recipe", "folder")
     assert (scanned["n_clips"], scanned["n_failed"]) == (19, 5)
@@ -65,13 +70,27 @@ def test_bad_files_become_status_rows_and_the_run_ends_with_their_count(folder: 
     tanet = (*own, "--backbone", "tanet", *VIDEO)
     stage(folder, "adapt.train", *tanet, "--epochs", "3", "--batch_size", "4", "--no-augment")
     stage(folder, "adapt.statistics", *tanet)
-    adapted = stage(folder, "adapt", *tanet, "--method", "audio", "--corruptions", "gauss", "--max_iterations", "2", "--max_failed_share", "0.6")
+    adapted = stage(
+        folder,
+        "adapt",
+        *tanet,
+        "--method",
+        "audio",
+        "--corruptions",
+        "gauss",
+        "--max_iterations",
+        "2",
+        "--max_failed_share",
+        "0.6",
+    )
     assert (adapted["n_predictions"], adapted["n_failed"]) == (9, 5)
     report = stage(folder, "adapt.report", *own, "--methods", "audio", "--corruptions", "gauss")
     assert "5 of them unreadable" in (folder / str(report["report"])).read_text()
 
     monkeypatch.chdir(folder)
-    statuses = {r["clip_id"]: r["status"] for r in parquet.read_table(Path("cache/own/clips.parquet"), "clips").to_pylist()}
+    statuses = {
+        r["clip_id"]: r["status"] for r in parquet.read_table(Path("cache/own/clips.parquet"), "clips").to_pylist()
+    }
     assert {c for c, s in statuses.items() if s == "failed"} == BAD
     predictions = adapter_cache.read_predictions(Path("cache/own/adapt/audio/predictions.parquet"))
     assert {r["clip_id"] for r in predictions if r["stop_reason"] == "failed"} == BAD

@@ -1,4 +1,5 @@
 """`adapt.wrap`: any nn.Module adapted from Python, without tables, files or a decoder."""
+
 import re
 import subprocess
 import sys
@@ -54,13 +55,16 @@ def test_wrapping_and_adapting_needs_no_decoder_no_tables_and_no_stages() -> Non
         "import torch, adapt\n"
         "from adapt import methods\n"
         "from torch import nn\n"
-        "net = nn.Sequential(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 2))\n"
+        "net = nn.Sequential(nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4), nn.AdaptiveAvgPool3d(1), nn.Flatten(), "
+        "nn.Linear(4, 2))\n"
         "for name in methods.names():\n"
         "    if not methods.needs_labels(name):\n"
         "        logits = adapt.wrap(net, name, classes=['a', 'b'])(torch.rand(1, 3, 4, 8, 8), sound={'a': 0.9})\n"
         "        assert logits.shape == (1, 2) and logits.isfinite().all(), name\n"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -246,8 +250,9 @@ def one_value(value: float) -> Tensor:
     (lambda: wrapped(learning_rate=1), "unknown setting 'learning_rate': choose among"),
     (lambda: wrapped(views=0), "views=0"),
     (lambda: wrapped(view_frames=9)(clip()), "the clip has 4 frames, a view takes 9"),
-    (lambda: adapt.wrap(trained(), classes=NAMES[:3])(clip()), r"answers \(1, 4\) to 1 clips, \(1, 3\) is wanted: classes= has 3 names"),
-    (lambda: wrapped(model=TimeFirst(), prepare=lambda x: x.transpose(1, 2))(clip()), "answers SimpleNamespace, no tensor: pass read="),
+    (lambda: adapt.wrap(trained(), classes=NAMES[:3])(clip()), r"answers \(1, 4\) to 1 clips, \(1, 3\) is wanted: classes= has 3 names"),  # noqa: E501
+    (lambda: wrapped(model=TimeFirst(), prepare=lambda x: x.transpose(1, 2))(clip()), "answers SimpleNamespace, no "
+                                                                                      "tensor: pass read="),
     (lambda: wrapped()(one_value(float("nan"))), "frames hold NaN"),
     (lambda: wrapped()(one_value(float("inf"))), r"frames lie in \[.*, inf\]"),
     (lambda: wrapped()(clip() * 255), r"frames lie in \[.*\]: pass values in \[0, 1\]"),

@@ -1,4 +1,7 @@
-"""A tiny data set with a trained model: two classes of flat grey clips, dark and bright.  The dark ones sound, the bright ones are silent."""
+"""A tiny data set with a trained model: two classes of flat grey clips, dark and bright.  The dark ones sound, the
+bright ones are silent.
+"""
+
 import dataclasses
 import fcntl
 import os
@@ -26,7 +29,7 @@ def add_clip(split: str, label_id: int, i: int) -> dict[str, object]:
     level = (40, 200)[label_id]
     write_video(Path(f"data/videos/tiny/{name}.mp4"), [level + 3 * i, level, level + i, level])
     return {
-        "clip_id": name, "path": f"{name}.mp4", "split": split, "label_id": label_id, "label": LABELS[label_id], "status": "ok",
+        "clip_id": name, "path": f"{name}.mp4", "split": split, "label_id": label_id, "label": LABELS[label_id], "status": "ok",  # noqa: E501
         "duration_s": 0.5, "n_frames": 4, "content_sha256": "0" * 64, "error": None,
     }  # fmt: skip
 
@@ -37,7 +40,7 @@ def pseudo_label(clip_id: str, label_id: int | None) -> dict[str, object]:
     s = [0.9 if c == label_id else 0.0 for c in range(2)]
     q = [0.95 if c == label_id else 0.05 for c in range(2)] if heard else [0.5, 0.5]
     return {
-        "clip_id": clip_id, "status": "ok" if heard else "silent", "probs": q, "evidence": s, "absent": [0.0, 0.0], "mass": 0.9 if heard else 0.0,
+        "clip_id": clip_id, "status": "ok" if heard else "silent", "probs": q, "evidence": s, "absent": [0.0, 0.0], "mass": 0.9 if heard else 0.0,  # noqa: E501
         "top_label": LABELS[label_id] if label_id is not None else None, "causes": [],
     }  # fmt: skip
 
@@ -66,15 +69,35 @@ def fill(folder: Path) -> None:
         Path("cache/tiny").mkdir(parents=True)
         shutil.copy(ROOT / "cache/schema.sql", "cache/schema.sql")
         Path("cache/tiny/labels.txt").write_text("\n".join(LABELS) + "\n")
-        rows = [add_clip(split, label, i) for split, n in (("train", 8), ("val", 2), ("test", 4)) for label in (0, 1) for i in range(n)]
+        rows = [
+            add_clip(split, label, i)
+            for split, n in (("train", 8), ("val", 2), ("test", 4))
+            for label in (0, 1)
+            for i in range(n)
+        ]
         broken = Path("data/videos/tiny/test/dark/broken.mp4")
         broken.write_bytes(b"not a video")
-        rows.append(rows[-1] | {"clip_id": "test/dark/broken", "path": "test/dark/broken.mp4", "label_id": 0, "label": "dark", "status": "failed"})
+        rows.append(
+            rows[-1]
+            | {
+                "clip_id": "test/dark/broken",
+                "path": "test/dark/broken.mp4",
+                "label_id": 0,
+                "label": "dark",
+                "status": "failed",
+            }
+        )
         write_clips(rows)
         heard = [pseudo_label(str(r["clip_id"]), 0 if r["label"] == "dark" else None) for r in rows]
-        parquet.write_table(Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": classes.sha256(LABELS)})
-        done = train.run(train.Options("tiny", "tanet", video=VIDEO, epochs=6, batch_size=8, lr=0.01, flip=False, augment=False))
-        assert done["val_accuracy"] == 1.0  # on any processor: answers are right by 1 to 2 logits, and kernels differ by 0.1
+        parquet.write_table(
+            Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": classes.sha256(LABELS)}
+        )
+        done = train.run(
+            train.Options("tiny", "tanet", video=VIDEO, epochs=6, batch_size=8, lr=0.01, flip=False, augment=False)
+        )
+        assert (
+            done["val_accuracy"] == 1.0
+        )  # on any processor: answers are right by 1 to 2 logits, and kernels differ by 0.1
         assert statistics.run(statistics.Options("tiny", "tanet", video=VIDEO))["n_clips"] == 16
 
 
@@ -82,13 +105,17 @@ def copy(factory: pytest.TempPathFactory) -> Path:
     """A copy of the project, for one file of tests."""
     base = factory.getbasetemp()
     folder = factory.mktemp("project")
-    made = make(base.parent if "PYTEST_XDIST_WORKER" in os.environ else base)  # a worker's own folder lies in that of the run
+    made = make(
+        base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    )  # a worker's own folder lies in that of the run
     shutil.copytree(made, folder, dirs_exist_ok=True)
     return folder
 
 
 def options(method: str, **changes: object) -> Options:
-    """A short run in this process: the clean and the noisy stream, at most three steps a clip; `method` may be method+fusion."""
+    """A short run in this process: the clean and the noisy stream, at most three steps a clip; `method` may be
+    method+fusion.
+    """
     name, _, fusion = method.partition("+")
     settings = built.fitting(name, fusion or "trusted", max_iterations=3)
     made = Options("tiny", "tanet", method, ("clean", "gauss"), video=VIDEO, settings=settings, jobs=1)

@@ -1,8 +1,10 @@
 """List the backbones (`python -m adapt.backbones`): size, cost of a clip, and what adapts by default.
 
-Networks are built without memory (torch's meta device) and with random weights, so that the large ones cost nothing.  GFLOPs are of one clip
-(one view) forward, matrix multiplications and convolutions only, a multiply-add counted as two; papers and torchvision often count it as one.
+Networks are built without memory (torch's meta device) and with random weights, so that the large ones cost nothing.
+GFLOPs are of one clip (one view) forward, matrix multiplications and convolutions only, a multiply-add counted as two;
+papers and torchvision often count it as one.
 """
+
 import importlib
 import os
 import sys
@@ -19,7 +21,17 @@ from adapt.core import moments
 from adapt.errors import AdaptError, MethodError
 
 INPUT = (16, 224, 224)  # frames, height, width for a backbone that states none
-COLUMNS = ("backbone", "variant", "input", "parameters/M", "GFLOPs", "aligned layers", "first .. last", "once a clip", "adapting blocks")
+COLUMNS = (
+    "backbone",
+    "variant",
+    "input",
+    "parameters/M",
+    "GFLOPs",
+    "aligned layers",
+    "first .. last",
+    "once a clip",
+    "adapting blocks",
+)
 
 
 @dataclass(frozen=True)
@@ -31,13 +43,16 @@ class Options:
 
 
 def inputs(name: str) -> dict[str, tuple[int, int, int]]:
-    """Variant -> frames, height and width that it is meant for, the default first; as the backbone's module states them in INPUTS.
+    """Variant -> frames, height and width that it is meant for, the default first; as the backbone's module states them
+    in INPUTS.
 
     Raises MethodError for an unknown backbone.
     """
     if name not in backbones.names():
         raise MethodError(f"unknown backbone {name!r}: choose one of {backbones.names()}")
-    stated: dict[str, tuple[int, int, int]] = getattr(importlib.import_module(f"adapt.backbones.{name}"), "INPUTS", {"": INPUT})
+    stated: dict[str, tuple[int, int, int]] = getattr(
+        importlib.import_module(f"adapt.backbones.{name}"), "INPUTS", {"": INPUT}
+    )
     return stated
 
 
@@ -75,14 +90,18 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """Rows as a Markdown table under COLUMNS, columns padded to one width."""
     lines = [COLUMNS, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-    padded = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    padded = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([padded[0], rule, *padded[1:]])
 
 
 def listing(options: Options) -> str:
     """The table of what is asked for.  Raises MethodError for an unknown backbone."""
-    lines = ((name, variant, size) for name in options.names or backbones.names() for variant, size in inputs(name).items())
+    lines = (
+        (name, variant, size) for name in options.names or backbones.names() for variant, size in inputs(name).items()
+    )
     return table([row(*line, options.classes) for line in lines])
 
 

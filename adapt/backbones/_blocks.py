@@ -1,4 +1,5 @@
 """What the backbones made of blocks share: pixels normalised on the way in, blocks one after the other, logits out."""
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -56,7 +57,9 @@ def each_frame(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def chosen_variant(backbone: str, variants: Mapping[str, Described], variant: str) -> tuple[str, Described]:
-    """The name and description of `variant`, "" for the first.  Raises MethodError for one that the backbone does not have."""
+    """The name and description of `variant`, "" for the first.  Raises MethodError for one that the backbone does not
+    have.
+    """
     name = variant or next(iter(variants))
     if name not in variants:
         raise MethodError(f"unknown variant {variant!r} of {backbone}: choose one of {list(variants)}")

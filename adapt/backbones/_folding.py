@@ -1,8 +1,10 @@
-"""A convolution and the batch norm behind it as one convolution, where the norm is in eval mode: exact, and differentiable in all parameters.
+"""A convolution and the batch norm behind it as one convolution, where the norm is in eval mode: exact, and
+differentiable in all parameters.
 
-w' = w g / sqrt(v + eps), b' = b - m g / sqrt(v + eps) (Jacob et al. 2018, arXiv 1712.05877, section 3.2).  Half of a network's
-activations are then never made, and neither are their gradients: a step takes less time and half the memory.
+w' = w g / sqrt(v + eps), b' = b - m g / sqrt(v + eps) (Jacob et al. 2018, arXiv 1712.05877, section 3.2).  Half of a
+network's activations are then never made, and neither are their gradients: a step takes less time and half the memory.
 """
+
 from typing import Any
 
 import torch
@@ -39,10 +41,17 @@ def conv_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor, *, plus: Tensor | Non
 def _worth_folding(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
     """Whether the two are one affine map whose weights are cheap to come by.
 
-    Hooks on the convolution want to see it run, and pre-forward hooks may change what a norm normalises with.  Where the norm adapts and the
-    convolution does not, folding would cost the gradient of the convolution's weights, which is dearer than the norm.
+    Hooks on the convolution want to see it run, and pre-forward hooks may change what a norm normalises with.  Where
+    the norm adapts and the convolution does not, folding would cost the gradient of the convolution's weights, which is
+    dearer than the norm.
     """
-    if norm.training or norm.running_mean is None or norm._forward_pre_hooks or conv._forward_hooks or conv._forward_pre_hooks:
+    if (
+        norm.training
+        or norm.running_mean is None
+        or norm._forward_pre_hooks
+        or conv._forward_hooks
+        or conv._forward_pre_hooks
+    ):
         return False
     adapts = torch.is_grad_enabled() and norm.weight is not None and norm.weight.requires_grad
     return conv.weight.requires_grad or not adapts
@@ -59,7 +68,9 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def max_pool_relu(pool: nn.MaxPool2d, x: Tensor) -> Tensor:
-    """relu(pool(x)), which is pool(relu(x)) with the same gradients, on fewer values; for the gradient only places are kept, not x."""
+    """relu(pool(x)), which is pool(relu(x)) with the same gradients, on fewer values; for the gradient only places are
+    kept, not x.
+    """
     pooled: Tensor = _MaxPool.apply(x, pool.kernel_size, pool.stride, pool.padding)  # type: ignore[no-untyped-call]
     return pooled.relu_()
 

@@ -38,7 +38,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(
-            f"{path} is no file: set train.weights to the published state dict (.pth or .safetensors), or to '' for random weights"
+            f"{path} is no file: set train.weights to the published state dict (.pth or .safetensors), or to '' for "
+            "random weights"
         )
     try:
         if path.suffix == ".safetensors":
@@ -106,7 +107,8 @@ def check_names(path: Path, missing: list[str], strangers: list[str]) -> None:
     if missing or strangers:
         example = f"{missing[0]!r} is missing" if missing else f"{strangers[0]!r} is not the network's"
         raise CheckpointError(
-            f"{path} holds other weights: {len(missing)} missing, {len(strangers)} too many ({example}): check model.variant"
+            f"{path} holds other weights: {len(missing)} missing, {len(strangers)} too many ({example}): check "
+            "model.variant"
         )
 
 
@@ -120,7 +122,8 @@ def folder_of(weights: str) -> Path:
         return Path(weights)
     if not HUB_NAME.fullmatch(weights):
         raise CheckpointError(
-            f"{weights!r} is no folder of transformers and no name on the hub: set train.weights to one, or to '' for random ones"
+            f"{weights!r} is no folder of transformers and no name on the hub: set train.weights to one, or to '' for "
+            "random ones"
         )
     try:
         import huggingface_hub
@@ -149,7 +152,8 @@ def check_config(folder: Path, kinds: tuple[str, ...], ours: Any, fields: tuple[
         kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
         if kind not in kinds:
             raise CheckpointError(
-                f"{folder} holds a network of type {kind!r}, {kinds[0]!r} is wanted: check model.backbone and train.weights"
+                f"{folder} holds a network of type {kind!r}, {kinds[0]!r} is wanted: check model.backbone and "
+                "train.weights"
             )
         theirs = type(ours).from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:

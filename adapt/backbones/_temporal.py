@@ -1,9 +1,12 @@
-"""The temporal adaptive module (TAM; Liu et al., ICCV 2021, arXiv 2005.06803), section 3.2, with its published parameter names.
+"""The temporal adaptive module (TAM; Liu et al., ICCV 2021, arXiv 2005.06803), section 3.2, with its published
+parameter names.
 
-A local branch L gates every channel and time step; a global branch G makes one temporal kernel per clip and channel.  Gate and kernel act on
-the features one after the other in the paper; here their product does, as a few shifted multiply-adds, where the authors' code runs a
-convolution of as many groups as there are clips times channels.  The sums are the same.
+A local branch L gates every channel and time step; a global branch G makes one temporal kernel per clip and channel.
+Gate and kernel act on the features one after the other in the paper; here their product does, as a few shifted
+multiply-adds, where the authors' code runs a convolution of as many groups as there are clips times channels.  The sums
+are the same.
 """
+
 from typing import Any
 
 import torch
@@ -39,14 +42,18 @@ class TemporalAdaptiveModule(nn.Module):
         t, c = self.n_frames, x.shape[1]
         pooled = x.mean((2, 3)).view(-1, t, c).transpose(1, 2)  # (N, C, T)
         kernel = self.G(pooled.reshape(-1, t)).view(-1, c, KERNEL)
-        gate = F.pad(self.L(pooled), (KERNEL // 2, KERNEL // 2)).unfold(2, KERNEL, 1)  # (N, C, T, KERNEL): of the frames that a kernel meets
+        gate = F.pad(self.L(pooled), (KERNEL // 2, KERNEL // 2)).unfold(
+            2, KERNEL, 1
+        )  # (N, C, T, KERNEL): of the frames that a kernel meets
         weights = (kernel[:, :, None] * gate).permute(3, 0, 2, 1)
         mixed: Tensor = _Mix.apply(x, weights)  # type: ignore[no-untyped-call]
         return mixed
 
 
 class _Mix(torch.autograd.Function):
-    """y_t = sum_k w_kt x_(t + k - K // 2): x (N*T, C, H, W), w (K, N, T, C) -> (N*T, C, H, W); frames outside the clip are 0."""
+    """y_t = sum_k w_kt x_(t + k - K // 2): x (N*T, C, H, W), w (K, N, T, C) -> (N*T, C, H, W); frames outside the clip
+    are 0.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weights: Tensor) -> Tensor:

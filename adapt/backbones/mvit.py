@@ -1,11 +1,14 @@
-"""MViT: a transformer whose attention pools, fewer and wider tokens from stage to stage (Fan et al., ICCV 2021; v2 Li et al., CVPR 2022).
+"""MViT: a transformer whose attention pools, fewer and wider tokens from stage to stage (Fan et al., ICCV 2021; v2 Li
+et al., CVPR 2022).
 
-torchvision's mvit_v2_s and mvit_v1_b, trained on 16 frames of 224 x 224.  Takes any number of frames of any size: v2 interpolates its tables of
-relative positions itself; for v1 its tables of absolute positions are interpolated here (ours).
-Aligned by default: norm1 and norm2 of the blocks in the last two of four stages, and the final norm (ours, after ViTTA's choice for Swin); the
-norms inside attention are not.  Last blocks: these and the head; patch embedding and the first two stages then run once a clip.
-Weights: torchvision's published files mvit_v2_s-ae3be167.pth and mvit_v1_b-dbeb1030.pth (Kinetics-400), or any state dict of the same names.
+torchvision's mvit_v2_s and mvit_v1_b, trained on 16 frames of 224 x 224.  Takes any number of frames of any size: v2
+interpolates its tables of relative positions itself; for v1 its tables of absolute positions are interpolated here
+(ours). Aligned by default: norm1 and norm2 of the blocks in the last two of four stages, and the final norm (ours,
+after ViTTA's choice for Swin); the norms inside attention are not.  Last blocks: these and the head; patch embedding
+and the first two stages then run once a clip. Weights: torchvision's published files mvit_v2_s-ae3be167.pth and
+mvit_v1_b-dbeb1030.pth (Kinetics-400), or any state dict of the same names.
 """
+
 from pathlib import Path
 
 import torch
@@ -38,8 +41,8 @@ NETWORKS = {"v2_s": mvit_v2_s, "v1_b": mvit_v1_b, "tiny": _tiny}
 class Mvit(BlockNetwork):
     """The network with its pixels' normalisation.
 
-    Between blocks tokens are (N, T + 1, H, W, C): the class token, everywhere the same, rides as one more time step, so that the grid's size
-    goes along.
+    Between blocks tokens are (N, T + 1, H, W, C): the class token, everywhere the same, rides as one more time step, so
+    that the grid's size goes along.
     """
 
     def __init__(self, network: MViT) -> None:
@@ -72,11 +75,14 @@ class Mvit(BlockNetwork):
 
     def _head(self, x: Tensor) -> Tensor:
         tokens, _ = _unpacked(x)
-        logits: Tensor = self.network.head(self.network.norm(tokens)[:, 0].clone())  # dropout overwrites what alignment's gradient needs
+        logits: Tensor = self.network.head(
+            self.network.norm(tokens)[:, 0].clone()
+        )  # dropout overwrites what alignment's gradient needs
         return logits
 
     def blocks(self) -> list[Block]:
         """The patch embedding, the stages of blocks, and the head."""
+
         def run(blocks: range) -> Block:
             def run_blocks(x: Tensor) -> Tensor:
                 tokens, size = _unpacked(x)
@@ -92,7 +98,9 @@ class Mvit(BlockNetwork):
     def alignment_layers(self) -> list[str]:
         """norm1 and norm2 of the last two stages' blocks, and the final norm."""
         blocks = [i for stage in self._stage_blocks()[-2:] for i in stage]
-        return self.norms_under(*(f"network.blocks.{i}.{norm}" for i in blocks for norm in ("norm1", "norm2")), "network.norm")
+        return self.norms_under(
+            *(f"network.blocks.{i}.{norm}" for i in blocks for norm in ("norm1", "norm2")), "network.norm"
+        )
 
 
 def _packed(tokens: Tensor, size: tuple[int, int, int]) -> Tensor:

@@ -1,10 +1,12 @@
-"""R(2+1)D: a 3D residual network, each convolution split into space and time (Tran et al., CVPR 2018), torchvision's r2plus1d_18.
+"""R(2+1)D: a 3D residual network, each convolution split into space and time (Tran et al., CVPR 2018), torchvision's
+r2plus1d_18.
 
 Takes any number of frames of any size; trained on 16 of 112 x 112 (short side 128).
-Aligned by default: the batch norms of the last two stages, layer3 and layer4.  Last blocks: layer3, layer4 and the head; the stem, layer1 and
-layer2 then run once a clip.
-Weights: torchvision's published file r2plus1d_18-91a641e6.pth (Kinetics-400), or any state dict of the same names.
+Aligned by default: the batch norms of the last two stages, layer3 and layer4.  Last blocks: layer3, layer4 and the
+head; the stem, layer1 and layer2 then run once a clip. Weights: torchvision's published file r2plus1d_18-91a641e6.pth
+(Kinetics-400), or any state dict of the same names.
 """
+
 from pathlib import Path
 from typing import Any
 

@@ -1,11 +1,13 @@
-"""Video Swin: windows of attention that shift in space and time (Liu et al., CVPR 2022), torchvision's swin3d_t, _s and _b.
+"""Video Swin: windows of attention that shift in space and time (Liu et al., CVPR 2022), torchvision's swin3d_t, _s and
+_b.
 
-Takes any number of frames of any size; trained on 32 of 224 x 224, and compared in the literature on test-time adaptation at 16.
-Aligned by default, as in ViTTA: the layer norms of the last two stages, the patch merging between them included, and the final norm.  Last
-blocks: these and the head; patch embedding and the first two stages then run once a clip.
-Weights: torchvision's published files swin3d_t-7615ae03.pth, swin3d_s-da41c237.pth, swin3d_b_1k-24f7c7c6.pth, swin3d_b_22k-7c6ae6fa.pth
-(Kinetics-400), or any state dict of the same names.
+Takes any number of frames of any size; trained on 32 of 224 x 224, and compared in the literature on test-time
+adaptation at 16. Aligned by default, as in ViTTA: the layer norms of the last two stages, the patch merging between
+them included, and the final norm.  Last blocks: these and the head; patch embedding and the first two stages then run
+once a clip. Weights: torchvision's published files swin3d_t-7615ae03.pth, swin3d_s-da41c237.pth,
+swin3d_b_1k-24f7c7c6.pth, swin3d_b_22k-7c6ae6fa.pth (Kinetics-400), or any state dict of the same names.
 """
+
 from pathlib import Path
 
 from torch import Tensor
@@ -15,7 +17,12 @@ from adapt.backbones._blocks import BlockNetwork, chosen_variant
 from adapt.backbones._pretrained import load_file_into
 from adapt.contract import Block
 
-INPUTS = {"t": (16, 224, 224), "s": (16, 224, 224), "b": (16, 224, 224), "tiny": (4, 32, 32)}  # variant -> frames, height, width
+INPUTS = {
+    "t": (16, 224, 224),
+    "s": (16, 224, 224),
+    "b": (16, 224, 224),
+    "tiny": (4, 32, 32),
+}  # variant -> frames, height, width
 N_STAGES = 4
 
 
@@ -27,7 +34,9 @@ NETWORKS = {"t": swin3d_t, "s": swin3d_s, "b": swin3d_b, "tiny": _tiny}
 
 
 class Swin3d(BlockNetwork):
-    """The network with its pixels' normalisation.  A stage ends with the patch merging after it, as in the paper's code."""
+    """The network with its pixels' normalisation.  A stage ends with the patch merging after it, as in the paper's
+    code.
+    """
 
     def __init__(self, network: SwinTransformer3d) -> None:
         super().__init__()
@@ -50,7 +59,11 @@ class Swin3d(BlockNetwork):
             return net.head(pooled.flatten(1))
 
         blocks = [Block(self._modules_of(i), net.features[2 * i : 2 * i + 2]) for i in range(N_STAGES)]
-        return [Block(("network.patch_embed", "network.pos_drop"), embed), *blocks, Block(("network.norm", "network.head"), head)]
+        return [
+            Block(("network.patch_embed", "network.pos_drop"), embed),
+            *blocks,
+            Block(("network.norm", "network.head"), head),
+        ]
 
     def alignment_layers(self) -> list[str]:
         """The layer norms of the last two stages and the final one."""

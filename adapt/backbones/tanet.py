@@ -1,9 +1,12 @@
-"""TANet: a 2D residual network whose blocks hold temporal adaptive modules (Liu et al., ICCV 2021), logits averaged over frames.
+"""TANet: a 2D residual network whose blocks hold temporal adaptive modules (Liu et al., ICCV 2021), logits averaged
+over frames.
 
-Variants: `narrow`, of width 16 and one block a stage, trains from scratch in minutes on two cores (ours: the module comes first in its block);
-`resnet18` and `resnet50` have torchvision's residual blocks with the module behind the first convolution, as published (for the depth of 18:
-ours).  Parameters have the names of the published checkpoints, ViTTA's of UCF101 among them, which `weights` loads.
+Variants: `narrow`, of width 16 and one block a stage, trains from scratch in minutes on two cores (ours: the module
+comes first in its block); `resnet18` and `resnet50` have torchvision's residual blocks with the module behind the first
+convolution, as published (for the depth of 18: ours).  Parameters have the names of the published checkpoints, ViTTA's
+of UCF101 among them, which `weights` loads.
 """
+
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,11 @@ from adapt.errors import CheckpointError, MethodError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 WIDTHS = (16, 32, 64, 128)  # of the narrow variant
-INPUTS = {"narrow": (8, 96, 96), "resnet18": (16, 224, 224), "resnet50": (16, 224, 224)}  # variant -> frames, height, width
+INPUTS = {
+    "narrow": (8, 96, 96),
+    "resnet18": (16, 224, 224),
+    "resnet50": (16, 224, 224),
+}  # variant -> frames, height, width
 VARIANTS = tuple(INPUTS)
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
@@ -88,13 +95,21 @@ class TANet(nn.Module):
     def blocks(self) -> list[Block]:
         """Stem, four residual stages, head."""
         blocks = [Block((f"base_model.{layer}",), self.base_model.get_submodule(layer)) for layer in LAYERS]
-        return [Block(("base_model.conv1", "base_model.bn1"), self._stem), *blocks, Block(("base_model.fc", "new_fc"), self._head)]
+        return [
+            Block(("base_model.conv1", "base_model.bn1"), self._stem),
+            *blocks,
+            Block(("base_model.fc", "new_fc"), self._head),
+        ]
 
     def _stem(self, frames: Tensor) -> Tensor:
-        """(N, 3, T, H, W) -> (N*T, C, H / 4, W / 4), channels last in memory.  Raises MethodError for another T than it was built for."""
+        """(N, 3, T, H, W) -> (N*T, C, H / 4, W / 4), channels last in memory.  Raises MethodError for another T than it
+        was built for.
+        """
         n, c, t, h, w = frames.shape
         if t != self.n_frames:
-            raise MethodError(f"this tanet takes {self.n_frames} frames a view, the views have {t}: build it with n_frames={t}")
+            raise MethodError(
+                f"this tanet takes {self.n_frames} frames a view, the views have {t}: build it with n_frames={t}"
+            )
         images = frames.transpose(1, 2).reshape(n * t, c, h, w)
         x = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         base = self.base_model
@@ -134,14 +149,19 @@ def build(n_classes: int, n_frames: int, weights: str = "", variant: str = "") -
         model = _resnet(variant, n_classes, n_frames)
         return model if not weights else _load(model, Path(weights), variant)
     if weights:
-        raise CheckpointError(f"tanet's variant narrow has no published weights to load from {weights!r}: choose a variant resnet18 or resnet50")
+        raise CheckpointError(
+            f"tanet's variant narrow has no published weights to load from {weights!r}: choose a variant resnet18 or "
+            "resnet50"
+        )
     return TANet(_Narrow(n_frames), WIDTHS[-1], n_classes, n_frames, dropout=0.2)
 
 
 def _load(model: TANet, path: Path, variant: str) -> TANet:
     """Load {"state_dict": ...} with names such as module.base_model.layer1.0.net.conv1.weight, all of them or none."""
     if not path.exists():
-        raise CheckpointError(f"{path} does not exist: set weights to the file of a published TANet checkpoint, or to an empty string")
+        raise CheckpointError(
+            f"{path} does not exist: set weights to the file of a published TANet checkpoint, or to an empty string"
+        )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
         model.load_state_dict(without_wrappers(path, state))
@@ -150,6 +170,9 @@ def _load(model: TANet, path: Path, variant: str) -> TANet:
     except Exception as error:  # torch.load raises many kinds for a file that is not its own
         detail = " ".join(str(error).split())[:300]
         wanted = f"TANet {variant} checkpoint with {model.new_fc.out_features} classes and {model.n_frames} frames"
-        message = f"{path} is no published {wanted} ({type(error).__name__}: {detail}): choose its variant, classes and frames"
+        message = (
+            f"{path} is no published {wanted} ({type(error).__name__}: {detail}): choose its variant, classes "
+            "and frames"
+        )
         raise CheckpointError(message) from error
     return model

@@ -1,11 +1,13 @@
-"""VideoMAE: a plain vision transformer on tubelets, pre-trained by masking (Tong et al., NeurIPS 2022), with transformers' classification head.
+"""VideoMAE: a plain vision transformer on tubelets, pre-trained by masking (Tong et al., NeurIPS 2022), with
+transformers' classification head.
 
-Takes as many frames as it is built for (a multiple of 2: its positions are a fixed sine table, in time order) of exactly 224 x 224; trained on 16.
-Aligned by default: the two norms of every block (adapt/METHOD.md).  Last blocks: therefore all blocks and the head; only the tubelet embedding
-runs once a clip.
-Weights: a folder of transformers or a name on the hub, such as MCG-NJU/videomae-base-finetuned-kinetics: its head is kept where it has as many
-classes, else new.  Pre-trained ones without a head (MCG-NJU/videomae-base) serve `train`.
+Takes as many frames as it is built for (a multiple of 2: its positions are a fixed sine table, in time order) of
+exactly 224 x 224; trained on 16. Aligned by default: the two norms of every block (adapt/METHOD.md).  Last blocks:
+therefore all blocks and the head; only the tubelet embedding runs once a clip. Weights: a folder of transformers or a
+name on the hub, such as MCG-NJU/videomae-base-finetuned-kinetics: its head is kept where it has as many classes, else
+new.  Pre-trained ones without a head (MCG-NJU/videomae-base) serve `train`.
 """
+
 from typing import Any
 
 from torch import Tensor
@@ -19,11 +21,17 @@ VARIANTS: dict[str, dict[str, Any]] = {  # transformers' names
     "base": {},
     "small": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-    "tiny": {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 32},
+    "tiny": {
+        "hidden_size": 16,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 32,
+    },
 }
 INPUTS = {name: (4, 32, 32) if name == "tiny" else (16, 224, 224) for name in VARIANTS}  # frames, height, width
 ARCHITECTURE = (
-    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "image_size", "patch_size", "tubelet_size",
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "image_size", "patch_size", "tubelet_size",  # noqa: E501
 )  # fmt: skip
 OF_PRETRAINING = ("decoder.", "encoder_to_decoder.", "mask_token", "position_embeddings", "videomae.layernorm.")
 
@@ -32,17 +40,21 @@ class VideoMae(BlockNetwork):
     """The network with its pixels' normalisation."""
 
     def __init__(self, network: Any) -> None:
-        """`network` is a VideoMAEForVideoClassification with a norm after its mean pooling, as the published ones have it."""
+        """`network` is a VideoMAEForVideoClassification with a norm after its mean pooling, as the published ones have
+        it.
+        """
         super().__init__()
         self.network = network
 
     def _embed(self, frames: Tensor) -> Tensor:
-        """(N, 3, T, H, W) -> tokens (N, L, C).  Raises MethodError where frames are not what the network was built for."""
+        """(N, 3, T, H, W) -> tokens (N, L, C).  Raises MethodError where frames are not what the network was built for."""  # noqa: E501
         embeddings, config = self.network.videomae.embeddings, self.network.config
         given, wanted = tuple(frames.shape[2:]), (config.num_frames, config.image_size, config.image_size)
         if given != wanted:
             sizes = " x ".join(map(str, given)), " x ".join(map(str, wanted))
-            raise MethodError(f"videomae was built for frames of {sizes[1]}, these are {sizes[0]}: set video.frames and video.size so")
+            raise MethodError(
+                f"videomae was built for frames of {sizes[1]}, these are {sizes[0]}: set video.frames and video.size so"
+            )
         tokens: Tensor = embeddings.patch_embeddings(self.normalised(frames).transpose(1, 2))
         return tokens + embeddings.position_embeddings.detach().to(tokens)
 
@@ -54,7 +66,11 @@ class VideoMae(BlockNetwork):
         """The tubelet embedding, each block, and the head."""
         layers = self.network.videomae.encoder.layer
         blocks = [Block((f"network.videomae.encoder.layer.{i}",), layer) for i, layer in enumerate(layers)]
-        return [Block(("network.videomae.embeddings",), self._embed), *blocks, Block(("network.fc_norm", "network.classifier"), self._head)]
+        return [
+            Block(("network.videomae.embeddings",), self._embed),
+            *blocks,
+            Block(("network.fc_norm", "network.classifier"), self._head),
+        ]
 
     def alignment_layers(self) -> list[str]:
         """The two norms of every block."""
@@ -62,9 +78,11 @@ class VideoMae(BlockNetwork):
 
 
 def build(n_classes: int, n_frames: int, weights: str, variant: str) -> VideoMae:
-    """Build variant "base", "small", "large" or "tiny" (for tests); `weights` is a folder, a name on the hub, or "" for random ones.
+    """Build variant "base", "small", "large" or "tiny" (for tests); `weights` is a folder, a name on the hub, or "" for
+    random ones.
 
-    Raises MethodError for an unknown variant or an odd number of frames, CheckpointError where the weights are not to be had or of another size.
+    Raises MethodError for an unknown variant or an odd number of frames, CheckpointError where the weights are not to
+    be had or of another size.
     """
     try:
         from transformers import VideoMAEConfig, VideoMAEForVideoClassification
@@ -74,7 +92,10 @@ def build(n_classes: int, n_frames: int, weights: str, variant: str) -> VideoMae
     wanted: Any = {"num_labels": n_classes, "num_frames": n_frames, "use_mean_pooling": True}
     config = VideoMAEConfig(**size, **wanted)
     if n_frames < 1 or n_frames % config.tubelet_size:
-        raise MethodError(f"videomae joins {config.tubelet_size} frames to a tubelet and was asked for {n_frames}: set video.frames to a multiple")
+        raise MethodError(
+            f"videomae joins {config.tubelet_size} frames to a tubelet and was asked for {n_frames}: set video.frames "
+            "to a multiple"
+        )
     if not weights:
         return VideoMae(VideoMAEForVideoClassification(config))
     folder = folder_of(weights)

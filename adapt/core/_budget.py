@@ -41,7 +41,9 @@ class Budget:
         return 1000 * (CLOCK() - self._started)
 
     def allows_step(self, longest_ms: float = 0.0) -> bool:
-        """Whether one more step and the prediction are expected to fit; `longest_ms` is the longest step on this clip so far."""
+        """Whether one more step and the prediction are expected to fit; `longest_ms` is the longest step on this clip
+        so far.
+        """
         if self.budget_ms <= 0 or self._step_ms is None or self._prediction_ms is None:
             return True
         return self.spent_ms() + max(self._step_ms, longest_ms) + self._prediction_ms <= self.budget_ms

@@ -45,7 +45,9 @@ class _Part:
         )
 
     def key(self) -> Hashable:
-        """What its output depends on besides its input: the weights, by their versions, and how batch norms mix their statistics."""
+        """What its output depends on besides its input: the weights, by their versions, and how batch norms mix their
+        statistics.
+        """
         mixing = tuple(
             hook.share
             for module in self._modules

@@ -24,13 +24,17 @@ class MixingSettings:
     """How much a clip's own statistics count."""
 
     bn_prior: float = setting(0.3, high=1, source="Schneider et al.; default ours")
-    """weight of the clip's own batch norm statistics over the source's; 1 in Tent, EATA and SAR, which have large batches"""
+    """weight of the clip's own batch norm statistics over the source's; 1 in Tent, EATA and SAR, which have large
+    batches
+    """
     bn_samples: float = setting(0.0, unit="clips", source="Schneider et al.: pseudo sample size")
     """N: above 0 that weight is n / (N + n) for n clips a batch"""
 
 
 def own_share(settings: MixingSettings, n_clips: int) -> float:
-    """r: `bn_prior`, or n / (N + n) for n clips where `bn_samples` gives the N clips that the source's statistics count as."""
+    """r: `bn_prior`, or n / (N + n) for n clips where `bn_samples` gives the N clips that the source's statistics count
+    as.
+    """
     return n_clips / (settings.bn_samples + n_clips) if settings.bn_samples > 0 else settings.bn_prior
 
 
@@ -44,7 +48,9 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 class Mixing:
-    """One batch norm with mixed statistics; the layer's own forward runs, since some layers fuse their activation into it (timm's)."""
+    """One batch norm with mixed statistics; the layer's own forward runs, since some layers fuse their activation into
+    it (timm's).
+    """
 
     def __init__(self, norm: _BatchNorm, name: str, share: float) -> None:
         self.norm, self.name, self.share = norm, name, share

@@ -20,7 +20,8 @@ def find_head(model: nn.Module, n_classes: int) -> nn.Linear:
     heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == n_classes]
     if not heads:
         raise MethodError(
-            f"{model._get_name()} has no linear layer with {n_classes} outputs to take as its head: choose a method that needs none"
+            f"{model._get_name()} has no linear layer with {n_classes} outputs to take as its head: choose a method "
+            "that needs none"
         )
     return heads[-1]
 
@@ -54,5 +55,6 @@ def forward_with_features(model: nn.Module, head: nn.Linear, frames: Tensor) -> 
         if torch.allclose(expected.to(found), found, rtol=tolerance, atol=tolerance * largest):
             return Seen(features, logits)
     raise MethodError(
-        f"the logits of {model._get_name()} are not its last linear layer's outputs, averaged: choose a method that needs no head"
+        f"the logits of {model._get_name()} are not its last linear layer's outputs, averaged: choose a method that "
+        "needs no head"
     )

@@ -123,7 +123,7 @@ class Learner(Stateful, ABC):
     running = ("n_not_finite",)
 
     def __init__(
-        self, model: nn.Module, settings: SgdSettings, parameters: Sequence[nn.Parameter], lr: float, weight_decay: float = 0.0,
+        self, model: nn.Module, settings: SgdSettings, parameters: Sequence[nn.Parameter], lr: float, weight_decay: float = 0.0,  # noqa: E501
         dropout: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.dropout = model.eval(), dropout
@@ -192,7 +192,9 @@ class Learner(Stateful, ABC):
                 module.eval()
 
     def look(self, batch: Batch) -> Views:
-        """Forward the views, batch norm in eval mode and dropout as set; the moments of `layers` are recorded on the way."""
+        """Forward the views, batch norm in eval mode and dropout as set; the moments of `layers` are recorded on the
+        way.
+        """
         seen: Moments = {}
         handles = [
             self.model.get_submodule(name).register_forward_hook(partial(record, seen, name)) for name in self.layers
@@ -207,9 +209,8 @@ class Learner(Stateful, ABC):
         """Log-probabilities of every view: (B, V, K)."""
         b, v = batch.frames.shape[:2]
         for parameter in self.parameters:
-            parameter.grad = (
-                None  # of the step before: no use any more, and in memory beside this forward's activations
-            )
+            # of the step before: no use any more, and in memory beside this forward's activations
+            parameter.grad = None
         with self._dropout():
             logits = self.model(batch.frames.flatten(0, 1)) if self.network is None else self.network.views(batch)
         log_p: Tensor = logits.log_softmax(1)

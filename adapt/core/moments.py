@@ -1,4 +1,6 @@
-"""The moments of what norm layers put out: mean and biased variance of each channel over clips, views, time, height and width."""
+"""The moments of what norm layers put out: mean and biased variance of each channel over clips, views, time, height and
+width.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -47,7 +49,9 @@ def moments(output: Tensor, channel_last: bool) -> tuple[Tensor, Tensor]:
 
 
 class _Moments(torch.autograd.Function):
-    """Mean and biased variance of x (N, C, ...) per channel, by batch norm's own kernel: as safe as torch.var_mean, 20 x faster on the CPU."""
+    """Mean and biased variance of x (N, C, ...) per channel, by batch norm's own kernel: as safe as torch.var_mean, 20
+    x faster on the CPU.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +71,9 @@ class _Moments(torch.autograd.Function):
 
 
 def has_channels_last(norm: nn.Module) -> bool:
-    """Whether a norm layer's channels are its output's last axis: so for a layer norm, but for those made for images (timm's LayerNorm2d)."""
+    """Whether a norm layer's channels are its output's last axis: so for a layer norm, but for those made for images
+    (timm's LayerNorm2d).
+    """
     return isinstance(norm, nn.LayerNorm) and not any(kind in type(norm).__name__ for kind in ("1d", "2d", "3d"))
 
 
@@ -101,12 +107,15 @@ def record(seen: Moments, name: str, module: nn.Module, inputs: tuple[Tensor, ..
 
 
 def from_buffers(model: nn.Module, names: Sequence[str]) -> Moments:
-    """Source-free statistics: after batch norm a channel has mean beta and variance gamma^2 on the source, if it was trained well (ours)."""
+    """Source-free statistics: after batch norm a channel has mean beta and variance gamma^2 on the source, if it was
+    trained well (ours).
+    """
     modules = dict(model.named_modules())
     norms = {name: modules[name] for name in names if isinstance(modules.get(name), _BatchNorm)}
     if len(norms) != len(names):
         raise MethodError(
-            "source statistics from buffers need batch norm layers: run the statistics stage, or pass adapt.source_statistics"
+            "source statistics from buffers need batch norm layers: run the statistics stage, or pass "
+            "adapt.source_statistics"
         )
     if bare := [name for name, norm in norms.items() if norm.weight is None]:
         raise MethodError(
@@ -125,7 +134,8 @@ def source_moments(model: nn.Module, names: Sequence[str], statistics: SourceSta
     found = from_buffers(model, names) if statistics is None else statistics.moments
     if missing := [name for name in names if name not in found]:
         raise MethodError(
-            f"the source statistics lack layer {missing[0]!r}: take them of this model (adapt.source_statistics, or the stage)"
+            f"the source statistics lack layer {missing[0]!r}: take them of this model (adapt.source_statistics, or "
+            "the stage)"
         )
     return {name: (found[name][0].to(device), found[name][1].to(device)) for name in names}
 
@@ -140,7 +150,9 @@ class Running:
         self.variance: dict[str, Tensor] = {}
 
     def add(self, seen: Moments, counts: Mapping[str, int]) -> None:
-        """Take in the moments (mean (C,), biased variance (C,)) of one clip per layer, `counts` the values a channel each was taken over."""
+        """Take in the moments (mean (C,), biased variance (C,)) of one clip per layer, `counts` the values a channel
+        each was taken over.
+        """
         self.n_clips += 1
         for name, (mean, variance) in seen.items():
             count = counts[name]

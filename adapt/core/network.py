@@ -17,9 +17,7 @@ def check_logits(answer: Any, n_clips: int | None, n_classes: int, name: str) ->
     Raises MethodError where that is not logits (N, K).
     """
     if not isinstance(answer, Tensor):
-        raise MethodError(
-            f"{name} answers {type(answer).__name__}, no tensor: pass read=, such as lambda x: x.logits"
-        )
+        raise MethodError(f"{name} answers {type(answer).__name__}, no tensor: pass read=, such as lambda x: x.logits")
     n = len(answer) if n_clips is None else n_clips
     if answer.shape != (n, n_classes):
         raise MethodError(
@@ -74,14 +72,12 @@ class Network(nn.Module):
 
 
 def check_is_bare(model: nn.Module) -> None:
-    """Raise MethodError for a network in a wrapper of torch, whose layers are out of reach, or one without weights yet."""
+    """Raise MethodError for a network in a wrapper of torch, whose layers are out of reach, or one without weights yet."""  # noqa: E501
     for path, module in model.named_modules():
         what = f"{path or 'the model'} ({type(module).__name__})"
         inner = "_orig_mod" if "_orig_mod" in module._modules else "module"
         if inner == "_orig_mod" or isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            raise MethodError(
-                f"{what} wraps a network, whose layers must be in reach: pass its attribute {inner}"
-            )
+            raise MethodError(f"{what} wraps a network, whose layers must be in reach: pass its attribute {inner}")
         if module._compiled_call_impl is not None:
             raise MethodError(
                 f"{what} was compiled by its method compile, which hides its layers: pass one that was not"

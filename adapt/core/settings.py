@@ -21,7 +21,7 @@ OURS = "ours"
 
 RENAMED = {"recall": "source_mix", "balance": "logit_adjustment", "entropy_lr": "lr"}
 GONE = (  # no measurement supported them (docs/experiments.md)
-    "stream_audio", "target", "target_sound", "candidate_threshold", "gate", "negative", "commit", "cycle_stages", "trust_class",
+    "stream_audio", "target", "target_sound", "candidate_threshold", "gate", "negative", "commit", "cycle_stages", "trust_class",  # noqa: E501
     "trust_share", "trust_doubt", "information_start", "confident", "tolerance", "slack",
 )  # fmt: skip
 
@@ -83,7 +83,9 @@ def check(settings: Any) -> None:
 
 
 def docs(kind: type) -> dict[str, str]:
-    """Name -> what stands below each field of a settings class, in its own source or that of the classes that it is made of."""
+    """Name -> what stands below each field of a settings class, in its own source or that of the classes that it is
+    made of.
+    """
     found: dict[str, str] = {}
     for one in reversed(kind.__mro__):
         if not dataclasses.is_dataclass(one):
@@ -117,7 +119,9 @@ def explain(unknown: str, known: list[str]) -> str:
 
 
 def choose(kind: type[Chosen], given: Mapping[str, Any]) -> Chosen:
-    """The settings of class `kind`, `given` where they are among its fields, else the defaults; checked.  Raises MethodError."""
+    """The settings of class `kind`, `given` where they are among its fields, else the defaults; checked.  Raises
+    MethodError.
+    """
     made = kind(**{name: value for name, value in given.items() if name in names(kind)})
     check(made)
     return made

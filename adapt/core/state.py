@@ -64,7 +64,9 @@ class Stateful:
         return own | {name: part.state() for name, part in self._parts().items()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`.  Raises MethodError where it is of another method or model; reset() before going on after that."""
+        """Go on from `state`.  Raises MethodError where it is of another method or model; reset() before going on after
+        that.
+        """
         parts = self._parts()
         needed = {*self.running, *parts}
         if state.keys() != needed:
@@ -135,7 +137,8 @@ class Weights(Stateful):
         expected = {name: parameter.shape for name, parameter in zip(self.names, self.parameters, strict=True)}
         if {name: value.shape for name, value in state.items()} != expected:
             raise MethodError(
-                f"the state's {len(state)} weights are not the {len(expected)} that adapt here: load it into the same model and scope"
+                f"the state's {len(state)} weights are not the {len(expected)} that adapt here: load it into the same "
+                "model and scope"
             )
         self.put([state[name] for name in self.names])
 
@@ -200,7 +203,8 @@ class Sgd(Stateful):
             self.inner.load_state_dict(copy.deepcopy(dict(state)))
         except (ValueError, KeyError) as error:
             raise MethodError(
-                f"the state's optimiser is not of {len(self.parameters)} parameters: load it into the same model and scope"
+                f"the state's optimiser is not of {len(self.parameters)} parameters: load it into the same model and "
+                "scope"
             ) from error
 
 
@@ -224,7 +228,7 @@ class MovingAverage(Stateful):
 
 
 class ClassPrior(Stateful):
-    """The running mean of predicted distributions, from uniform: what to divide by so that no class takes everything."""
+    """The running mean of predicted distributions, from uniform: what to divide by so that no class takes everything."""  # noqa: E501
 
     running, moves = ("total",), False
 

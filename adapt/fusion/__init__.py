@@ -1,8 +1,11 @@
-"""Ways to put picture and sound together.  The folder is the registry: `adapt/fusion/plain.py` is the fusion named `plain`.
+"""Ways to put picture and sound together.  The folder is the registry: `adapt/fusion/plain.py` is the fusion named
+`plain`.
 
-A fusion's module has a frozen dataclass `Settings` and `build(n_classes, settings) -> Fusion`.  It is given what a method answered by the
-picture and what the sound says, never a label, and its answer stands beside the method's own: it is never passed off as that.
+A fusion's module has a frozen dataclass `Settings` and `build(n_classes, settings) -> Fusion`.  It is given what a
+method answered by the picture and what the sound says, never a label, and its answer stands beside the method's own: it
+is never passed off as that.
 """
+
 import dataclasses
 import importlib
 import pkgutil
@@ -61,7 +64,8 @@ class Fused(Stateful):
     def adapt(self, batch: Batch) -> Answer:
         """Adapt on `batch`, predict it by the picture, then by picture and sound.
 
-        In a caller's autocast no cast of a weight is kept: a step changes the weights, and a cast would be of before it.
+        In a caller's autocast no cast of a weight is kept: a step changes the weights, and a cast would be of before
+        it.
         """
         kept = torch.is_autocast_cache_enabled()
         torch.set_autocast_cache_enabled(False)
@@ -75,7 +79,9 @@ class Fused(Stateful):
         if self.fusion is None:
             return dataclasses.replace(self.method.adapt(batch), fused=None)
         answer = self.method.adapt(batch)
-        if answer.source is None and self.fusion.needs_source and answer.stop_reason != "budget":  # there is no time for another look
+        if (
+            answer.source is None and self.fusion.needs_source and answer.stop_reason != "budget"
+        ):  # there is no time for another look
             answer = dataclasses.replace(answer, source=self.method.source_answer(batch))
         return dataclasses.replace(answer, fused=self.fusion.fuse(answer, batch))
 

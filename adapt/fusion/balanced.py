@@ -2,6 +2,7 @@
 
 The prior is the running mean of this fusion's own answers, so a class that takes too much of the stream is held back.
 """
+
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,7 +1,9 @@
 """Plain late fusion: argmax p (e + s), in logarithms (ours).
 
-A class without evidence keeps the share e of its probability (`fusion_floor`); where nothing is heard the picture decides alone.
+A class without evidence keeps the share e of its probability (`fusion_floor`); where nothing is heard the picture
+decides alone.
 """
+
 from dataclasses import dataclass
 
 from torch import Tensor

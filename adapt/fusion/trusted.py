@@ -1,22 +1,26 @@
 """Trusted fusion: how far sound and picture are believed is learned from the stream itself, without labels (ours).
 
-The answer is p^omega (r a + (1 - r) / K) / prior^b, a = (e + s) scaled to sum 1: plain fusion where the sound is trusted fully (r = 1)
-and the picture is informative (omega = 1), the picture alone where the sound is not trusted (r = 0).  The division by the running mean
-of the answers is logit adjustment (Menon et al., ICLR 2021, arXiv 2007.07314) by a prior that follows the stream.
+The answer is p^omega (r a + (1 - r) / K) / prior^b, a = (e + s) scaled to sum 1: plain fusion where the sound is
+trusted fully (r = 1) and the picture is informative (omega = 1), the picture alone where the sound is not trusted (r =
+0).  The division by the running mean of the answers is logit adjustment (Menon et al., ICLR 2021, arXiv 2007.07314) by
+a prior that follows the stream.
 
-Trust.  Either the sounds belong to the pictures or they do not, and then a class's sounds may still be mapped to the wrong class.  A clip
-whose sound says q and whose picture says p speaks for belonging by the factor b = sum_k p_k q_k / sum_k pi_k q_k, pi the running mean of
-p: how much likelier the picture finds this sound's classes than it does on average.  If class c's sounds belong, a share rho of its
-clips agrees, so the likelihood ratio of n clips is L_c = mean over rho of prod_i (rho b_i + 1 - rho); with the prior probabilities
-that the stream's sounds belong (`trust`) and that a class's do given that (CLASS), Bayes' rule gives the posterior of both.
+Trust.  Either the sounds belong to the pictures or they do not, and then a class's sounds may still be mapped to the
+wrong class.  A clip whose sound says q and whose picture says p speaks for belonging by the factor b = sum_k p_k q_k /
+sum_k pi_k q_k, pi the running mean of p: how much likelier the picture finds this sound's classes than it does on
+average.  If class c's sounds belong, a share rho of its clips agrees, so the likelihood ratio of n clips is L_c = mean
+over rho of prod_i (rho b_i + 1 - rho); with the prior probabilities that the stream's sounds belong (`trust`) and that
+a class's do given that (CLASS), Bayes' rule gives the posterior of both.
 
-Information.  A picture that answers the same to every clip contradicts nothing and nobody.  I = (H(mean p) - mean H(p)) / log K, the
-mutual information of clip and answer (Bridle et al. 1991), divided by `information` and cut at 1, is the weight omega that the picture
-has against the sound, and the weight of the evidence L_c.
+Information.  A picture that answers the same to every clip contradicts nothing and nobody.  I = (H(mean p) - mean H(p))
+/ log K, the mutual information of clip and answer (Bridle et al. 1991), divided by `information` and cut at 1, is the
+weight omega that the picture has against the sound, and the weight of the evidence L_c.
 
-Source mix.  The adapted model has learned the corruption and forgotten some of what the source model knew.  Both look, and their
-logarithms are mixed by the information in each: a source that the corruption has made answer the same to every clip is not listened to.
+Source mix.  The adapted model has learned the corruption and forgotten some of what the source model knew.  Both look,
+and their logarithms are mixed by the information in each: a source that the corruption has made answer the same to
+every clip is not listened to.
 """
+
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -102,7 +106,9 @@ class SourceMix(Stateful):
         self.source = Information(n_classes, settings.information)
 
     def weight(self) -> float:
-        """`source_mix` I_source / (I_source + I_adapted), both from `information` on, so that it starts at half of `source_mix`."""
+        """`source_mix` I_source / (I_source + I_adapted), both from `information` on, so that it starts at half of
+        `source_mix`.
+        """
         ours, theirs = (found.n_clips * found.mutual() + self.prior for found in (self.adapted, self.source))
         return self.most * (theirs / (ours + theirs) if ours + theirs > 0 else 0.5)
 
@@ -151,7 +157,7 @@ class Trust(Stateful):
         return (stream * (belongs - either).exp())[classes.cpu()]
 
     def add(self, p: Tensor, q: Tensor, heard: Tensor, pi: Tensor) -> None:
-        """Take in the clips that are `heard` (B,) bool: pictures p (B, K), sounds q (B, K), the mean picture pi (K,)."""
+        """Take in the clips that are `heard` (B,) bool: pictures p (B, K), sounds q (B, K), the mean picture pi (K,)."""  # noqa: E501
         p, q = p.detach().double().cpu(), q.double().cpu()
         for picture, sound, audible in zip(p, q, heard.tolist(), strict=True):
             if audible:
@@ -183,7 +189,9 @@ class Trusted(Stateful):
         return self.trust.of(batch.q.argmax(1), weight).to(batch.q)
 
     def believe(self, before: Tensor, source: Tensor | None, batch: Batch) -> Belief:
-        """What to make of a batch as first seen, log p (B, K), and as the source model sees it, by what the clips before it taught."""
+        """What to make of a batch as first seen, log p (B, K), and as the source model sees it, by what the clips
+        before it taught.
+        """
         picture, weight = self.mix.mix(before, source), self.information.weight()
         trust = self.believed(batch, weight)
         return Belief(picture, weight, trust, self.together(picture, batch, trust, weight).exp())

@@ -1,10 +1,12 @@
 """Ways to adapt at test time.  The folder is the registry: `adapt/methods/tent.py` is the method named `tent`.
 
 A method's module has a frozen dataclass `Settings`, whose fields are made by `adapt.core.settings.setting`, and
-`build(model, statistics, n_classes, settings) -> Method`.  A method knows the model that it was given and a `Batch`; it never sees a label,
-a path or a data set's name.  The one exception is an upper bound: a module that declares NEEDS_LABELS takes an `Oracle` as a fifth argument.
-How its answers are fused with the sound is not a method's to say (adapt/fusion).
+`build(model, statistics, n_classes, settings) -> Method`.  A method knows the model that it was given and a `Batch`; it
+never sees a label, a path or a data set's name.  The one exception is an upper bound: a module that declares
+NEEDS_LABELS takes an `Oracle` as a fifth argument. How its answers are fused with the sound is not a method's to say
+(adapt/fusion).
 """
+
 import dataclasses
 import importlib
 import pkgutil
@@ -47,7 +49,9 @@ def parts_of(name: str) -> tuple[str, str | None]:
 
 
 def settings_of(method: str, fusion: str = fusions.NONE) -> dict[str, "dataclasses.Field[Any]"]:
-    """Name -> field of every setting that the method and the fusion read.  Raises MethodError for an unknown method or fusion."""
+    """Name -> field of every setting that the method and the fusion read.  Raises MethodError for an unknown method or
+    fusion.
+    """
     kinds = [fusions.settings_of(fusion), _module(method).Settings]
     return {field.name: field for kind in kinds if kind is not None for field in dataclasses.fields(kind)}
 
@@ -59,7 +63,8 @@ def docs_of(method: str, fusion: str = fusions.NONE) -> dict[str, str]:
 
 
 def choose(method: str, fusion: str, given: Mapping[str, Any]) -> tuple[Any, Any]:
-    """(settings of the method, of the fusion or None) with the `given` ones by name; one that both read is the same for both.
+    """(settings of the method, of the fusion or None) with the `given` ones by name; one that both read is the same for
+    both.
 
     Raises MethodError for a name that neither has, or a value out of its range.
     """
@@ -72,12 +77,18 @@ def choose(method: str, fusion: str, given: Mapping[str, Any]) -> tuple[Any, Any
 
 
 def build_alone(
-    name: str, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Any = None, oracle: Oracle | None = None
+    name: str,
+    model: nn.Module,
+    statistics: SourceStatistics | None,
+    n_classes: int,
+    settings: Any = None,
+    oracle: Oracle | None = None,
 ) -> Method:
     """Build the method called `name` around `model`, which it changes in place; without a fusion.
 
-    `statistics` are the source's; None takes them from the batch norm buffers (source-free).  `oracle` reaches only a method that
-    declares NEEDS_LABELS.  Raises MethodError for an unknown name, settings out of range, or such a method without an oracle.
+    `statistics` are the source's; None takes them from the batch norm buffers (source-free).  `oracle` reaches only a
+    method that declares NEEDS_LABELS.  Raises MethodError for an unknown name, settings out of range, or such a method
+    without an oracle.
     """
     module = _module(name)
     chosen = module.Settings() if settings is None else settings
@@ -92,7 +103,7 @@ def build_alone(
 
 
 def build(
-    name: str, fusion: str, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, given: Mapping[str, Any],
+    name: str, fusion: str, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, given: Mapping[str, Any],  # noqa: E501
     oracle: Oracle | None = None,
 ) -> fusions.Fused:  # fmt: skip
     """Build the method called `name` around `model`, its answers fused by `fusion`, with the settings `given` by name.

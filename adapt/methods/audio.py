@@ -1,13 +1,17 @@
-"""Ours: ViTTA's losses on the stream, and on each clip that is heard as many steps of its own as it needs (adapt/METHOD.md).
+"""Ours: ViTTA's losses on the stream, and on each clip that is heard as many steps of its own as it needs
+(adapt/METHOD.md).
 
 1. Look: forward the views; ask the source model too.
-2. Believe: trusted fusion says what picture and sound say together, t, and how far the sound is trusted, r (adapt/fusion/trusted.py).
+2. Believe: trusted fusion says what picture and sound say together, t, and how far the sound is trusted, r
+(adapt/fusion/trusted.py).
 3. Step on the stream: alignment + consistency, ViTTA's step.  It stays.
 4. Answer: the centre view; fused with the sound, the answer of picture and sound.
-5. Steps of the clip's own, where it is heard: alignment + consistency + w r KL(t || p_v), until the picture answers t too.  They serve the
-   clip's own prediction and are undone afterwards: a clip whose sound says something is learned hard without dragging later clips towards
-   the classes that sound.
+5. Steps of the clip's own, where it is heard: alignment + consistency + w r KL(t || p_v), until the picture answers t
+too.  They serve the
+   clip's own prediction and are undone afterwards: a clip whose sound says something is learned hard without dragging
+   later clips towards the classes that sound.
 """
+
 import dataclasses
 import math
 import time
@@ -42,23 +46,31 @@ class Settings(Aligning, trusted.Settings, SgdSettings):
     """w, of the audio term in a clip's own steps; 0 leaves ViTTA"""
     audio_lr: float = setting(0.2, unit="per step")
     """SGD's learning rate in a clip's own steps: it is learned hard, then let go"""
-    cycle: str = setting("flexible", choices=("flexible", "fixed"), source="flexible cycle: Zeng et al.; its rules ours")
+    cycle: str = setting(
+        "flexible", choices=("flexible", "fixed"), source="flexible cycle: Zeng et al.; its rules ours"
+    )
     """stop by the rules of METHOD.md section 5, or fixed: max_iterations steps on every heard clip"""
-    max_iterations: int = setting(5, unit="steps a clip", low=1, source="flexible cycle: Zeng et al.; its rules and numbers ours")
+    max_iterations: int = setting(
+        5, unit="steps a clip", low=1, source="flexible cycle: Zeng et al.; its rules and numbers ours"
+    )
     """the most steps that a clip takes, the stream's included"""
 
 
 class Audio(Learner):
     """ViTTA with ears."""
 
-    def __init__(self, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> None:
+    def __init__(
+        self, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings
+    ) -> None:
         self.settings, self.layers = settings, norm_layers(model)
         source = source_moments(model, self.layers, statistics)
         super().__init__(model, settings, adapted_parameters(model, settings.scope), settings.lr)
         self.alignment = Alignment(source, ema=settings.ema)
         self.fusion = Trusted(n_classes, settings)
         last = {id(parameter) for parameter in adapted_parameters(model, "last")}
-        self.own = [parameter for parameter in self.parameters if id(parameter) in last]  # those that a clip's own steps change
+        self.own = [
+            parameter for parameter in self.parameters if id(parameter) in last
+        ]  # those that a clip's own steps change
         self.own_optimiser = Sgd(self.own, settings.audio_lr)
 
     def learn(self, batch: Batch) -> Answer:
@@ -76,7 +88,13 @@ class Audio(Learner):
             trace = [_step(started, views, loss.item(), align, agree, audio)]
         unheard = after = self.predict(batch)
         answer = Answer(
-            before, after, steps=len(trace), stop_reason="unheard", gate=weight.mean().item(), unheard=unheard, source=source
+            before,
+            after,
+            steps=len(trace),
+            stop_reason="unheard",
+            gate=weight.mean().item(),
+            unheard=unheard,
+            source=source,
         )
         if trace and self.settings.audio_weight > 0 and bool((weight > UNHEARD).any()):
             with self._for_this_clip():
@@ -86,13 +104,15 @@ class Audio(Learner):
         return dataclasses.replace(answer, trace=trace, fused=self.fusion.finish(answer, batch, belief))
 
     def terms(self, views: Views, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(loss, alignment, consistency, audio), each a scalar, of a target t (B, K) and the weights (B,) of the audio term."""
+        """(loss, alignment, consistency, audio), each a scalar, of a target t (B, K) and the weights (B,) of the audio
+        term.
+        """
         align, agree, away = three_terms(self.alignment, views.seen, views.log_p, t)
         audio = self.settings.audio_weight * (weight * away).mean()
         return align + self.settings.consistency * agree + audio, align, agree, audio
 
     def _own_steps(self, batch: Batch, belief: Belief, weight: Tensor, previous: float, trace: list[Step]) -> str:
-        """Go on until a stop rule of METHOD.md section 5 holds, leave the best step's weights, return the rule's name."""
+        """Go on until a stop rule of METHOD.md section 5 holds, leave the best step's weights, return the rule's name."""  # noqa: E501
         s = self.settings
         best, best_weights = math.inf, _copy(self.own)
         while self.budget is None or self.budget.allows_step(max(step.ms for step in trace)):
@@ -134,7 +154,9 @@ class Audio(Learner):
 
     @contextmanager
     def _for_this_clip(self) -> Iterator[None]:
-        """Within the block only the own steps' weights need gradients, so that what lies before runs once a clip; after it they are back."""
+        """Within the block only the own steps' weights need gradients, so that what lies before runs once a clip; after
+        it they are back.
+        """
         own = {id(parameter) for parameter in self.own}
         resting = [parameter for parameter in self.parameters if id(parameter) not in own]
         stay = _copy(self.own)

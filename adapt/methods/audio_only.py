@@ -1,4 +1,7 @@
-"""The sound alone: argmax q.  Where nothing is heard q is uniform and the answer is class 0, right or wrong: no picture is looked at."""
+"""The sound alone: argmax q.  Where nothing is heard q is uniform and the answer is class 0, right or wrong: no picture
+is looked at.
+"""
+
 from dataclasses import dataclass
 
 import torch

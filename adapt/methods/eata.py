@@ -1,13 +1,15 @@
-"""EATA (Niu et al., ICML 2022, arXiv 2204.02610): Tent on reliable and non-redundant clips only, held back by a Fisher regulariser.
+"""EATA (Niu et al., ICML 2022, arXiv 2204.02610): Tent on reliable and non-redundant clips only, held back by a Fisher
+regulariser.
 
 min over the clips x of S(x) H(x) + beta sum_i omega_i (theta_i - theta_i^source)^2 (equation 8), with
-S_ent = exp(E_0 - H(x)) where H(x) < E_0, else 0 (equation 3), S_div = 1 where cos(p(x), m) < epsilon, else 0 (equation 5), S = S_ent S_div
-and m the running mean of the p of the clips chosen before, weight 0.1 for the newest (equation 4).  A clip that is skipped
-takes no step and is predicted all the same.
+S_ent = exp(E_0 - H(x)) where H(x) < E_0, else 0 (equation 3), S_div = 1 where cos(p(x), m) < epsilon, else 0 (equation
+5), S = S_ent S_div and m the running mean of the p of the clips chosen before, weight 0.1 for the newest (equation 4).
+A clip that is skipped takes no step and is predicted all the same.
 
-omega are squared gradients on source clips (equation 9, `importance`).  They come with the source statistics, under the names of the
-parameters, as (omega, source value); without them the regulariser is off, which the authors call ETA.
+omega are squared gradients on source clips (equation 9, `importance`).  They come with the source statistics, under the
+names of the parameters, as (omega, source value); without them the regulariser is off, which the authors call ETA.
 """
+
 import math
 import time
 from collections.abc import Iterable
@@ -52,7 +54,9 @@ class Eata(Tent):
     """Entropy minimisation on chosen clips."""
 
     def __init__(self, model: nn.Module, n_classes: int, settings: Settings, fisher: Moments | None = None) -> None:
-        """`fisher` maps the name of every parameter that adapts to (omega, source value); None turns the regulariser off."""
+        """`fisher` maps the name of every parameter that adapts to (omega, source value); None turns the regulariser
+        off.
+        """
         super().__init__(model, settings)
         self.settings: Settings = settings
         self.margin = settings.entropy_margin * math.log(n_classes)
@@ -74,7 +78,10 @@ class Eata(Tent):
         """beta sum_i omega_i (theta_i - theta_i^source)^2; equation 8."""
         if self.fisher is None:
             return torch.zeros(())
-        terms = [(omega.to(w) * (w - source.to(w)).square()).sum() for w, (omega, source) in zip(self.parameters, self.fisher, strict=True)]
+        terms = [
+            (omega.to(w) * (w - source.to(w)).square()).sum()
+            for w, (omega, source) in zip(self.parameters, self.fisher, strict=True)
+        ]
         return self.settings.eata_fisher * torch.stack(terms).sum()
 
     def learn(self, batch: Batch) -> Answer:
@@ -94,9 +101,11 @@ class Eata(Tent):
 
 
 def importance(model: nn.Module, clips: Iterable[Tensor], settings: tent.Settings) -> Moments:
-    """Parameter name -> (omega, today's value), from unlabelled source clips of frames (1, C, T, H, W) in [0, 1]; equation 9.
+    """Parameter name -> (omega, today's value), from unlabelled source clips of frames (1, C, T, H, W) in [0, 1];
+    equation 9.
 
-    omega is the mean over clips of the squared gradient of the cross-entropy to the model's own answer.  Raises MethodError without clips.
+    omega is the mean over clips of the squared gradient of the cross-entropy to the model's own answer.  Raises
+    MethodError without clips.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     parameters = adapted_parameters(model.eval().requires_grad_(False), settings.scope)
@@ -116,5 +125,7 @@ def importance(model: nn.Module, clips: Iterable[Tensor], settings: tent.Setting
 
 
 def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings) -> Eata:
-    """EATA around `model`, with the regulariser where `statistics` hold what `importance` gave.  Raises MethodError where they hold a part of it."""
+    """EATA around `model`, with the regulariser where `statistics` hold what `importance` gave.  Raises MethodError
+    where they hold a part of it.
+    """
     return Eata(model, n_classes, settings, (statistics.fisher or None) if statistics is not None else None)

@@ -1,8 +1,11 @@
-"""NORM: batch norm statistics mixed from the source's and the clip's own (Schneider et al., NeurIPS 2020, arXiv 2006.16971); no gradients.
+"""NORM: batch norm statistics mixed from the source's and the clip's own (Schneider et al., NeurIPS 2020, arXiv
+2006.16971); no gradients.
 
-Each batch norm normalises with mean (1 - r) mu_source + r mu_clip, and its variance likewise; r is `bn_prior`, or n / (N + n) for n clips
-a batch where `bn_samples` gives N, the clips that the source's statistics count as (their pseudo sample size).
+Each batch norm normalises with mean (1 - r) mu_source + r mu_clip, and its variance likewise; r is `bn_prior`, or n /
+(N + n) for n clips a batch where `bn_samples` gives N, the clips that the source's statistics count as (their pseudo
+sample size).
 """
+
 from dataclasses import dataclass
 
 import torch

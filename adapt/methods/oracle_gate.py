@@ -1,8 +1,11 @@
-"""An upper bound: `audio` that is told whether to trust a clip's sound: fully where its top class is the true class, not at all elsewhere.
+"""An upper bound: `audio` that is told whether to trust a clip's sound: fully where its top class is the true class,
+not at all elsewhere.
 
-It sees labels, through an `Oracle` that no other method is given; its rows are marked.  Everything else is audio's.  It bounds what better trust
-could give, not every clip: a sound whose top class is wrong may still help, by ranking the true class second.
+It sees labels, through an `Oracle` that no other method is given; its rows are marked.  Everything else is audio's.  It
+bounds what better trust could give, not every clip: a sound whose top class is wrong may still help, by ranking the
+true class second.
 """
+
 import torch
 from torch import Tensor, nn
 
@@ -30,11 +33,15 @@ class ToldWhenToTrust(Trusted):
 class OracleGate(Audio):
     """ViTTA with ears, told when to listen."""
 
-    def __init__(self, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings, oracle: Oracle) -> None:
+    def __init__(
+        self, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings, oracle: Oracle
+    ) -> None:
         super().__init__(model, statistics, n_classes, settings)
         self.fusion = ToldWhenToTrust(n_classes, settings, oracle)
 
 
-def build(model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings, oracle: Oracle) -> OracleGate:
+def build(
+    model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings, oracle: Oracle
+) -> OracleGate:
     """The upper bound around `model`."""
     return OracleGate(model, statistics, n_classes, settings, oracle)

@@ -1,12 +1,15 @@
-"""SAR (Niu et al., ICLR 2023, arXiv 2302.12400): Tent on reliable clips, by steps that seek a flat minimum, with recovery from collapse.
+"""SAR (Niu et al., ICLR 2023, arXiv 2302.12400): Tent on reliable clips, by steps that seek a flat minimum, with
+recovery from collapse.
 
-min S(x) H^SA(x), S = 1 where H(x) < E_0, else 0 (equation 2), H^SA the largest entropy within `sar_radius` of the weights.
-To first order that is at theta + eps, eps = rho g / ||g||_2 (equation 4), and the gradient is taken there.  Clips whose
-entropy at theta + eps is above E_0 are left out too.  A running mean of the loss, weight 0.1 for the newest clip, below e_0 means collapse:
-the source weights come back and the mean starts anew (the authors' code goes on with the old one).
+min S(x) H^SA(x), S = 1 where H(x) < E_0, else 0 (equation 2), H^SA the largest entropy within `sar_radius` of the
+weights. To first order that is at theta + eps, eps = rho g / ||g||_2 (equation 4), and the gradient is taken there.
+Clips whose entropy at theta + eps is above E_0 are left out too.  A running mean of the loss, weight 0.1 for the newest
+clip, below e_0 means collapse: the source weights come back and the mean starts anew (the authors' code goes on with
+the old one).
 
 The top of the network keeps still (`sar_frozen`).  e_0 is given as a share of log K: the paper's 0.2 is for K = 1000.
 """
+
 import math
 import time
 from dataclasses import dataclass
@@ -34,7 +37,12 @@ class Settings(Reliable):
     """rho, how far the sharpness-aware step looks, in weight space"""
     sar_reset: float = setting(0.029, unit="share of log K", source="SAR: model recovery (0.2 with K = 1000)")
     """e_0: a running loss below it is a collapse"""
-    sar_frozen: float = setting(0.25, unit="share of the layers", high=1, source="SAR: experiments (3 of 12 blocks of a ViT, layer4 of a ResNet)")
+    sar_frozen: float = setting(
+        0.25,
+        unit="share of the layers",
+        high=1,
+        source="SAR: experiments (3 of 12 blocks of a ViT, layer4 of a ResNet)",
+    )
     """share of the norm layers, nearest to the output, that keep still"""
 
 
@@ -52,7 +60,10 @@ class Sar(Tent):
     def __init__(self, model: nn.Module, n_classes: int, settings: Settings) -> None:
         super().__init__(model, settings, below_the_top(model, settings))
         self.settings: Settings = settings
-        self.margin, self.collapsed_below = settings.entropy_margin * math.log(n_classes), settings.sar_reset * math.log(n_classes)
+        self.margin, self.collapsed_below = (
+            settings.entropy_margin * math.log(n_classes),
+            settings.sar_reset * math.log(n_classes),
+        )
         self.loss = MovingAverage(NEWEST)
 
     def gradients(self, loss: Tensor) -> list[Tensor | None]:
@@ -63,7 +74,9 @@ class Sar(Tent):
         """theta + rho g / ||g||_2; equation 4."""
         norm = torch.stack([g.norm() for g in gradients if g is not None]).norm()
         scale = self.settings.sar_radius / (norm + 1e-12)
-        return [w.detach() if g is None else w.detach() + scale * g for w, g in zip(self.parameters, gradients, strict=True)]
+        return [
+            w.detach() if g is None else w.detach() + scale * g for w, g in zip(self.parameters, gradients, strict=True)
+        ]
 
     def learn(self, batch: Batch) -> Answer:
         """One sharpness-aware step on the reliable clips of the batch, then predict all of it."""

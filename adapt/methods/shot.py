@@ -1,15 +1,20 @@
-"""SHOT (Liang et al., ICML 2020, arXiv 2002.08546): information maximisation and pseudo-labels, the head frozen; here online.
+"""SHOT (Liang et al., ICML 2020, arXiv 2002.08546): information maximisation and pseudo-labels, the head frozen; here
+online.
 
-loss = H(p) + L_div - beta log p_y (section 3).  SHOT trains for epochs on a whole target set; on a stream of single clips
+loss = H(p) + L_div - beta log p_y (section 3).  SHOT trains for epochs on a whole target set; on a stream of single
+clips
 
-* L_div = sum_k pbar_k log pbar_k needs the mean prediction pbar of the target set: we take the running mean over the clips so far (uniform
-  counts as K clips) and sum_k p_k log pbar_k with pbar held fixed, whose gradient is that of L_div for one clip of the set.  H(p) + L_div is
-  then -KL(p || pbar), whose mean over clips is minus the mutual information of clips and classes;
+* L_div = sum_k pbar_k log pbar_k needs the mean prediction pbar of the target set: we take the running mean over the
+clips so far (uniform
+  counts as K clips) and sum_k p_k log pbar_k with pbar held fixed, whose gradient is that of L_div for one clip of the
+  set.  H(p) + L_div is then -KL(p || pbar), whose mean over clips is minus the mutual information of clips and classes;
 * the pseudo-label y is the class whose centroid has the largest cosine with the clip's features: centroids are running
-  sums of unit features, weighted by p at first and by the label so found in the second round, and start at the head's weight vectors
-  (SHOT's head is weight-normalised, so these are the source's prototypes) since no class has a clip yet;
-* weights: the scale and shift of norm layers as in Tent, not all below the head (scope=all gives that), and `momentum` as elsewhere.
+  sums of unit features, weighted by p at first and by the label so found in the second round, and start at the head's
+  weight vectors (SHOT's head is weight-normalised, so these are the source's prototypes) since no class has a clip yet;
+* weights: the scale and shift of norm layers as in Tent, not all below the head (scope=all gives that), and `momentum`
+as elsewhere.
 """
+
 import time
 from dataclasses import dataclass
 
@@ -74,7 +79,9 @@ class Shot(Tent):
     def __init__(self, model: nn.Module, n_classes: int, settings: Settings) -> None:
         head = find_head(model, n_classes) if settings.shot_labels > 0 else None
         hypothesis = {id(parameter) for parameter in head.parameters()} if head is not None else set()
-        super().__init__(model, settings, [p for p in adapted_parameters(model, settings.scope) if id(p) not in hypothesis])
+        super().__init__(
+            model, settings, [p for p in adapted_parameters(model, settings.scope) if id(p) not in hypothesis]
+        )
         self.settings: Settings = settings
         self.head = head
         self.centroids = None if head is None else Centroids(head.weight)

@@ -1,4 +1,5 @@
 """The source model as it is: the baseline of every table."""
+
 from dataclasses import dataclass
 
 import torch

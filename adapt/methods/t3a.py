@@ -1,10 +1,13 @@
-"""T3A (Iwasawa and Matsuo, NeurIPS 2021): replace the head's weight vectors by running class centroids of features; no gradients.
+"""T3A (Iwasawa and Matsuo, NeurIPS 2021): replace the head's weight vectors by running class centroids of features; no
+gradients.
 
-Supports of class k start as {w_k / ||w_k||}; a clip's unit feature joins those of the class that the head gives it; of each class only the
-`t3a_supports` of lowest entropy stay; a clip is scored by its feature's inner product with the classes' centroids.  As in the authors' code
-a centroid is scaled to unit length and the head's bias is left out; unlike there a class always starts with its own weight vector, whatever
-class the head would give that.  The feature is what comes into the model's last linear layer for the centre view.
+Supports of class k start as {w_k / ||w_k||}; a clip's unit feature joins those of the class that the head gives it; of
+each class only the `t3a_supports` of lowest entropy stay; a clip is scored by its feature's inner product with the
+classes' centroids.  As in the authors' code a centroid is scaled to unit length and the head's bias is left out; unlike
+there a class always starts with its own weight vector, whatever class the head would give that.  The feature is what
+comes into the model's last linear layer for the centre view.
 """
+
 import math
 from dataclasses import dataclass
 
@@ -23,7 +26,9 @@ from adapt.losses import entropy
 class Settings:
     """Of T3A."""
 
-    t3a_supports: int = setting(20, unit="features a class", low=1, source="T3A: experiments, of the grid 1, 5, 20, 50, 100")
+    t3a_supports: int = setting(
+        20, unit="features a class", low=1, source="T3A: experiments, of the grid 1, 5, 20, 50, 100"
+    )
     """M, the supports of lowest entropy kept per class"""
 
 

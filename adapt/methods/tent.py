@@ -1,10 +1,12 @@
-"""Tent (Wang et al., ICLR 2021, arXiv 2006.10726): minimise the entropy of the prediction over the scale and shift of norm layers.
+"""Tent (Wang et al., ICLR 2021, arXiv 2006.10726): minimise the entropy of the prediction over the scale and shift of
+norm layers.
 
-H(p) = -sum_k p_k log p_k, one SGD step a batch, batch norm with the batch's own statistics (section 3).  A batch here is
-one clip: statistics are taken over its views, time and space and, since that is little, mixed with the source's (`bn_prior`; 1 is Tent's own).
-A clip's p is the mean over its views.  The clip is predicted after the step, by its centre view with that view's statistics; Tent's code
-answers with the forward that the gradient came from.
+H(p) = -sum_k p_k log p_k, one SGD step a batch, batch norm with the batch's own statistics (section 3).  A batch here
+is one clip: statistics are taken over its views, time and space and, since that is little, mixed with the source's
+(`bn_prior`; 1 is Tent's own). A clip's p is the mean over its views.  The clip is predicted after the step, by its
+centre view with that view's statistics; Tent's code answers with the forward that the gradient came from.
 """
+
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,8 +1,10 @@
 """ViTTA (Lin et al., CVPR 2023): align feature statistics and make temporal views consistent, one SGD step a clip.
 
-loss = alignment + 0.1 consistency (sections 3.1 to 3.3).  With scope=all, lr=5e-5, weight_decay=5e-4, ema_start=zero, dropout=True and
-views by crop=multi_scale (adapt/video/clips.py) this is the published recipe; the defaults depart where validation says so.
+loss = alignment + 0.1 consistency (sections 3.1 to 3.3).  With scope=all, lr=5e-5, weight_decay=5e-4, ema_start=zero,
+dropout=True and views by crop=multi_scale (adapt/video/clips.py) this is the published recipe; the defaults depart
+where validation says so.
 """
+
 import time
 from dataclasses import dataclass
 
@@ -20,7 +22,11 @@ from adapt.losses import Alignment, consistency
 class Aligning:
     """Of methods that align."""
 
-    lr: float = setting(1e-3, unit="per step", source="ViTTA: experiments (TANet 5e-5, Swin 1e-5, all weights); default ours, for norm layers")
+    lr: float = setting(
+        1e-3,
+        unit="per step",
+        source="ViTTA: experiments (TANet 5e-5, Swin 1e-5, all weights); default ours, for norm layers",
+    )
     """SGD's learning rate on the stream"""
     ema: float = setting(0.1, unit="share", high=1, source="ViTTA, section 3.1 and experiments (TANet 0.1, Swin 0.05)")
     """weight of the newest clip in the online statistics"""

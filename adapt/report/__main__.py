@@ -1,4 +1,5 @@
 """The result table as a command (`python -m adapt.report`)."""
+
 from adapt import command
 from adapt.report.table import Options, run
 

@@ -1,8 +1,10 @@
 """What runs of `python -m adapt` answered, right or wrong, read so that they can be compared clip by clip.
 
-In: cache/<dataset>/adapt/<run>/predictions.parquet, cache/metrics/<dataset>/<run>.json for whether the run saw labels, and the clips and their sound
-for which classes are sounding.  Runs that are compared answer the same clips in the same streams, or it is an error.
+In: cache/<dataset>/adapt/<run>/predictions.parquet, cache/metrics/<dataset>/<run>.json for whether the run saw labels,
+and the clips and their sound for which classes are sounding.  Runs that are compared answer the same clips in the same
+streams, or it is an error.
 """
+
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +32,9 @@ class Run:
     label_ids: tuple[int, ...]  # of each clip the first
     order_seeds: tuple[int, ...]
     right: dict[str, np.ndarray]  # kind of answer -> bool (orders, corruptions, clips)
-    mean_ap: dict[str, float | None]  # kind of answer -> mean average precision of clips of several classes; None without such clips
+    mean_ap: dict[
+        str, float | None
+    ]  # kind of answer -> mean average precision of clips of several classes; None without such clips
     failed: frozenset[str]  # clip ids without an answer somewhere
     mean_steps: float
     ms_per_clip: float
@@ -41,7 +45,9 @@ class Run:
         return self.name not in (self.method, f"{self.method}+{self.fusion}")
 
     def row_name(self, answer: str) -> str:
-        """What an answer of it is called: `vitta` alone, `vitta + plain` fused; a run that was given a name of its own goes by that."""
+        """What an answer of it is called: `vitta` alone, `vitta + plain` fused; a run that was given a name of its own
+        goes by that.
+        """
         alone = self.name if self.has_own_name() else self.method
         return alone if answer == "alone" else f"{alone} + {self.fusion}"
 
@@ -58,7 +64,9 @@ class Wanted:
 
 
 def _streams(path: Path, wanted: Wanted) -> dict[Stream, list[dict[str, object]]]:
-    """The rows of each stream in the order of clip ids, orders outermost.  Raises CacheError where a stream is not there."""
+    """The rows of each stream in the order of clip ids, orders outermost.  Raises CacheError where a stream is not
+    there.
+    """
     found: dict[Stream, list[dict[str, object]]] = {}
     for row in cache.read_predictions(path):
         corruption = str(row["corruption"])
@@ -69,19 +77,26 @@ def _streams(path: Path, wanted: Wanted) -> dict[Stream, list[dict[str, object]]
     if missing := [stream for stream in streams if stream not in found]:
         there = ", ".join(f"{corruption} {order_seed}" for order_seed, corruption in sorted(found)) or "none"
         raise CacheError(
-            f"{path} has no stream of {missing[0][1]} at severity {wanted.severity} in order {missing[0][0]} (it has {there}): "
+            f"{path} has no stream of {missing[0][1]} at severity {wanted.severity} in order {missing[0][0]} (it has "
+            f"{there}): "
             "choose other --corruptions, --severity or --order_seeds, or run it again with these"
         )
     result = {stream: sorted(found[stream], key=lambda row: str(row["clip_id"])) for stream in streams}
     clips = {stream: [row["clip_id"] for row in rows] for stream, rows in result.items()}
     if odd := [stream for stream in streams if clips[stream] != clips[streams[0]]]:
-        raise CacheError(f"{path} has other clips in its streams of {odd[0][1]} and {streams[0][1]}: delete its folder and run it again")
+        raise CacheError(
+            f"{path} has other clips in its streams of {odd[0][1]} and {streams[0][1]}: delete its folder and run it "
+            "again"
+        )
     return result
 
 
 def _files(name: str, wanted: Wanted) -> tuple[Path, Path]:
     full = Path(wanted.folder) / name
-    return cache.ROOT / wanted.dataset / "adapt" / full / "predictions.parquet", METRICS / wanted.dataset / f"{full}.json"
+    return (
+        cache.ROOT / wanted.dataset / "adapt" / full / "predictions.parquet",
+        METRICS / wanted.dataset / f"{full}.json",
+    )
 
 
 def exists(name: str, wanted: Wanted) -> bool:
@@ -90,7 +105,9 @@ def exists(name: str, wanted: Wanted) -> bool:
 
 
 def read(name: str, wanted: Wanted) -> Run:
-    """Read what the run called `name` answered in these streams.  Raises CacheError where it, or one of them, is missing."""
+    """Read what the run called `name` answered in these streams.  Raises CacheError where it, or one of them, is
+    missing.
+    """
     full = Path(wanted.folder) / name
     path, scores = _files(name, wanted)
     for needed in (path, scores):
@@ -127,10 +144,14 @@ def check_paired(runs: Sequence[Run]) -> None:
         both = f"runs {runs[0].name} and {run.name} cannot be compared:"
         if run.order_seeds != runs[0].order_seeds:
             ours, theirs = (" ".join(map(str, r.order_seeds)) for r in (runs[0], run))
-            raise CacheError(f"{both} they have orders {ours} and {theirs}: choose --order_seeds, or run both in the same")
+            raise CacheError(
+                f"{both} they have orders {ours} and {theirs}: choose --order_seeds, or run both in the same"
+            )
         if (run.clip_ids, run.label_ids) != (runs[0].clip_ids, runs[0].label_ids):
             odd = sorted(set(run.clip_ids) ^ set(runs[0].clip_ids))
-            what = f"{len(odd)} clips are in one of them alone ({odd[0]}...)" if odd else "their clips have other labels"
+            what = (
+                f"{len(odd)} clips are in one of them alone ({odd[0]}...)" if odd else "their clips have other labels"
+            )
             raise CacheError(f"{both} {what}: run both on the same clips")
 
 
@@ -140,7 +161,8 @@ def class_groups(run: Run, dataset: str, split: str) -> dict[str, np.ndarray]:
     clips = [clip for clip in cache.read_clips(dataset, split) if clip.clip_id in sounds]
     if missing := sorted(set(run.clip_ids) - {clip.clip_id for clip in clips}):
         raise CacheError(
-            f"run {run.name} has {len(missing)} clips that split {split} of {dataset} has not, or not with a pseudo-label "
+            f"run {run.name} has {len(missing)} clips that split {split} of {dataset} has not, or not with a "
+            "pseudo-label "
             f"({missing[0]}...): choose another --split, or run `dvc repro`"
         )
     sounding = np.isin(run.label_ids, sorted(metrics.sounding_classes(clips, sounds)))

@@ -1,11 +1,15 @@
-"""How sure a difference of two runs is: bootstrap intervals over clips, and McNemar's exact test (adapt/METHOD.md, protocol).
+"""How sure a difference of two runs is: bootstrap intervals over clips, and McNemar's exact test (adapt/METHOD.md,
+protocol).
 
-In: which answers of a run were right, an array of bool (orders, corruptions, clips).  A clip keeps its answers in every corruption and order
-together: they are not independent, so taking them apart would make the intervals too narrow.  Nothing here knows files or methods.
+In: which answers of a run were right, an array of bool (orders, corruptions, clips).  A clip keeps its answers in every
+corruption and order together: they are not independent, so taking them apart would make the intervals too narrow.
+Nothing here knows files or methods.
 
-What the intervals do not hold: an online method's answer depends on the clips before it, which the resampling leaves as they were; how much
-that is worth is what several orders of the stream show.  Neither they nor p are corrected for the number of comparisons in a table.
+What the intervals do not hold: an online method's answer depends on the clips before it, which the resampling leaves as
+they were; how much that is worth is what several orders of the stream show.  Neither they nor p are corrected for the
+number of comparisons in a table.
 """
+
 import math
 from dataclasses import dataclass
 
@@ -27,8 +31,8 @@ class Estimate:
 def _resampled(sums: np.ndarray, seed: int) -> np.ndarray:
     """Means of resamples of clips, (N_RESAMPLES, m), for integers `sums` (n_clips, m).
 
-    A resample is drawn as how often each distinct row occurs in it, which is multinomial: the same distribution as drawing the clips one by
-    one with replacement, in memory that does not grow with their number.
+    A resample is drawn as how often each distinct row occurs in it, which is multinomial: the same distribution as
+    drawing the clips one by one with replacement, in memory that does not grow with their number.
     """
     values, counts = np.unique(sums, axis=0, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(sums), counts / len(sums), size=N_RESAMPLES)
@@ -42,13 +46,17 @@ def _estimate(value: float, resampled: np.ndarray) -> Estimate:
 
 
 def _sums(right: np.ndarray, other: np.ndarray | None = None) -> tuple[np.ndarray, int]:
-    """(right answers of each clip over orders and corruptions (n_clips, 1 or 2), how many there could be).  Raises ValueError for odd shapes."""
+    """(right answers of each clip over orders and corruptions (n_clips, 1 or 2), how many there could be).  Raises
+    ValueError for odd shapes.
+    """
     if right.ndim != 3 or 0 in right.shape:
         raise ValueError(f"answers have shape {right.shape}: need (orders, corruptions, clips), none of them 0")
     if other is not None and other.shape != right.shape:
         raise ValueError(f"answers of shapes {right.shape} and {other.shape} cannot be paired")
     both = [right] if other is None else [right, other]
-    return np.stack([answers.sum(axis=(0, 1), dtype=np.int64) for answers in both], axis=1), right.shape[0] * right.shape[1]
+    return np.stack([answers.sum(axis=(0, 1), dtype=np.int64) for answers in both], axis=1), right.shape[
+        0
+    ] * right.shape[1]
 
 
 def mean(right: np.ndarray, seed: int = 0) -> Estimate:
@@ -58,7 +66,8 @@ def mean(right: np.ndarray, seed: int = 0) -> Estimate:
 
 
 def difference(right: np.ndarray, other: np.ndarray, seed: int = 0) -> Estimate:
-    """Estimate how far `right` is above `other`, paired: both bool (orders, corruptions, clips), the same clips in the same streams.
+    """Estimate how far `right` is above `other`, paired: both bool (orders, corruptions, clips), the same clips in the
+    same streams.
 
     Raises ValueError where the shapes differ.
     """
@@ -67,7 +76,9 @@ def difference(right: np.ndarray, other: np.ndarray, seed: int = 0) -> Estimate:
 
 
 def ratio(right: np.ndarray, other: np.ndarray, seed: int = 0) -> Estimate | None:
-    """Estimate the mean top-1 of `right` over that of `other`, paired as in `difference`; None where a resample of `other` has nothing right."""
+    """Estimate the mean top-1 of `right` over that of `other`, paired as in `difference`; None where a resample of
+    `other` has nothing right.
+    """
     resampled = _resampled(_sums(right, other)[0], seed)
     if not resampled[:, 1].all():
         return None
@@ -82,13 +93,17 @@ def spread(right: np.ndarray) -> float | None:
 def mcnemar(right: np.ndarray, other: np.ndarray) -> float:
     """Return McNemar's exact two-sided p for two runs' answers to the same questions, bool arrays of one shape.
 
-    Of the n answers that only one of the two has right, each is as likely either's if the runs are equally good: p is twice the binomial
-    tail, at most 1 (McNemar 1947, exact form).  The questions are taken as independent.  Pooled over corruptions they are not, since a clip
-    is asked in each: p is then too small, and the bootstrap interval is the one to trust.
+    Of the n answers that only one of the two has right, each is as likely either's if the runs are equally good: p is
+    twice the binomial tail, at most 1 (McNemar 1947, exact form).  The questions are taken as independent.  Pooled over
+    corruptions they are not, since a clip is asked in each: p is then too small, and the bootstrap interval is the one
+    to trust.
     """
     if right.shape != other.shape:
         raise ValueError(f"answers of shapes {right.shape} and {other.shape} cannot be paired")
     n_ours, n_theirs = int((right & ~other).sum()), int((~right & other).sum())
     n = n_ours + n_theirs
-    terms = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2) for k in range(min(n_ours, n_theirs) + 1))
+    terms = (
+        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
+        for k in range(min(n_ours, n_theirs) + 1)
+    )
     return min(1.0, 2 * math.fsum(map(math.exp, terms)))

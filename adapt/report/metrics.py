@@ -1,10 +1,12 @@
 """Scores of predictions against ground truth: top-1 is correct / all clips, those that failed included.
 
-A clip of several classes (`label_ids`) is right where the answer is any of them; such sets also have a mean average precision.
+A clip of several classes (`label_ids`) is right where the answer is any of them; such sets also have a mean average
+precision.
 
-Classes are told apart by whether they sound: a class is *sounding* when more than half of its test clips have a usable sound track
-(status ok or truncated).  This looks at labels, for scoring only.
+Classes are told apart by whether they sound: a class is *sounding* when more than half of its test clips have a usable
+sound track (status ok or truncated).  This looks at labels, for scoring only.
 """
+
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,10 +38,11 @@ def averaged(corruptions: Iterable[str]) -> list[str]:
 
 
 def mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Mean over classes of the average precision of ranking clips by `scores` (n, K), `truth` (n, K) saying which classes each has.
+    """Mean over classes of the average precision of ranking clips by `scores` (n, K), `truth` (n, K) saying which
+    classes each has.
 
-    Average precision is the mean, over the clips of the class, of the precision at each one's rank; clips of equal scores rank in the
-    given order.  Classes without a clip do not count; 0 without any.
+    Average precision is the mean, over the clips of the class, of the precision at each one's rank; clips of equal
+    scores rank in the given order.  Classes without a clip do not count; 0 without any.
     """
     order = np.argsort(-scores, axis=0, kind="stable")
     hits = np.take_along_axis(truth.astype(bool), order, axis=0)
@@ -51,8 +54,8 @@ def mean_average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 def multi_label_map(rows: Rows, column: str = "probs") -> float | None:
     """Mean over streams of the mean average precision of rows with `label_ids`; None where no row has several classes.
 
-    `column` is probs or fused_probs; None as well where no row has it.  A clip without an answer scores 0 for every class.  Clean counts only
-    where it is all there is.
+    `column` is probs or fused_probs; None as well where no row has it.  A clip without an answer scores 0 for every
+    class.  Clean counts only where it is all there is.
     """
     counted = averaged(dict.fromkeys(str(row["corruption"]) for row in rows))
     streams: dict[tuple[object, object], list[Mapping[str, Any]]] = {}
@@ -79,7 +82,8 @@ def sounding_classes(clips: Iterable[Clip], sounds: Mapping[str, Sound]) -> set[
 
 
 def summary(rows: Rows, sounding: set[int], sees_labels: bool = False) -> dict[str, object]:
-    """Top-1 per corruption and their mean, over all, sounding and silent classes, for each kind of answer; mean steps and ms per clip.
+    """Top-1 per corruption and their mean, over all, sounding and silent classes, for each kind of answer; mean steps
+    and ms per clip.
 
     Clean, if there beside corruptions, is not in the means.  `sees_labels` marks an upper bound.
     """

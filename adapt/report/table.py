@@ -1,9 +1,12 @@
-"""The result table (`python -m adapt.report`): one row a run and kind of answer, and how far each is from runs of reference.
+"""The result table (`python -m adapt.report`): one row a run and kind of answer, and how far each is from runs of
+reference.
 
-In: what each run answered (adapt/report/_runs.py).  Out, in cache/metrics/<dataset>/: report.md for people, report.json for programs, accuracy.csv for
-`dvc plots show`.  Rows such as `vitta + plain` are the same run with the sound fused in when predicting; they are never
-passed off as the adapted model's own answer.  Upper bounds are marked as such.  Every mean has an interval, every difference an interval and a p (adapt/report/_significance.py).
+In: what each run answered (adapt/report/_runs.py).  Out, in cache/metrics/<dataset>/: report.md for people, report.json
+for programs, accuracy.csv for `dvc plots show`.  Rows such as `vitta + plain` are the same run with the sound fused in
+when predicting; they are never passed off as the adapted model's own answer.  Upper bounds are marked as such.  Every
+mean has an interval, every difference an interval and a p (adapt/report/_significance.py).
 """
+
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,13 +66,18 @@ class Row:
         return self.run.mean_ap[self.answer]
 
 
-def compare(right: np.ndarray, other: np.ndarray, corruptions: Sequence[str], groups: dict[str, np.ndarray]) -> Comparison:
+def compare(
+    right: np.ndarray, other: np.ndarray, corruptions: Sequence[str], groups: dict[str, np.ndarray]
+) -> Comparison:
     """Compare two runs' answers, bool (orders, corruptions, clips); p is of the first order."""
     counted = [corruptions.index(c) for c in metrics.averaged(corruptions)]
     parts = {group: (counted, mask) for group, mask in groups.items()}
     if "clean" in corruptions and len(corruptions) > 1:
         parts["clean"] = ([corruptions.index("clean")], groups["all"])
-    differences = {p: _significance.difference(right[:, columns][..., mask], other[:, columns][..., mask]) for p, (columns, mask) in parts.items()}
+    differences = {
+        p: _significance.difference(right[:, columns][..., mask], other[:, columns][..., mask])
+        for p, (columns, mask) in parts.items()
+    }
     ours, theirs = right[:, counted], other[:, counted]
     return Comparison(differences, _significance.ratio(ours, theirs), _significance.mcnemar(ours[0], theirs[0]))
 
@@ -88,12 +96,15 @@ class Reference:
 
     def is_row(self, run: Run, answer: str) -> bool:
         """Whether that row is the reference itself."""
-        same = run.name == self.run.name or (self.answer == "alone" and run.row_name("alone") == self.run.row_name("alone"))
+        same = run.name == self.run.name or (
+            self.answer == "alone" and run.row_name("alone") == self.run.row_name("alone")
+        )
         return same and answer == (self.answer or answer)
 
 
 def reference(name: str, found: Mapping[str, Run]) -> Reference:
-    """The reference of that name among runs by name: the fused answer of vitta+plain, the answer alone of a method, or a run by its own name.
+    """The reference of that name among runs by name: the fused answer of vitta+plain, the answer alone of a method, or
+    a run by its own name.
 
     Raises MethodError where there is none.
     """
@@ -105,7 +116,9 @@ def reference(name: str, found: Mapping[str, Run]) -> Reference:
     raise MethodError(f"--against {name}: no run is called so, and none is of that method; there are {sorted(found)}")
 
 
-def make_row(run: Run, answer: str, references: Sequence[Reference], groups: dict[str, np.ndarray], corruptions: Sequence[str]) -> Row:
+def make_row(
+    run: Run, answer: str, references: Sequence[Reference], groups: dict[str, np.ndarray], corruptions: Sequence[str]
+) -> Row:
     """Score one kind of answer, and compare it with each reference."""
     right = run.right[answer]
     counted = right[:, [corruptions.index(c) for c in metrics.averaged(corruptions)]]
@@ -125,7 +138,10 @@ def _distinct(rows: Sequence[Row]) -> list[Row]:
     for row in rows:
         first = kept.setdefault(row.name, row)
         if first is not row and not np.array_equal(first.run.right[row.answer], row.run.right[row.answer]):
-            raise MethodError(f"runs {first.run.name} and {row.run.name} both give a row {row.name!r}, of other answers: give one another --name")
+            raise MethodError(
+                f"runs {first.run.name} and {row.run.name} both give a row {row.name!r}, of other answers: give one "
+                "another --name"
+            )
     return list(kept.values())
 
 
@@ -134,7 +150,11 @@ def _percent(value: float | None) -> str:
 
 
 def _points(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else f"{100 * estimate.value:+.1f} ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
+    return (
+        "-"
+        if estimate is None
+        else f"{100 * estimate.value:+.1f} ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
+    )
 
 
 def _times(estimate: Estimate | None) -> str:
@@ -142,19 +162,32 @@ def _times(estimate: Estimate | None) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(head) + " |", "|" + "|".join(["---"] + ["---:"] * (len(head) - 1)) + "|", *(f"| {' | '.join(row)} |" for row in rows)]
+    return [
+        "| " + " | ".join(head) + " |",
+        "|" + "|".join(["---"] + ["---:"] * (len(head) - 1)) + "|",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
 
 
 def _protocol(rows: Sequence[Row], options: Options, *, has_map: bool) -> str:
     first, n_failed = rows[0].run, len(frozenset().union(*(row.run.failed for row in rows)))
     n_orders, n_corruptions = len(first.order_seeds), len(metrics.averaged(options.corruptions))
-    orders = f"and {n_orders} orders of the stream, ± the standard deviation between these" if n_orders > 1 else "in one order of the stream"
+    orders = (
+        f"and {n_orders} orders of the stream, ± the standard deviation between these"
+        if n_orders > 1
+        else "in one order of the stream"
+    )
     return (
-        f"{len(first.clip_ids)} clips, {n_failed} of them unreadable (counted as wrong). *mean* is over {n_corruptions} corruptions {orders}; "
+        f"{len(first.clip_ids)} clips, {n_failed} of them unreadable (counted as wrong). *mean* is over "
+        f"{n_corruptions} corruptions {orders}; "
         f"*95 %* is its bootstrap interval over clips ({_significance.N_RESAMPLES:,} resamples). "
         "Online, one pass, batch 1; reset between corruptions. "
         "*sounding* and *silent* are means over the classes with and without a usable sound track."
-        + (" A clip of several classes is right where the answer is any of them; *mAP* is the mean average precision." if has_map else "")
+        + (
+            " A clip of several classes is right where the answer is any of them; *mAP* is the mean average precision."
+            if has_map
+            else ""
+        )
     )
 
 
@@ -174,19 +207,36 @@ def _differences(rows: Sequence[Row], reference: str) -> list[str]:
         points = {part: _points(estimate) for part, estimate in comparison.differences.items()}
         p = "<0.001" if comparison.p < 0.001 else f"{comparison.p:.3f}"
         lines.append([name, points["all"], _times(comparison.ratio), *(points[part] for part in parts), p])
-    return ["", f"## Against {reference}", "", *_table(["method", "mean", "ratio", *parts, "p"], lines)] if lines else []
+    return (
+        ["", f"## Against {reference}", "", *_table(["method", "mean", "ratio", *parts, "p"], lines)] if lines else []
+    )
 
 
 def markdown(rows: Sequence[Row], options: Options) -> str:
     """The tables, top-1 in per cent."""
     has_map = any(row.mean_ap is not None for row in rows)
-    lines = [f"# {options.dataset}: top-1 under corruption, severity {options.severity}", "", _protocol(rows, options, has_map=has_map), ""]
-    head = ["method", *options.corruptions, "mean", "95 %", *GROUPS[1:], *(["mAP"] if has_map else []), "steps", "ms/clip"]
+    lines = [
+        f"# {options.dataset}: top-1 under corruption, severity {options.severity}",
+        "",
+        _protocol(rows, options, has_map=has_map),
+        "",
+    ]
+    head = [
+        "method",
+        *options.corruptions,
+        "mean",
+        "95 %",
+        *GROUPS[1:],
+        *(["mAP"] if has_map else []),
+        "steps",
+        "ms/clip",
+    ]
     lines += _table(head, [_scores(row, options.corruptions, has_map=has_map) for row in rows])
     if differences := [line for reference in options.against for line in _differences(rows, reference)]:
         lines += [
             "",
-            "Differences in points, paired, and ratios of means, with 95 % bootstrap intervals over clips. *p* is McNemar's, exact, over all corruptions of the first order: a clip counts once a corruption there, so "
+            "Differences in points, paired, and ratios of means, with 95 % bootstrap intervals over clips. *p* is "
+            "McNemar's, exact, over all corruptions of the first order: a clip counts once a corruption there, so "
             "trust the interval more.",
             *differences,
         ]
@@ -208,7 +258,11 @@ def _numbers(row: Row) -> dict[str, object]:
         content["all_sd"] = round(100 * row.spread, 2)
     against: dict[str, dict[str, float]] = {}
     for reference, comparison in row.against.items():
-        against[reference] = {key: value for part, estimate in comparison.differences.items() for key, value in _ends(estimate, part).items()}
+        against[reference] = {
+            key: value
+            for part, estimate in comparison.differences.items()
+            for key, value in _ends(estimate, part).items()
+        }
         against[reference] |= {} if comparison.ratio is None else _ends(comparison.ratio, "ratio", scale=1.0)
         against[reference]["p"] = float(f"{comparison.p:.3g}")
     return content | ({"against": against} if against else {})
@@ -225,22 +279,38 @@ def _write_csv(path: Path, rows: Sequence[Row], corruptions: Sequence[str]) -> N
 
 
 def run(options: Options) -> dict[str, object]:
-    """Write the three files; return the means in per cent by row.  Raises CacheError for runs that are missing or cannot be compared."""
+    """Write the three files; return the means in per cent by row.  Raises CacheError for runs that are missing or
+    cannot be compared.
+    """
     for name, values in {"methods": options.methods, "corruptions": options.corruptions}.items():
         if not 0 < len(set(values)) == len(values):
             raise MethodError(f"--{name} is {' '.join(values) or 'empty'}: give at least one, each once")
     wanted = _runs.Wanted(options.dataset, options.corruptions, options.severity, options.order_seeds, options.folder)
     found = {name: _runs.read(name, wanted) for name in options.methods}
-    found |= {name: _runs.read(name, wanted) for name in options.against if name not in found and _runs.exists(name, wanted)}
+    found |= {
+        name: _runs.read(name, wanted) for name in options.against if name not in found and _runs.exists(name, wanted)
+    }
     _runs.check_paired(list(found.values()))
     groups = _runs.class_groups(found[options.methods[0]], options.dataset, options.split)
     references = [reference(name, found) for name in options.against]
-    rows = _distinct([make_row(found[name], answer, references, groups, options.corruptions) for name in options.methods for answer in found[name].right])
+    rows = _distinct(
+        [
+            make_row(found[name], answer, references, groups, options.corruptions)
+            for name in options.methods
+            for answer in found[name].right
+        ]
+    )
     folder = METRICS / options.dataset
     metrics.write_json(folder / f"{options.out}.json", {row.run.row_name(row.answer): _numbers(row) for row in rows})
-    _write_csv(folder / ("accuracy.csv" if options.out == "report" else f"{options.out}.csv"), rows, options.corruptions)
+    _write_csv(
+        folder / ("accuracy.csv" if options.out == "report" else f"{options.out}.csv"), rows, options.corruptions
+    )
     path = folder / f"{options.out}.md"
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(markdown(rows, options), encoding="utf-8")
     temporary.replace(path)
-    return {"n_rows": len(rows), "report": str(path), "top1": {row.name: round(100 * row.scores["all"], 2) for row in rows}}
+    return {
+        "n_rows": len(rows),
+        "report": str(path),
+        "top1": {row.name: round(100 * row.scores["all"], 2) for row in rows},
+    }

@@ -1,7 +1,9 @@
-"""Mild random changes of training clips, on the device where they are: mirroring, crops, contrast, brightness, blur and noise (ours).
+"""Mild random changes of training clips, on the device where they are: mirroring, crops, contrast, brightness, blur and
+noise (ours).
 
 They are far milder than the test corruptions: without any, a source model falls to chance under severity 5.
 """
+
 import numpy as np
 import torch
 from torch import Tensor

@@ -1,4 +1,7 @@
-"""Clips of a data set in batches, read ahead by worker processes (adapt/decoding); memory does not grow with the data set."""
+"""Clips of a data set in batches, read ahead by worker processes (adapt/decoding); memory does not grow with the data
+set.
+"""
+
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,15 +28,25 @@ class Loaded(NamedTuple):
 
 
 def batches(
-    clips: Sequence[Clip], offsets: Sequence[float], video: VideoOptions, *, batch_size: int, workers: int, device: torch.device
+    clips: Sequence[Clip],
+    offsets: Sequence[float],
+    video: VideoOptions,
+    *,
+    batch_size: int,
+    workers: int,
+    device: torch.device,
 ) -> Iterator[Loaded]:
     """Yield `clips` in the given order, a view each: `offsets` in [0, 1) say where in its segments a clip's frames lie.
 
     Clips without a readable picture are left out, and named in the log.
     """
     with ThreadPoolExecutor(max(1, workers)) as pool, Decoders(video.decode_timeout_s) as decoders:
+
         def start(first: int) -> list[Future[Tensor | None]]:
-            return [pool.submit(_read, clips[i], video, offsets[i], decoders) for i in range(first, min(first + batch_size, len(clips)))]
+            return [
+                pool.submit(_read, clips[i], video, offsets[i], decoders)
+                for i in range(first, min(first + batch_size, len(clips)))
+            ]
 
         waiting = start(0)
         for first in range(0, len(clips), batch_size):
@@ -41,7 +54,11 @@ def batches(
             views = [future.result() for future in waiting]
             frames = [view for view in views if view is not None]
             if frames:
-                kept = [clip for clip, view in zip(clips[first : first + batch_size], views, strict=True) if view is not None]
+                kept = [
+                    clip
+                    for clip, view in zip(clips[first : first + batch_size], views, strict=True)
+                    if view is not None
+                ]
                 yield Loaded(to_device(torch.stack(frames), device), kept, first + len(views))
             waiting = ahead
 

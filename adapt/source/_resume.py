@@ -1,7 +1,9 @@
-"""Where a training run stands, in a file beside the checkpoint that outlives a kill: the next run goes on from it and ends with the same bytes.
+"""Where a training run stands, in a file beside the checkpoint that outlives a kill: the next run goes on from it and
+ends with the same bytes.
 
 The file says which run it is of.  What another run left is never taken up, and that is said.
 """
+
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +38,13 @@ class Progress:
             return None
         if changed := [name for name in {**self.run, **theirs} if theirs.get(name) != self.run.get(name)]:
             name = changed[0]
-            log.info("%s is of another run (%s was %s, is %s): training starts anew", self.path, name, theirs.get(name), self.run.get(name))
+            log.info(
+                "%s is of another run (%s was %s, is %s): training starts anew",
+                self.path,
+                name,
+                theirs.get(name),
+                self.run.get(name),
+            )
             return None
         return saved
 

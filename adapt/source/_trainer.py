@@ -1,8 +1,11 @@
-"""One training step after another: AdamW, a cosine with warm-up, automatic mixed precision; and all of it saved and restored bit for bit.
+"""One training step after another: AdamW, a cosine with warm-up, automatic mixed precision; and all of it saved and
+restored bit for bit.
 
-Scope `head` trains the head alone, a linear probe from zeros: norm layers and dropout then work as in use, and no gradient goes further.  The
-problem is convex, so that rounding hardly changes what it ends with; `all` ends with other weights on every kind of processor.
+Scope `head` trains the head alone, a linear probe from zeros: norm layers and dropout then work as in use, and no
+gradient goes further.  The problem is convex, so that rounding hardly changes what it ends with; `all` ends with other
+weights on every kind of processor.
 """
+
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -24,17 +27,21 @@ def check_precision(precision: str, device: torch.device) -> None:
     if precision not in PRECISIONS:
         raise MethodError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if precision == "fp16" and device.type != "cuda":
-        raise MethodError(f"precision fp16 needs a CUDA device, but device is {device}: set train.precision to bf16 or fp32")
+        raise MethodError(
+            f"precision fp16 needs a CUDA device, but device is {device}: set train.precision to bf16 or fp32"
+        )
 
 
 class Trainer:
     """A model in training: weights, optimiser, learning rate, and the scale of fp16's gradients."""
 
     def __init__(
-        self, model: nn.Module, n_steps: int, *, lr: float, head_lr_factor: float, weight_decay: float, label_smoothing: float, precision: str,
+        self, model: nn.Module, n_steps: int, *, lr: float, head_lr_factor: float, weight_decay: float, label_smoothing: float, precision: str,  # noqa: E501
         scope: str = "all",
     ) -> None:  # fmt: skip
-        """`n_steps` is the length of the cosine; `model` is already on its device.  Raises MethodError as `check_precision` does, and for a scope."""
+        """`n_steps` is the length of the cosine; `model` is already on its device.  Raises MethodError as
+        `check_precision` does, and for a scope.
+        """
         if scope not in SCOPES:
             raise MethodError(f"scope {scope!r}: choose one of {', '.join(SCOPES)}")
         self.model, self.label_smoothing, self.precision, self.scope = model, label_smoothing, precision, scope
@@ -57,7 +64,9 @@ class Trainer:
         return torch.autocast(self.device.type, dtype=PRECISIONS[self.precision])
 
     def step(self, frames: Tensor, label_ids: Tensor) -> Tensor:
-        """One step on frames (B, C, T, H, W) in [0, 1] and labels (B,), both on the device; the loss, a scalar, before the step."""
+        """One step on frames (B, C, T, H, W) in [0, 1] and labels (B,), both on the device; the loss, a scalar, before
+        the step.
+        """
         with self._autocast():
             logits = self.model(frames)
         loss = F.cross_entropy(logits.float(), label_ids, label_smoothing=self.label_smoothing)
@@ -90,8 +99,12 @@ class Trainer:
         return {"model": self.model, "optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.scaler}
 
 
-def _optimiser(model: nn.Module, lr: float, head_lr_factor: float, weight_decay: float, scope: str) -> torch.optim.Optimizer:
-    """AdamW without weight decay on biases and norm layers; the head, by its place the last two parameters, at a rate of its own."""
+def _optimiser(
+    model: nn.Module, lr: float, head_lr_factor: float, weight_decay: float, scope: str
+) -> torch.optim.Optimizer:
+    """AdamW without weight decay on biases and norm layers; the head, by its place the last two parameters, at a rate
+    of its own.
+    """
     *body, weight, bias = model.parameters()
     head = {"params": [weight, bias], "weight_decay": weight_decay, "lr": lr * head_lr_factor}
     if scope == "head":

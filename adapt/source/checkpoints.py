@@ -1,4 +1,5 @@
 """The files that hold a source model and its statistics, each checked against the other and against the class list."""
+
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,20 +42,28 @@ def save(path: Path, content: Mapping[str, object]) -> None:
 
 
 def load(path: Path, stage: str) -> dict[str, Any]:
-    """What `save` wrote.  Raises CheckpointError where `path` is missing or another file; `stage` is the one that makes it."""
+    """What `save` wrote.  Raises CheckpointError where `path` is missing or another file; `stage` is the one that makes
+    it.
+    """
     if not path.exists():
         raise CheckpointError(f"{path} is missing: run `dvc repro {stage}`")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for a file that is not its own
-        raise CheckpointError(f"{path} is not a checkpoint ({type(error).__name__}): delete it and run `dvc repro {stage}`") from error
+        raise CheckpointError(
+            f"{path} is not a checkpoint ({type(error).__name__}): delete it and run `dvc repro {stage}`"
+        ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, no checkpoint of ours: delete it and run `dvc repro {stage}`")
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, no checkpoint of ours: delete it and run `dvc repro {stage}`"
+        )
     return content
 
 
 def counts_of(path: Path, run: Mapping[str, str]) -> dict[str, object] | None:
-    """What was said at the end of the run that made the file, if it was of just these options, data and code; None for any other file."""
+    """What was said at the end of the run that made the file, if it was of just these options, data and code; None for
+    any other file.
+    """
     try:
         content = load(path, "train") if path.exists() else {}
     except CheckpointError:
@@ -68,17 +77,35 @@ def save_model(
 ) -> None:  # fmt: skip
     """Save a source model with what it was trained for; `size` is the side of its frames in pixels, 0 for any.
 
-    `run` is all that its weights depend on, by name, which `counts_of` compares; `counts` is what its training said at the end.
+    `run` is all that its weights depend on, by name, which `counts_of` compares; `counts` is what its training said at
+    the end.
     """
     state = {name: value.cpu() for name, value in model.state_dict().items()}
-    about = {"backbone": backbone, "variant": variant, "n_frames": n_frames, "size": size, "run": dict(run or {}), "counts": dict(counts or {})}
-    save(path, {"state": state, **about, "labels": list(labels), "labels_sha256": classes.sha256(labels), "n_classes": len(labels)})
+    about = {
+        "backbone": backbone,
+        "variant": variant,
+        "n_frames": n_frames,
+        "size": size,
+        "run": dict(run or {}),
+        "counts": dict(counts or {}),
+    }
+    save(
+        path,
+        {
+            "state": state,
+            **about,
+            "labels": list(labels),
+            "labels_sha256": classes.sha256(labels),
+            "n_classes": len(labels),
+        },
+    )
 
 
 def load_model(path: Path, backbone: str, labels: list[str], n_frames: int, variant: str = "", size: int = 0) -> Source:
     """Load a source model in eval mode.
 
-    Raises CheckpointError where backbone, variant, class order, frame count, or a `size` other than 0 are not those that it was saved with.
+    Raises CheckpointError where backbone, variant, class order, frame count, or a `size` other than 0 are not those
+    that it was saved with.
     """
     content = load(path, "train")
     known = {"variant": "", "size": size} | content  # files of before these were stored
@@ -86,7 +113,9 @@ def load_model(path: Path, backbone: str, labels: list[str], n_frames: int, vari
     for name, value in (expected | ({"size": size} if size else {})).items():
         if known.get(name) != value:
             why = _difference(content.get("labels"), labels) if name == "labels_sha256" else ""
-            raise CheckpointError(f"{path}: {name} is {known.get(name)!r}, {value!r} is wanted{why}: run `dvc repro train`")
+            raise CheckpointError(
+                f"{path}: {name} is {known.get(name)!r}, {value!r} is wanted{why}: run `dvc repro train`"
+            )
     model = backbones.build(backbone, len(labels), n_frames, "", variant)
     _put(path, model, content.get("state"))
     return Source(model.eval(), hashlib.sha256(path.read_bytes()).hexdigest())
@@ -108,21 +137,33 @@ def _put(path: Path, model: nn.Module, state: object) -> None:
     theirs = {name: tuple(value.shape) for name, value in state.items()} if isinstance(state, dict) else {}
     if wrong := [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]:
         shapes = f"{theirs.get(wrong[0], 'missing')} there, {ours.get(wrong[0], 'missing')} in the model"
-        raise CheckpointError(f"{path}: tensor {wrong[0]} is {shapes} ({len(wrong)} such tensors): run `dvc repro train`")
+        raise CheckpointError(
+            f"{path}: tensor {wrong[0]} is {shapes} ({len(wrong)} such tensors): run `dvc repro train`"
+        )
     model.load_state_dict(state)  # type: ignore[arg-type]  # a dict: an empty one has no tensor in common
 
 
-def save_statistics(path: Path, statistics: SourceStatistics, model_sha256: str, about: Mapping[str, object] | None = None) -> None:
+def save_statistics(
+    path: Path, statistics: SourceStatistics, model_sha256: str, about: Mapping[str, object] | None = None
+) -> None:
     """Save source statistics with the hash of the checkpoint they belong to; `about` says how they were taken."""
     parts = {part: {name: list(pair) for name, pair in found.items()} for part, found in statistics._asdict().items()}
     save(path, {**parts, "model_sha256": model_sha256, **(about or {})})
 
 
 def load_statistics(path: Path, model_sha256: str) -> SourceStatistics:
-    """Load source statistics.  Raises CheckpointError where they were taken of another checkpoint, or are of an older form."""
+    """Load source statistics.  Raises CheckpointError where they were taken of another checkpoint, or are of an older
+    form.
+    """
     content = load(path, "statistics")
     if content.get("model_sha256") != model_sha256:
-        raise CheckpointError(f"{path} was taken of another checkpoint than {model_sha256[:12]}: run `dvc repro statistics`")
+        raise CheckpointError(
+            f"{path} was taken of another checkpoint than {model_sha256[:12]}: run `dvc repro statistics`"
+        )
     if missing := [part for part in SourceStatistics._fields if not isinstance(content.get(part), dict)]:
-        raise CheckpointError(f"{path} has no {missing[0]}: an older version wrote it; delete it and run `dvc repro statistics`")
-    return SourceStatistics(*({name: (pair[0], pair[1]) for name, pair in content[part].items()} for part in SourceStatistics._fields))
+        raise CheckpointError(
+            f"{path} has no {missing[0]}: an older version wrote it; delete it and run `dvc repro statistics`"
+        )
+    return SourceStatistics(
+        *({name: (pair[0], pair[1]) for name, pair in content[part].items()} for part in SourceStatistics._fields)
+    )

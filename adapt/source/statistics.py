@@ -1,10 +1,12 @@
 """Per-layer source statistics of a trained model (`python -m adapt.statistics`), as ViTTA's alignment needs them.
 
-In: the checkpoint and the clean train split.  Out: cache/<dataset>/model/<backbone>.statistics.pt: mean and variance of each aligned
-norm layer's output over clips, time, height and width, with the checkpoint's hash.
+In: the checkpoint and the clean train split.  Out: cache/<dataset>/model/<backbone>.statistics.pt: mean and variance of
+each aligned norm layer's output over clips, time, height and width, with the checkpoint's hash.
 
-With `fisher` there are also EATA's weights of the regulariser, by parameter name (adapt/methods/eata.py); they cost a backward a clip.
+With `fisher` there are also EATA's weights of the regulariser, by parameter name (adapt/methods/eata.py); they cost a
+backward a clip.
 """
+
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -82,7 +84,9 @@ def run(options: Options) -> dict[str, object]:
     if options.max_clips < 0:
         raise AdaptError(f"max_clips {options.max_clips}: give 1 or more, or 0 for all clips")
     labels, path = cache.read_labels(options.dataset), checkpoints.model_path(options.dataset, options.backbone)
-    source = checkpoints.load_model(path, options.backbone, labels, options.video.frames, options.variant, options.video.size)
+    source = checkpoints.load_model(
+        path, options.backbone, labels, options.video.frames, options.variant, options.video.size
+    )
     known = identity(options, source.sha256)
     path = checkpoints.statistics_path(options.dataset, options.backbone)
     if (kept := checkpoints.counts_of(path, known)) is not None:
@@ -98,5 +102,7 @@ def run(options: Options) -> dict[str, object]:
         "n_clips": len(clips), "n_failed": frames.n_failed, "n_layers": len(names), "n_fisher": len(fisher),
     }  # fmt: skip
     about = {"backbone": options.backbone, "variant": options.variant, "n_clips": len(clips) - frames.n_failed}
-    checkpoints.save_statistics(path, SourceStatistics(found, fisher), source.sha256, {**about, "run": known, "counts": counts})
+    checkpoints.save_statistics(
+        path, SourceStatistics(found, fisher), source.sha256, {**about, "run": known, "counts": counts}
+    )
     return counts

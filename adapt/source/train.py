@@ -1,11 +1,14 @@
-"""Train a source model on the clean train split (`python -m adapt.train`): AdamW, cosine, best epoch by validation accuracy, seeded.
+"""Train a source model on the clean train split (`python -m adapt.train`): AdamW, cosine, best epoch by validation
+accuracy, seeded.
 
-In: cache/<dataset>/clips.parquet and the videos.  Out: cache/<dataset>/model/<backbone>.pt, with the class list and what it was trained for.
-`epochs` 0 takes published `weights` as they are instead.  A run that was killed goes on where it was (adapt/source/_resume.py).
+In: cache/<dataset>/clips.parquet and the videos.  Out: cache/<dataset>/model/<backbone>.pt, with the class list and
+what it was trained for. `epochs` 0 takes published `weights` as they are instead.  A run that was killed goes on where
+it was (adapt/source/_resume.py).
 
-A clip of several classes is trained by cross-entropy to the first of them, `label_id`: what is trained is the one answer of top-1, which
-counts as right where it is any of them.
+A clip of several classes is trained by cross-entropy to the first of them, `label_id`: what is trained is the one
+answer of top-1, which counts as right where it is any of them.
 """
+
 import copy
 import dataclasses
 import importlib
@@ -44,7 +47,8 @@ class Options:
     variant: str = ""  # one of the backbone's sizes; "" for its first
     video: VideoOptions = field(default_factory=VideoOptions)
     weights: str = ""  # initial weights: a path, "packaged", or "" for random ones
-    frames_per_step: int = 0  # frames of a clip in a training step, for networks that take any number; 0 for as many as a view has
+    frames_per_step: int = 0
+    """frames of a clip in a training step, for networks that take any number; 0 for as many as a view has"""
     scope: str = "all"  # what is trained: all, or head, the rest staying as `weights` has it
     epochs: int = 30  # 0 to take `weights` as they are
     batch_size: int = 16
@@ -77,7 +81,9 @@ def accuracy(model: nn.Module, clips: Sequence[Clip], options: Options) -> float
     right = 0
     for batch in load(clips, [0.5] * len(clips), options.video, options):
         answers = model(batch.frames.float() / 255).argmax(1).tolist()
-        right += sum(answer in (clip.label_ids or (clip.label_id,)) for answer, clip in zip(answers, batch.clips, strict=True))
+        right += sum(
+            answer in (clip.label_ids or (clip.label_id,)) for answer, clip in zip(answers, batch.clips, strict=True)
+        )
     return right / len(clips)
 
 
@@ -95,11 +101,13 @@ class Position:
 class Run:
     """Training from the first or any later step to the last."""
 
-    def __init__(self, model: nn.Module, train: Sequence[Clip], val: Sequence[Clip], options: Options, progress: Progress | None) -> None:
+    def __init__(
+        self, model: nn.Module, train: Sequence[Clip], val: Sequence[Clip], options: Options, progress: Progress | None
+    ) -> None:
         self.model, self.train, self.val, self.options, self.progress = model, train, val, options, progress
         self.trainer = Trainer(
-            model, options.epochs * -(-len(train) // options.batch_size), lr=options.lr, head_lr_factor=options.head_lr_factor,
-            weight_decay=options.weight_decay, label_smoothing=options.label_smoothing, precision=options.precision, scope=options.scope,
+            model, options.epochs * -(-len(train) // options.batch_size), lr=options.lr, head_lr_factor=options.head_lr_factor,  # noqa: E501
+            weight_decay=options.weight_decay, label_smoothing=options.label_smoothing, precision=options.precision, scope=options.scope,  # noqa: E501
         )  # fmt: skip
         self.at, self.best_state = Position(), copy.deepcopy(model.state_dict())
         self.random = np.random.default_rng(options.seed)
@@ -111,7 +119,13 @@ class Run:
             self._train_epoch()
             score = accuracy(self.model, self.val, self.options)
             mean = self.at.loss / self.at.n_read
-            log.info("epoch %d of %d: loss %.3f, validation accuracy %.3f", self.at.epoch + 1, self.options.epochs, mean, score)
+            log.info(
+                "epoch %d of %d: loss %.3f, validation accuracy %.3f",
+                self.at.epoch + 1,
+                self.options.epochs,
+                mean,
+                score,
+            )
             if score >= self.at.best:  # of equals the later one, trained at the lower rate
                 self.at.best, self.best_state = score, copy.deepcopy(self.model.state_dict())
             self.at = Position(self.at.epoch + 1, best=self.at.best)
@@ -121,7 +135,9 @@ class Run:
         return self.at.best
 
     def _train_epoch(self) -> None:
-        """All steps of the epoch, or those that are left.  Raises AdaptError without a readable clip, or for a loss that is no number."""
+        """All steps of the epoch, or those that are left.  Raises AdaptError without a readable clip, or for a loss
+        that is no number.
+        """
         options, first = self.options, self.at.n_behind
         within = self.random.bit_generator.state
         self.random.bit_generator.state = self.epoch_random
@@ -131,7 +147,9 @@ class Run:
         video = dataclasses.replace(options.video, frames=options.frames_per_step or options.video.frames)
         total = torch.tensor(self.at.loss, dtype=torch.float64, device=self.trainer.device)
         self.trainer.begin()
-        for n_steps, batch in enumerate(load([self.train[i] for i in order[first:]], offsets[first:].tolist(), video, options), 1):
+        for n_steps, batch in enumerate(
+            load([self.train[i] for i in order[first:]], offsets[first:].tolist(), video, options), 1
+        ):
             label_ids = _loader.to_device(torch.tensor([clip.label_id for clip in batch.clips]), self.trainer.device)
             frames = augmented(batch.frames, self.random, change=options.augment, flip=options.flip)
             total += self.trainer.step(frames, label_ids) * len(batch.clips)
@@ -141,26 +159,46 @@ class Run:
                 self.save()
         self.at.loss = total.item()
         if not self.at.n_read:
-            raise AdaptError(f"none of the {len(self.train)} train clips of {options.dataset} could be read: see the warnings above")
+            raise AdaptError(
+                f"none of the {len(self.train)} train clips of {options.dataset} could be read: see the warnings above"
+            )
         if not np.isfinite(self.at.loss):
-            raise AdaptError(f"the loss is {self.at.loss} in epoch {self.at.epoch + 1}: lower train.lr ({options.lr}), or set train.precision fp32")
+            raise AdaptError(
+                f"the loss is {self.at.loss} in epoch {self.at.epoch + 1}: lower train.lr ({options.lr}), or set "
+                "train.precision fp32"
+            )
 
     def save(self) -> None:
         """Keep all that the rest of the run depends on."""
         if self.progress is not None:
             numpy_random = {"epoch_random": self.epoch_random, "random": self.random.bit_generator.state}
-            state = {"position": dataclasses.asdict(self.at), "best_state": self.best_state, "trainer": self.trainer.state()}
+            state = {
+                "position": dataclasses.asdict(self.at),
+                "best_state": self.best_state,
+                "trainer": self.trainer.state(),
+            }
             self.progress.write(state | numpy_random)
 
     def resume(self, saved: dict[str, Any]) -> None:
         """Go on where `save` was called."""
-        self.at, self.best_state, self.epoch_random = Position(**saved["position"]), saved["best_state"], saved["epoch_random"]
+        self.at, self.best_state, self.epoch_random = (
+            Position(**saved["position"]),
+            saved["best_state"],
+            saved["epoch_random"],
+        )
         self.random.bit_generator.state = saved["random"]
         self.trainer.load_state(saved["trainer"])
-        log.info("going on in epoch %d of %d, %d of its clips behind", self.at.epoch + 1, self.options.epochs, self.at.n_behind)
+        log.info(
+            "going on in epoch %d of %d, %d of its clips behind",
+            self.at.epoch + 1,
+            self.options.epochs,
+            self.at.n_behind,
+        )
 
 
-def fit(model: nn.Module, train: Sequence[Clip], val: Sequence[Clip], options: Options, progress: Progress | None = None) -> float:
+def fit(
+    model: nn.Module, train: Sequence[Clip], val: Sequence[Clip], options: Options, progress: Progress | None = None
+) -> float:
     """Train `model` in place, leave the weights of its best epoch in it, and return that validation accuracy.
 
     Goes on from what `progress` holds of this run, and keeps it up to date.
@@ -172,7 +210,9 @@ def fit(model: nn.Module, train: Sequence[Clip], val: Sequence[Clip], options: O
 
 
 def build(options: Options, labels: list[str], seed: int) -> nn.Module:
-    """The backbone on its device, whatever of it is random drawn by `seed`.  With `epochs` 0 its module may have its own way to a head."""
+    """The backbone on its device, whatever of it is random drawn by `seed`.  With `epochs` 0 its module may have its
+    own way to a head.
+    """
     torch.manual_seed(seed)
     model = backbones.build(options.backbone, len(labels), options.video.frames, options.weights, options.variant)
     initialise = getattr(importlib.import_module(f"{backbones.__name__}.{options.backbone}"), "initialise_head", None)
@@ -185,27 +225,40 @@ def build(options: Options, labels: list[str], seed: int) -> nn.Module:
 def published(options: Options, labels: list[str]) -> nn.Module:
     """The backbone with `weights` as they are.  Raises CheckpointError where any of what it answers by is random."""
     if not options.weights:
-        raise CheckpointError("epochs 0 takes weights as they are, and there are none: a random network is no source model; set train.weights, "
-                              "or train.epochs above 0")
+        raise CheckpointError(
+            "epochs 0 takes weights as they are, and there are none: a random network is no source model; set "
+            "train.weights, "
+            "or train.epochs above 0"
+        )
     model, other = (build(options, labels, options.seed + i).eval() for i in range(2))
     frames = torch.rand(1, 3, options.video.frames, options.video.size, options.video.size).to(options.device)
     if not torch.allclose(model(frames), other(frames), rtol=1e-3, atol=1e-3):
         theirs = other.state_dict()
         random = [name for name, value in model.state_dict().items() if not torch.equal(value, theirs[name])]
-        raise CheckpointError(f"{options.weights} leaves {random[0] if random else 'something'} of {options.backbone} random: set train.epochs "
-                              f"above 0, or train.weights to a checkpoint whose head has {len(labels)} classes")
+        raise CheckpointError(
+            f"{options.weights} leaves {random[0] if random else 'something'} of {options.backbone} random: set "
+            "train.epochs "
+            f"above 0, or train.weights to a checkpoint whose head has {len(labels)} classes"
+        )
     return model
 
 
 def identity(options: Options, labels: list[str]) -> dict[str, str]:
     """All that decides what a run ends with, by name: options, data, code and torch."""
-    paths = {"clips.parquet": cache.ROOT / options.dataset / "clips.parquet", "the file of weights": Path(options.weights)}
+    paths = {
+        "clips.parquet": cache.ROOT / options.dataset / "clips.parquet",
+        "the file of weights": Path(options.weights),
+    }
     hashes = {name: files.sha256_file(path)[:12] for name, path in paths.items() if path.is_file()}
     options_by_name = dataclasses.asdict(options)
     del options_by_name["video"]["decode_timeout_s"]
     chosen = {name: json.dumps(value) for name, value in options_by_name.items() if name not in WITHOUT_EFFECT}
     made_by = code.code_sha256(["adapt.source.train", f"adapt.backbones.{options.backbone}"])
-    return chosen | hashes | {"labels_sha256": classes.sha256(labels), "torch": str(torch.__version__), "code": made_by[:12]}
+    return (
+        chosen
+        | hashes
+        | {"labels_sha256": classes.sha256(labels), "torch": str(torch.__version__), "code": made_by[:12]}
+    )
 
 
 def run(options: Options) -> dict[str, object]:
@@ -213,9 +266,14 @@ def run(options: Options) -> dict[str, object]:
     device = device_of(options.device)
     check_precision(options.precision, device)
     if options.epochs < 0 or options.batch_size < 1:
-        raise AdaptError(f"epochs {options.epochs}, batch_size {options.batch_size}: epochs count from 0, a batch holds 1 clip or more")
+        raise AdaptError(
+            f"epochs {options.epochs}, batch_size {options.batch_size}: epochs count from 0, a batch holds 1 clip or "
+            "more"
+        )
     if options.scope == "head" and not options.weights:
-        raise AdaptError("scope is 'head', but the rest of the network is random: set train.weights, or train.scope to all")
+        raise AdaptError(
+            "scope is 'head', but the rest of the network is random: set train.weights, or train.scope to all"
+        )
     labels = cache.read_labels(options.dataset)
     path = checkpoints.model_path(options.dataset, options.backbone)
     known = identity(options, labels)
@@ -233,11 +291,20 @@ def run(options: Options) -> dict[str, object]:
     else:
         train = [clip for clip in cache.read_clips(options.dataset, "train") if clip.status == "ok"]
         if not train:
-            raise AdaptError(f"no train clip of {options.dataset} can be read: see the status of its rows in clips.parquet")
+            raise AdaptError(
+                f"no train clip of {options.dataset} can be read: see the status of its rows in clips.parquet"
+            )
         model, n_train = build(options, labels, options.seed), len(train)
         score = fit(model, train, val, options, progress)
-    counts: dict[str, object] = {"n_train": n_train, "n_val": len(val), "val_accuracy": round(score, 4), "checkpoint": str(path)}
+    counts: dict[str, object] = {
+        "n_train": n_train,
+        "n_val": len(val),
+        "val_accuracy": round(score, 4),
+        "checkpoint": str(path),
+    }
     video = options.video
-    checkpoints.save_model(path, model, options.backbone, labels, video.frames, options.variant, video.size, known, counts)
+    checkpoints.save_model(
+        path, model, options.backbone, labels, video.frames, options.variant, video.size, known, counts
+    )
     progress.remove()
     return counts

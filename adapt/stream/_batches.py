@@ -2,6 +2,7 @@
 
 Ground truth enters the rows here, after the method has answered.
 """
+
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,10 +31,17 @@ class Placed:
     def row(self) -> Row:
         """What its row of `predictions` holds besides the answer and the stream."""
         clip = self.clip
-        return {"position": self.position, "clip_id": clip.clip_id, "label_id": clip.label_id, "label_ids": list(clip.label_ids) or None}
+        return {
+            "position": self.position,
+            "clip_id": clip.clip_id,
+            "label_id": clip.label_id,
+            "label_ids": list(clip.label_ids) or None,
+        }
 
 
-def make_batch(clips: Sequence[Clip], frames: Sequence[ClipFrames], sounds: Mapping[str, Sound], device: torch.device) -> Batch:
+def make_batch(
+    clips: Sequence[Clip], frames: Sequence[ClipFrames], sounds: Mapping[str, Sound], device: torch.device
+) -> Batch:
     """A batch of these clips on `device`: everything that a method may know of them."""
     heard = [sounds[clip.clip_id] for clip in clips]
 
@@ -56,19 +64,33 @@ def make_batch(clips: Sequence[Clip], frames: Sequence[ClipFrames], sounds: Mapp
 
 
 def prediction_rows(placed: Sequence[Placed], answer: Answer, ms: float) -> list[Row]:
-    """A row a clip of the batch; it took `ms` together, of which every clip is charged its share.  Steps, reason and gate are the batch's."""
-    shared: Row = {"steps": answer.steps, "stop_reason": answer.stop_reason, "gate": answer.gate, "ms": ms / len(placed)}
+    """A row a clip of the batch; it took `ms` together, of which every clip is charged its share.  Steps, reason and
+    gate are the batch's.
+    """
+    shared: Row = {
+        "steps": answer.steps,
+        "stop_reason": answer.stop_reason,
+        "gate": answer.gate,
+        "ms": ms / len(placed),
+    }
     before, after = answer.before.argmax(1).tolist(), answer.after.argmax(1).tolist()
     fused = [None] * len(placed) if answer.fused is None else answer.fused.argmax(1).tolist()
     rows = []
     for i, one in enumerate(placed):
         scores = {"probs": answer.after, "fused_probs": answer.fused} if one.clip.label_ids else {}
         probs: Row = {name: None if x is None else x[i].float().softmax(0).tolist() for name, x in scores.items()}
-        rows.append(one.row() | shared | NO_PROBS | probs | {"before_id": before[i], "after_id": after[i], "fused_id": fused[i]})
+        rows.append(
+            one.row() | shared | NO_PROBS | probs | {"before_id": before[i], "after_id": after[i], "fused_id": fused[i]}
+        )
     return rows
 
 
 def trace_rows(placed: Sequence[Placed], answer: Answer) -> list[Row]:
-    """A row a clip and step, as the key of `traces` has it: each clip of a batch has all of its steps, and its share of their milliseconds."""
-    steps: list[Row] = [{"step": i + 1} | dataclasses.asdict(step) | {"ms": step.ms / len(placed)} for i, step in enumerate(answer.trace)]
+    """A row a clip and step, as the key of `traces` has it: each clip of a batch has all of its steps, and its share of
+    their milliseconds.
+    """
+    steps: list[Row] = [
+        {"step": i + 1} | dataclasses.asdict(step) | {"ms": step.ms / len(placed)}
+        for i, step in enumerate(answer.trace)
+    ]
     return [{"position": one.position} | step for one in placed for step in steps]

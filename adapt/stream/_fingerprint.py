@@ -1,7 +1,10 @@
-"""What a run's rows depend on, as it stands in their files' metadata: code, options, data, checkpoint, libraries, device.
+"""What a run's rows depend on, as it stands in their files' metadata: code, options, data, checkpoint, libraries,
+device.
 
-Equal fingerprints give equal rows but for milliseconds, so a finished run need not be repeated and a broken-off one can be gone on with.
+Equal fingerprints give equal rows but for milliseconds, so a finished run need not be repeated and a broken-off one can
+be gone on with.
 """
+
 import hashlib
 import json
 import platform
@@ -17,15 +20,21 @@ TABLES = ("predictions", "traces")
 
 
 def code_sha256(modules: Iterable[str], without: Collection[str] = ()) -> str:
-    """Hash what `modules` of this package and all that they import mean, and the schema of the tables that a run writes."""
+    """Hash what `modules` of this package and all that they import mean, and the schema of the tables that a run
+    writes.
+    """
     schemas = {table: schema.schema_sha256(table) for table in TABLES}
-    return hashlib.sha256(json.dumps([code.code_sha256(modules, without), schemas], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([code.code_sha256(modules, without), schemas], sort_keys=True).encode()
+    ).hexdigest()
 
 
 def data_sha256(dataset: str) -> str:
     """Hash what the rows' clips and sounds are read from; `clips` has the hash of every video."""
     names = ("clips.parquet", "labels.txt", "pseudo_labels.parquet")
-    return hashlib.sha256(json.dumps([files.sha256_file(cache.ROOT / dataset / name) for name in names]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([files.sha256_file(cache.ROOT / dataset / name) for name in names]).encode()
+    ).hexdigest()
 
 
 def _version(name: str) -> str:
@@ -38,7 +47,10 @@ def _version(name: str) -> str:
 def environment(device: torch.device) -> dict[str, str]:
     """Libraries and device."""
     libraries = [f"python {platform.python_version()}", *(f"{name} {_version(name)}" for name in LIBRARIES)]
-    return {"libraries": ", ".join(libraries), "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)}
+    return {
+        "libraries": ", ".join(libraries),
+        "device": "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device),
+    }
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -1,10 +1,12 @@
 """Streams side by side: every lane in a process of its own, forked off this one, at most so many at a time.
 
-A *lane* is a run of streams that must follow one another: a single stream, but where weights go over from one stream to the next.  A process
-computes with one torch thread, whether it stands alone or beside others: so rows do not depend on how many there are, and two cores do the work
-of two, which threads inside small operations do not.  Fork, as torch's own DataLoader does it: a child begins with the model that its parent
-loaded.  On a GPU, and where one lane is left, the work is done in this process.
+A *lane* is a run of streams that must follow one another: a single stream, but where weights go over from one stream to
+the next.  A process computes with one torch thread, whether it stands alone or beside others: so rows do not depend on
+how many there are, and two cores do the work of two, which threads inside small operations do not.  Fork, as torch's
+own DataLoader does it: a child begins with the model that its parent loaded.  On a GPU, and where one lane is left, the
+work is done in this process.
 """
+
 import ctypes
 import gc
 import os
@@ -46,9 +48,11 @@ def one_thread() -> Iterator[None]:
 
 
 def each(work: Work[Item, News], items: Sequence[Item], n_jobs: int, tell: Callable[[News], None]) -> None:
-    """Call `work(item, tell)` for every item, `n_jobs` at a time; `tell` hands news over to this process, where it is called.
+    """Call `work(item, tell)` for every item, `n_jobs` at a time; `tell` hands news over to this process, where it is
+    called.
 
-    Raises the first error that one of them raised, once the others have been ended; AdaptError where a process was killed.
+    Raises the first error that one of them raised, once the others have been ended; AdaptError where a process was
+    killed.
     """
     if min(n_jobs, len(items)) <= 1:
         with one_thread():
@@ -89,7 +93,9 @@ def _start(work: Work[Item, News], item: Item, others: Sequence[Connection]) -> 
 
 def _child(work: Work[Item, News], item: Item, news: Connection, of_parent: Sequence[Connection], parent: int) -> None:
     """What a process of its own does; Ctrl-C is the parent's to handle, which then ends this one."""
-    gc.freeze()  # what the parent made is never collected here: a destructor that waits for threads, as DuckDB's does, would wait for ever
+    # what the parent made is never collected here: a destructor that waits for threads, as DuckDB's does, would wait
+    # for ever
+    gc.freeze()
     gc.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for connection in of_parent:
@@ -120,7 +126,9 @@ def _hear(connection: Connection, process: ForkProcess, tell: Callable[[News], N
         process.join()
         if process.exitcode:
             name = signal.Signals(-process.exitcode).name if process.exitcode < 0 else f"exit code {process.exitcode}"
-            raise AdaptError(f"a process of this run ended by {name}: is there too little memory for --jobs? Run it again to go on") from None
+            raise AdaptError(
+                f"a process of this run ended by {name}: is there too little memory for --jobs? Run it again to go on"
+            ) from None
         return False
     if error is not None:
         raise error

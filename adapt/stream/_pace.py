@@ -1,4 +1,5 @@
 """How a long run gets on: a line now and then with clips a second and the time left."""
+
 import logging
 import time
 from typing import NamedTuple
@@ -33,7 +34,9 @@ class Pace:
         if now - self.told >= EVERY_S:
             self.told = now
             per_s = self.n_done / (now - self.started)
-            log.info("%s: %.2f clips/s, %d clips or %s left", news.what, per_s, self.n_left, duration(self.n_left / per_s))
+            log.info(
+                "%s: %.2f clips/s, %d clips or %s left", news.what, per_s, self.n_left, duration(self.n_left / per_s)
+            )
 
 
 def duration(seconds: float) -> str:

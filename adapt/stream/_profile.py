@@ -1,12 +1,15 @@
 """Where a clip's time goes, against the floor (`python -m adapt --profile`).
 
-A few clips are adapted under torch's profiler.  Each operation's own time belongs to a phase, by what it was called from (the backward pass, the
-optimiser, the method's prediction, else the forward pass), and to a kind: convolutions and matrix products, which no rewrite of the same maths
-avoids (their sum over phases is the floor), norm layers, or other.  What is left of the method's wall time is Python between operations, on a GPU
-the time in which it had nothing to do: bookkeeping, with the making and saving of rows.  Transfer and the wait for decoded clips are wall time.
+A few clips are adapted under torch's profiler.  Each operation's own time belongs to a phase, by what it was called
+from (the backward pass, the optimiser, the method's prediction, else the forward pass), and to a kind: convolutions and
+matrix products, which no rewrite of the same maths avoids (their sum over phases is the floor), norm layers, or other.
+What is left of the method's wall time is Python between operations, on a GPU the time in which it had nothing to do:
+bookkeeping, with the making and saving of rows.  Transfer and the wait for decoded clips are wall time.
 
-The profiler slows small operations down, so shares of very small models say little.  Its own starting and stopping is not counted.
+The profiler slows small operations down, so shares of very small models say little.  Its own starting and stopping is
+not counted.
 """
+
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +33,9 @@ FLOOR = re.compile(
     r"mm|bmm|addmm|baddbmm|addmm_activation|mv|addmv|linear_pointwise|convolution_pointwise|"
     r"(scaled_dot_product|flash|efficient|cudnn)_\w*attention\w*)"
 )
-NORM = re.compile(r"aten::(_?native_(batch|layer|group)_norm\w*|cudnn_batch_norm\w*|_?fused_\w*norm\w*|_?batch_norm\w*|var_mean|var|std\w*)")
+NORM = re.compile(
+    r"aten::(_?native_(batch|layer|group)_norm\w*|cudnn_batch_norm\w*|_?fused_\w*norm\w*|_?batch_norm\w*|var_mean|var|std\w*)"
+)
 
 
 def kind_of(operation: str) -> str:
@@ -99,7 +104,9 @@ class Profile(Watch):
 
     def _take_in(self, events: Any) -> None:
         for event in events:
-            if event.device_type.name == "CPU" and event.name != PREDICTION:  # a kernel's time is that of the operation that started it
+            if (
+                event.device_type.name == "CPU" and event.name != PREDICTION
+            ):  # a kernel's time is that of the operation that started it
                 microseconds = event.self_device_time_total if self.device.type == "cuda" else event.self_cpu_time_total
                 self.seconds[phase_of(event)][kind_of(event.name)] += microseconds / 1e6
 
@@ -109,7 +116,9 @@ class Profile(Watch):
     def milliseconds(self) -> dict[str, dict[str, float]]:
         """Phase -> kind -> ms a clip."""
         n = max(1, self.n_clips)
-        return {phase: {kind: 1000 * value / n for kind, value in kinds.items()} for phase, kinds in self.seconds.items()}
+        return {
+            phase: {kind: 1000 * value / n for kind, value in kinds.items()} for phase, kinds in self.seconds.items()
+        }
 
     def table(self) -> str:
         """What was found, for people."""
@@ -120,10 +129,14 @@ class Profile(Watch):
         lines = [f"profile of {self.n_clips} clips on {self.device}, ms a clip", _line("", ["ms", "share", *KINDS])]
         for phase, kinds in ms.items():
             whole = sum(kinds.values())
-            lines.append(_line(phase, [f"{whole:.2f}", f"{whole / total:.1%}", *(f"{kinds[kind]:.2f}" for kind in KINDS)]))
+            lines.append(
+                _line(phase, [f"{whole:.2f}", f"{whole / total:.1%}", *(f"{kinds[kind]:.2f}" for kind in KINDS)])
+            )
         sums = [sum(kinds[kind] for kinds in ms.values()) for kind in KINDS]
         lines.append(_line("total", [f"{total:.2f}", "100.0%", *(f"{value:.2f}" for value in sums)]))
-        lines.append(f"the floor, convolutions and matrix products alone: {sums[0]:.2f} ms, {sums[0] / total:.1%} of a clip")
+        lines.append(
+            f"the floor, convolutions and matrix products alone: {sums[0]:.2f} ms, {sums[0] / total:.1%} of a clip"
+        )
         return "\n".join(lines)
 
 

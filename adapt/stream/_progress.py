@@ -1,10 +1,13 @@
-"""A run's rows on disk while it goes on, so that one killed at any time is gone on with, and memory does not grow with the number of clips.
+"""A run's rows on disk while it goes on, so that one killed at any time is gone on with, and memory does not grow with
+the number of clips.
 
-Until the run is done its output folder holds `progress/` with a folder a lane (adapt/stream/_lanes.py): the rows so far as Parquet parts, and
-state.pt with the run's fingerprint, the lane's position, everything that the method carries and torch's generators.  Parts are written first
-and state.pt, by a rename, last: what it does not know of is made again.  At the end the parts of all lanes become one file a table, ordered
-by key, whatever parts there were, and `progress/` goes.
+Until the run is done its output folder holds `progress/` with a folder a lane (adapt/stream/_lanes.py): the rows so far
+as Parquet parts, and state.pt with the run's fingerprint, the lane's position, everything that the method carries and
+torch's generators.  Parts are written first and state.pt, by a rename, last: what it does not know of is made again.
+At the end the parts of all lanes become one file a table, ordered by key, whatever parts there were, and `progress/`
+goes.
 """
+
 import fcntl
 import logging
 import os
@@ -40,7 +43,7 @@ def output(folder: Path, table: str) -> Path:
 
 
 def metadata_of(path: Path) -> dict[str, str] | None:
-    """The `earshot.*` metadata of a Parquet file without the prefix; None where there is no such file, or a broken one."""
+    """The `earshot.*` metadata of a Parquet file without the prefix; None where there is no such file, or a broken one."""  # noqa: E501
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, pa.ArrowInvalid):
@@ -102,7 +105,9 @@ class Progress:
             except BlockingIOError:
                 if time.monotonic() > until:
                     os.close(self._lock)
-                    raise AdaptError(f"{self.target} is being written by another run: wait for it, or give this one another --name") from None
+                    raise AdaptError(
+                        f"{self.target} is being written by another run: wait for it, or give this one another --name"
+                    ) from None
                 time.sleep(0.1)
 
     def __exit__(self, *_: object) -> None:
@@ -114,7 +119,9 @@ class Progress:
 
     def finish(self, streams: Sequence[Stream]) -> None:
         """Make one file a table of all lanes' parts, then let go of them."""
-        ordered = sorted(range(len(streams)), key=lambda n: (streams[n].corruption, streams[n].severity, streams[n].order_seed))
+        ordered = sorted(
+            range(len(streams)), key=lambda n: (streams[n].corruption, streams[n].severity, streams[n].order_seed)
+        )
         for table in TABLES:
             if not self._parts(table):
                 cache.write_table(output(self.target, table), table, [], self.fingerprint)
@@ -150,10 +157,14 @@ class Lane:
         self.folder, self.fingerprint, self.save_every, self.numbers = folder, dict(fingerprint), save_every, numbers
         self.number, self.position = numbers.start, 0
         self._rows: dict[str, list[Row]] = {table: [] for table in TABLES}
-        self._start, self._saved = (self.number, 0), time.monotonic()  # of the rows in memory; when they were last put on disk
+        self._start, self._saved = (
+            (self.number, 0),
+            time.monotonic(),
+        )  # of the rows in memory; when they were last put on disk
 
     def restore(self, method: Method, n_clips: int, device: torch.device) -> None:
-        """Go on where a killed run of the same fingerprint stood, else start with nothing and say why; parts of no use are removed.
+        """Go on where a killed run of the same fingerprint stood, else start with nothing and say why; parts of no use
+        are removed.
 
         `n_clips` is the length of every stream.
         """
@@ -163,7 +174,9 @@ class Lane:
             saved, problem = None, f"{_named(changed)} changed since"
         if saved is not None:
             self.number, self.position = self._start = saved["number"], saved["position"]
-            if self._n_rows() != [n_clips] * (self.number - self.numbers.start) + [self.position] * (self.number in self.numbers):
+            if self._n_rows() != [n_clips] * (self.number - self.numbers.start) + [self.position] * (
+                self.number in self.numbers
+            ):
                 saved, problem = None, "its rows are not all there"
         if saved is None:
             self.number, self.position = self._start = self.numbers.start, 0
@@ -204,7 +217,10 @@ class Lane:
     def is_due(self) -> bool:
         """Whether enough clips or time have gone by since rows were last put on disk."""
         number, first = self._start
-        return self.position - (first if number == self.number else 0) >= self.save_every or time.monotonic() - self._saved >= SAVE_EVERY_S
+        return (
+            self.position - (first if number == self.number else 0) >= self.save_every
+            or time.monotonic() - self._saved >= SAVE_EVERY_S
+        )
 
     def end_stream(self) -> None:
         """The next clip is the first of the next stream."""
@@ -218,14 +234,24 @@ class Lane:
                 cache.write_table(path, table, rows, self.fingerprint)
                 _sync(path)
                 rows.clear()
-        content = {"fingerprint": self.fingerprint, "number": self.number, "position": self.position, "method": method.state()}
-        content |= {"generator": torch.get_rng_state(), "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
+        content = {
+            "fingerprint": self.fingerprint,
+            "number": self.number,
+            "position": self.position,
+            "method": method.state(),
+        }
+        content |= {
+            "generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
         _write(self.folder / "state.pt", lambda path: torch.save(content, path))
         self._start, self._saved = (self.number, self.position), time.monotonic()
 
     def predictions(self, number: int) -> list[Row]:
         """The rows of a stream that is on disk."""
-        rows: list[Row] = pa.concat_tables([pq.read_table(part) for part in self._parts("predictions") if _place(part)[0] == number]).to_pylist()
+        rows: list[Row] = pa.concat_tables(
+            [pq.read_table(part) for part in self._parts("predictions") if _place(part)[0] == number]
+        ).to_pylist()
         return rows
 
     def _parts(self, table: str = "*") -> list[Path]:

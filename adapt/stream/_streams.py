@@ -1,9 +1,10 @@
 """Streams of clips: which there are, in which order their clips come, and what a method makes of them, batch by batch.
 
-Four settings.  `online` goes back to the source weights before every stream, `episodic` before every batch; `continual` lets the
-corruptions of an order follow one another without that; `sorted` is online on a stream in which one class follows the other.  Labels
-put a sorted stream in order, here; no method is told them.
+Four settings.  `online` goes back to the source weights before every stream, `episodic` before every batch; `continual`
+lets the corruptions of an order follow one another without that; `sorted` is online on a stream in which one class
+follows the other.  Labels put a sorted stream in order, here; no method is told them.
 """
+
 import logging
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -74,7 +75,8 @@ class Watch:
 
 
 def order(clips: Sequence[Clip], seed: int, setting: str, max_clips: int = 0) -> list[Clip]:
-    """The clips in the order of `seed`, the first `max_clips` of them (0: all); `sorted` puts the same clips class after class.
+    """The clips in the order of `seed`, the first `max_clips` of them (0: all); `sorted` puts the same clips class
+    after class.
 
     Classes then follow one another in an order of the seed's own, and clips of a class as they do unsorted.
     """
@@ -87,7 +89,9 @@ def order(clips: Sequence[Clip], seed: int, setting: str, max_clips: int = 0) ->
 
 
 def starts_anew(streams: Sequence[Stream], number: int, setting: str) -> bool:
-    """Whether the source weights come back before stream `number`: always, but within an order of the continual setting."""
+    """Whether the source weights come back before stream `number`: always, but within an order of the continual
+    setting.
+    """
     return setting != "continual" or number == 0 or streams[number].order_seed != streams[number - 1].order_seed
 
 
@@ -98,7 +102,13 @@ def start(method: Method, order_seed: int) -> None:
 
 
 def adapt_batches(
-    method: Method, clips: Sequence[Clip], sounds: Mapping[str, Sound], which: Stream, reading: Reading, first: int = 0, watch: Watch | None = None
+    method: Method,
+    clips: Sequence[Clip],
+    sounds: Mapping[str, Sound],
+    which: Stream,
+    reading: Reading,
+    first: int = 0,
+    watch: Watch | None = None,
 ) -> Generator[Rows, None, None]:
     """Adapt on the clips of a stream, given in its order, from position `first` on; yield the rows of each batch.
 
@@ -107,7 +117,9 @@ def adapt_batches(
     watch, key = watch or Watch(), which.key()
     ahead = max(LOOKAHEAD, reading.batch_size + reading.workers)
     n_nan = 0
-    with closing(stream(clips[first:], reading.video, which.corruption, which.severity, reading.workers, ahead=ahead)) as reader:
+    with closing(
+        stream(clips[first:], reading.video, which.corruption, which.severity, reading.workers, ahead=ahead)
+    ) as reader:
         for position in range(first, len(clips), reading.batch_size):
             with watch.batch(min(reading.batch_size, len(clips) - position)):
                 with watch.part("decode wait"):
@@ -121,7 +133,12 @@ def adapt_batches(
 
 
 def _adapt(
-    method: Method, position: int, read: Sequence[tuple[Clip, ClipFrames | VideoError]], sounds: Mapping[str, Sound], reading: Reading, watch: Watch
+    method: Method,
+    position: int,
+    read: Sequence[tuple[Clip, ClipFrames | VideoError]],
+    sounds: Mapping[str, Sound],
+    reading: Reading,
+    watch: Watch,
 ) -> tuple[list[Row], list[Row], bool]:
     """(rows of predictions, of traces, whether an answer is NaN) of the clips from `position` on."""
     failed, placed, seen = [], [], []

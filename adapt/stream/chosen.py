@@ -1,8 +1,10 @@
-"""Settings by run (`python -m adapt.choose`): of the settings given for all runs, each run's file holds those that its method and fusion read.
+"""Settings by run (`python -m adapt.choose`): of the settings given for all runs, each run's file holds those that its
+method and fusion read.
 
-Out: cache/<dataset>/settings/<run>.json.  The stage `adapt` depends on its own run's file alone, so a setting that changes runs the
-methods that read it again, and no others.
+Out: cache/<dataset>/settings/<run>.json.  The stage `adapt` depends on its own run's file alone, so a setting that
+changes runs the methods that read it again, and no others.
 """
+
 import dataclasses
 import json
 import shutil
@@ -36,7 +38,11 @@ def options_for(words: Sequence[str]) -> type[Options]:
     for method in methods.names():
         for fusion in fusions.names():
             fields |= methods.settings_of(method, fusion)
-    named = {word.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_") for word in words if word.startswith("--")}
+    named = {
+        word.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_")
+        for word in words
+        if word.startswith("--")
+    }
     for name in sorted(named - fields.keys()):
         if name in settings.GONE or name in settings.RENAMED:
             raise MethodError(settings.explain(name, sorted(fields)))

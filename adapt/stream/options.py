@@ -1,4 +1,7 @@
-"""What `python -m adapt` is told: its options, and the settings of the method and fusion that it names, each a flag of its own."""
+"""What `python -m adapt` is told: its options, and the settings of the method and fusion that it names, each a flag of
+its own.
+"""
+
 import argparse
 import dataclasses
 import json
@@ -33,11 +36,14 @@ class Options:
     video: VideoOptions = field(default_factory=VideoOptions)
     settings: Any = field(default_factory=dict)  # of the method and the fusion, by name
     settings_file: str = ""  # a JSON file of such settings by name; flags win
-    name: str = ""  # of this run: its folder, its metrics, its rows in tables; group/name puts several in one; "" for the method's, or method+fusion
+    name: str = ""
+    """of this run: its folder, its metrics, its rows in tables; group/name puts several in one; "" for the method's,
+    or method+fusion"""
     variant: str = ""  # one of the backbone's; "" for its first
     severity: int = 5  # 1 to 5
     order_seeds: tuple[int, ...] = (0,)  # a stream per corruption and seed
-    setting: str = "online"  # source weights return before each stream (online, sorted by class), batch (episodic) or order seed (continual)
+    setting: str = "online"
+    """source weights return before each stream (online, sorted by class), batch (episodic) or order seed (continual)"""
     batch_size: int = 1  # clips that are adapted on and predicted together
     split: str = "test"
     max_clips: int = 0  # of every order, the first so many, for trials; 0 for all
@@ -45,7 +51,8 @@ class Options:
     device: str = "cpu"  # cpu, cuda, cuda:1
     jobs: int = 0  # streams side by side, each in a process of one thread; 0 for as many as cores, 1 on a GPU
     workers: int = 1  # decoding threads beside each stream's model
-    max_failed_share: float = 0.5  # 0 to 1; the stage fails when more than this share of a stream's clips cannot be read
+    max_failed_share: float = 0.5
+    """0 to 1; the stage fails when more than this share of a stream's clips cannot be read"""
     save_every: int = 50  # clips after which all is saved, so that a killed run goes on from there; each minute too
     force: bool = False  # run again even if a finished run of the same options, data and code is there
     profile: bool = False  # print where the time of ten clips went
@@ -69,7 +76,9 @@ def run_name(options: Options) -> str:
 
 
 def given_settings(options: Options) -> dict[str, Any]:
-    """The settings that differ from the defaults, or are all given, by name: those of the file, then those of `settings`."""
+    """The settings that differ from the defaults, or are all given, by name: those of the file, then those of
+    `settings`.
+    """
     return _settings_of_file(options.settings_file) | (
         dict(options.settings) if isinstance(options.settings, Mapping) else dataclasses.asdict(options.settings)
     )
@@ -82,9 +91,13 @@ def _settings_of_file(path: str) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AdaptError(f"settings_file {path} cannot be read ({error}): give a JSON object of settings by name") from error
+        raise AdaptError(
+            f"settings_file {path} cannot be read ({error}): give a JSON object of settings by name"
+        ) from error
     if not isinstance(content, dict):
-        raise AdaptError(f"settings_file {path} holds a {type(content).__name__}: give a JSON object of settings by name")
+        raise AdaptError(
+            f"settings_file {path} holds a {type(content).__name__}: give a JSON object of settings by name"
+        )
     return content
 
 
@@ -101,7 +114,9 @@ def options_for(words: Sequence[str]) -> type[Options]:
     fusion = (named.fusion or FUSION) if fusion is None else fusion
     known = methods.settings_of(method, fusion)
     for word in words:
-        flag = word.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_") if word.startswith("--") else ""
+        flag = (
+            word.removeprefix("--").split("=")[0].replace("-", "_").removeprefix("no_") if word.startswith("--") else ""
+        )
         if flag not in known and (flag in settings.GONE or settings.RENAMED.get(flag) in known):
             raise MethodError(settings.explain(flag, sorted(known)))
     given = _settings_of_file(named.settings_file)
@@ -113,19 +128,29 @@ def options_for(words: Sequence[str]) -> type[Options]:
     ]
     flags = dataclasses.make_dataclass("Settings", made, frozen=True)
     kind: type[Options] = dataclasses.make_dataclass(
-        "Options", [("settings", flags, field(default_factory=flags))], bases=(Options,), frozen=True, namespace={"__doc__": Options.__doc__}
+        "Options",
+        [("settings", flags, field(default_factory=flags))],
+        bases=(Options,),
+        frozen=True,
+        namespace={"__doc__": Options.__doc__},
     )
     return kind
 
 
 def check(options: Options) -> None:
     """Raise AdaptError for an option that cannot be."""
+
     def ask(fine: bool, name: str, value: object, wanted: str) -> None:
         if not fine:
             raise AdaptError(f"{name} is {value!r}: give {wanted}")
 
     methods.choose(*method_and_fusion(options), given_settings(options))  # raises
-    ask(re.fullmatch(f"({WORD}/)*{WORD}", run_name(options)) is not None, "name", options.name, "letters, digits and _ . + = -, or such group/name")
+    ask(
+        re.fullmatch(f"({WORD}/)*{WORD}", run_name(options)) is not None,
+        "name",
+        options.name,
+        "letters, digits and _ . + = -, or such group/name",
+    )
     ask(options.setting in SETTINGS, "setting", options.setting, f"one of {list(SETTINGS)}")
     ask(options.severity in range(1, 6), "severity", options.severity, "1 to 5")
     for corruption in options.corruptions:

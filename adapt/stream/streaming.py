@@ -1,9 +1,11 @@
 """The adapter's stage: stream the test clips, adapt and predict each, and score the answers.
 
-In: videos, cache/<dataset>/pseudo_labels.parquet, the source model and its statistics.  Out, by the run's name: predictions and traces in
-Parquet, metrics as JSON.  A killed run is gone on with by the same command, a finished one is kept.  This is the room where ground truth
-enters, after the method has answered; a method that declares NEEDS_LABELS, an upper bound, is handed it through an Oracle.
+In: videos, cache/<dataset>/pseudo_labels.parquet, the source model and its statistics.  Out, by the run's name:
+predictions and traces in Parquet, metrics as JSON.  A killed run is gone on with by the same command, a finished one is
+kept.  This is the room where ground truth enters, after the method has answered; a method that declares NEEDS_LABELS,
+an upper bound, is handed it through an Oracle.
 """
+
 import dataclasses
 import json
 import logging
@@ -28,7 +30,15 @@ from adapt.stream._pace import News, Pace
 from adapt.stream._profile import Profile
 from adapt.stream._progress import Progress
 from adapt.stream._streams import Reading, Rows, Stream, adapt_batches, order, start, starts_anew
-from adapt.stream.options import WITHOUT_EFFECT, Options, check, given_settings, method_and_fusion, options_for, run_name
+from adapt.stream.options import (
+    WITHOUT_EFFECT,
+    Options,
+    check,
+    given_settings,
+    method_and_fusion,
+    options_for,
+    run_name,
+)
 from adapt.tables import cache, files
 from adapt.tables.cache import Clip, Sound
 
@@ -39,33 +49,48 @@ NAMED = 5  # clips that could not be read
 
 def plan(options: Options) -> list[Stream]:
     """Every stream of a run, all corruptions of an order before the next order."""
+
     def severity(corruption: str) -> int:
         return 0 if corruption == "clean" else options.severity
 
     name, made_by = run_name(options), method_and_fusion(options)
     pairs = [(seed, corruption) for seed in options.order_seeds for corruption in options.corruptions]
-    return [Stream(options.dataset, options.backbone, name, corruption, severity(corruption), seed, *made_by) for seed, corruption in pairs]
+    return [
+        Stream(options.dataset, options.backbone, name, corruption, severity(corruption), seed, *made_by)
+        for seed, corruption in pairs
+    ]
 
 
 def reading(options: Options) -> Reading:
     """How the options say that clips become batches."""
-    return Reading(options.video, options.batch_size, options.workers, device_of(options.device), options.setting == "episodic")
+    return Reading(
+        options.video, options.batch_size, options.workers, device_of(options.device), options.setting == "episodic"
+    )
 
 
 def adapt_stream(
-    method: Fused, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, corruption: str, order_seed: int
+    method: Fused,
+    clips: Sequence[Clip],
+    sounds: Mapping[str, Sound],
+    options: Options,
+    corruption: str,
+    order_seed: int,
 ) -> Rows:
     """One stream from the source weights, in memory: (rows of predictions, rows of traces)."""
     which = plan(dataclasses.replace(options, corruptions=(corruption,), order_seeds=(order_seed,)))[0]
     start(method, order_seed)
     rows: Rows = ([], [])
-    for predictions, traces in adapt_batches(method, order(clips, order_seed, options.setting, options.max_clips), sounds, which, reading(options)):
+    for predictions, traces in adapt_batches(
+        method, order(clips, order_seed, options.setting, options.max_clips), sounds, which, reading(options)
+    ):
         rows = (rows[0] + predictions, rows[1] + traces)
     return rows
 
 
 def lanes(streams: Sequence[Stream], setting: str) -> list[range]:
-    """The numbers of the streams that follow one another: each alone, but for those of an order of the continual setting."""
+    """The numbers of the streams that follow one another: each alone, but for those of an order of the continual
+    setting.
+    """
     firsts = [number for number in range(len(streams)) if starts_anew(streams, number, setting)]
     return [range(first, end) for first, end in zip(firsts, [*firsts[1:], len(streams)], strict=True)]
 
@@ -75,21 +100,37 @@ def jobs(options: Options) -> int:
 
     Raises AdaptError where several are asked for and cannot be.
     """
-    alone = "a GPU takes one stream at a time" if options.device != "cpu" else "--profile looks at one process" if options.profile else ""
+    alone = (
+        "a GPU takes one stream at a time"
+        if options.device != "cpu"
+        else "--profile looks at one process"
+        if options.profile
+        else ""
+    )
     if alone and options.jobs > 1:
         raise AdaptError(f"jobs is {options.jobs}, but {alone}: give --jobs 1")
     return 1 if alone else options.jobs or cores()
 
 
 def adapt_streams(
-    method: Fused, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress, profile: Profile | None
+    method: Fused,
+    clips: Sequence[Clip],
+    sounds: Mapping[str, Sound],
+    options: Options,
+    kept: Progress,
+    profile: Profile | None,
 ) -> None:
     """Adapt on every stream that `kept` does not hold yet, lanes side by side, and write the run's tables."""
     streams = plan(options)
     n_clips = len(order(clips, options.order_seeds[0], options.setting, options.max_clips))
     pace = Pace(n_clips * len(streams))
     try:
-        each(partial(_adapt_lane, method, clips, sounds, options, kept, profile), lanes(streams, options.setting), jobs(options), pace.hear)
+        each(
+            partial(_adapt_lane, method, clips, sounds, options, kept, profile),
+            lanes(streams, options.setting),
+            jobs(options),
+            pace.hear,
+        )
     except TooManyFailedError:
         kept.drop()
         raise
@@ -97,7 +138,7 @@ def adapt_streams(
 
 
 def _adapt_lane(
-    method: Fused, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress, profile: Profile | None,
+    method: Fused, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress, profile: Profile | None,  # noqa: E501
     numbers: range, tell: Callable[[News], None],
 ) -> None:  # fmt: skip
     """Adapt on those streams of a lane that are not on disk yet, from the source weights on."""
@@ -127,21 +168,32 @@ def _check_failures(rows: Sequence[Row], which: Stream, share: float) -> None:
     failed = [str(row["clip_id"]) for row in rows if row["stop_reason"] == "failed"]
     if len(failed) > share * len(rows):
         named = ", ".join(failed[:NAMED])
-        raise TooManyFailedError(f"{which}: {len(failed)} of {len(rows)} clips cannot be read, more than max_failed_share={share}: {named}")
+        raise TooManyFailedError(
+            f"{which}: {len(failed)} of {len(rows)} clips cannot be read, more than max_failed_share={share}: {named}"
+        )
 
 
 def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
     """The run's fingerprint."""
     method, fusion = method_and_fusion(options)
     chosen = {name: value for name, value in vars(options).items() if name not in ("settings", "settings_file")}
-    chosen |= {"video": dataclasses.asdict(options.video), "name": run_name(options), "method": method, "fusion": fusion}
+    chosen |= {
+        "video": dataclasses.asdict(options.video),
+        "name": run_name(options),
+        "method": method,
+        "fusion": fusion,
+    }
     of_method, of_fusion = methods.choose(method, fusion, given_settings(options))
     chosen["settings"] = dataclasses.asdict(of_method) | ({} if of_fusion is None else dataclasses.asdict(of_fusion))
     del chosen["video"]["decode_timeout_s"]
-    modules = ["stream.streaming", f"methods.{method}", f"backbones.{options.backbone}"] + [f"fusion.{fusion}"] * (fusion != "none")
+    modules = ["stream.streaming", f"methods.{method}", f"backbones.{options.backbone}"] + [f"fusion.{fusion}"] * (
+        fusion != "none"
+    )
     statistics = checkpoints.statistics_path(options.dataset, options.backbone)
     return {
-        "options": json.dumps({name: value for name, value in chosen.items() if name not in WITHOUT_EFFECT}, sort_keys=True),
+        "options": json.dumps(
+            {name: value for name, value in chosen.items() if name not in WITHOUT_EFFECT}, sort_keys=True
+        ),
         "code_sha256": _fingerprint.code_sha256([f"adapt.{name}" for name in modules], without=WITHOUT_ROWS),
         "data_sha256": _fingerprint.data_sha256(options.dataset),
         "checkpoint_sha256": source.sha256,
@@ -169,17 +221,25 @@ def read(options: Options) -> Given:
     if missing := [clip.clip_id for clip in clips if clip.clip_id not in sounds]:
         raise AdaptError(f"{len(missing)} clips have no pseudo-label ({missing[0]}...): run `dvc repro pseudo_label`")
     path = checkpoints.model_path(options.dataset, options.backbone)
-    source = checkpoints.load_model(path, options.backbone, labels, options.video.frames, options.variant, options.video.size)
+    source = checkpoints.load_model(
+        path, options.backbone, labels, options.video.frames, options.variant, options.video.size
+    )
     statistics = None
     if not options.source_free:
-        statistics = checkpoints.load_statistics(checkpoints.statistics_path(options.dataset, options.backbone), source.sha256)
+        statistics = checkpoints.load_statistics(
+            checkpoints.statistics_path(options.dataset, options.backbone), source.sha256
+        )
     return Given(labels, clips, sounds, source, statistics)
 
 
 def build(options: Options, given: Given) -> Fused:
     """The method around the source model with its fusion; an upper bound is handed an Oracle."""
     method, fusion = method_and_fusion(options)
-    seen = {clip.clip_id: clip.label_ids or (clip.label_id,) for clip in given.clips} if methods.needs_labels(method) else None
+    seen = (
+        {clip.clip_id: clip.label_ids or (clip.label_id,) for clip in given.clips}
+        if methods.needs_labels(method)
+        else None
+    )
     model = given.source.model.to(device_of(options.device))
     oracle = None if seen is None else Oracle(seen)
     return methods.build(method, fusion, model, given.statistics, len(given.labels), given_settings(options), oracle)

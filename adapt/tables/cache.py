@@ -2,6 +2,7 @@
 
 Its list of classes, its clips, what their sounds say, and predictions.
 """
+
 from dataclasses import dataclass
 from pathlib import Path
 

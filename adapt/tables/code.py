@@ -1,4 +1,5 @@
-"""What a result depends on in the code: a hash of this package's files that make it, comments and docstrings left out."""
+"""What a result depends on in the code: a hash of this package's files that make it, comments and docstrings left out."""  # noqa: E501
+
 import ast
 import hashlib
 import json
@@ -30,7 +31,11 @@ def _imported(tree: ast.AST) -> set[str]:
 
 def _is_text(statement: ast.stmt) -> bool:
     """Whether a statement is a string alone: a docstring, or what stands below a field."""
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
 
 
 def meaning(source: str) -> str:

@@ -1,4 +1,5 @@
 """Files of both packages: hashed, and written whole or not at all."""
+
 import hashlib
 import json
 from collections.abc import Iterator

@@ -4,6 +4,7 @@ Every file is written whole or not at all, ordered by its table's key, and byte-
 tables by `write_table`, long ones as a stream by `Writer`.  A file's metadata holds its table's version and what made
 it.
 """
+
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path

@@ -1,4 +1,5 @@
 """The contract of the cache, cache/schema.sql: each table's columns, key and version, as DuckDB reads them there."""
+
 import hashlib
 from dataclasses import dataclass
 from functools import cache

@@ -1,9 +1,12 @@
-"""Frames of a clip: each file is read once, for all views and the centre view together, in a worker process (adapt/decoding).
+"""Frames of a clip: each file is read once, for all views and the centre view together, in a worker process
+(adapt/decoding).
 
-A *view* samples T frames, one from each of T equal segments; views start at equidistant offsets inside a segment (ViTTA, section
-3.3), the centre view in its middle.  Frames stay uint8 until they reach the device.  Corruptions come from three places: pixels are changed
-after the crop, `h265_abr` encodes the file first, and `ready_made` files are read instead of the clip's own.
+A *view* samples T frames, one from each of T equal segments; views start at equidistant offsets inside a segment
+(ViTTA, section 3.3), the centre view in its middle.  Frames stay uint8 until they reach the device.  Corruptions come
+from three places: pixels are changed after the crop, `h265_abr` encodes the file first, and `ready_made` files are read
+instead of the clip's own.
 """
+
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +29,21 @@ from adapt.video.views import view_indices as view_indices
 
 LOOKAHEAD = 4  # clips held at once: the one with the model, and those decoded ahead of it
 CROP_SCALES = (1, 0.875, 0.75, 0.66)
-CROP_PLACES = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3))  # quarters of the room
+CROP_PLACES = (
+    (0, 0),
+    (0, 4),
+    (4, 0),
+    (4, 4),
+    (2, 2),
+    (2, 0),
+    (2, 4),
+    (4, 2),
+    (0, 2),
+    (1, 1),
+    (1, 3),
+    (3, 1),
+    (3, 3),
+)  # quarters of the room
 Result = TypeVar("Result")
 
 
@@ -38,7 +55,8 @@ class VideoOptions:
     views: int = 2
     resize: int = 96  # the short side, in pixels
     size: int = 96  # the centre crop, in pixels
-    crop: str = "centre"  # of the views that are adapted on: centre, or multi_scale, as ViTTA has it; prediction is by the centre crop
+    crop: str = "centre"
+    """of the views that are adapted on: centre, or multi_scale, as ViTTA has it; prediction is by the centre crop"""
     ready_made: str = ""  # a folder of corrupted files (adapt/corruptions/ready_made.py); "" to corrupt the clips here
     decode_timeout_s: float = TIMEOUT_S  # a file that takes longer to read is given up: its clip fails, the run goes on
 
@@ -52,7 +70,8 @@ class ClipFrames:
 
 
 def read_video(path: Path, work: Callable[[Video], Result], decoders: Decoders | None = None) -> Result:
-    """What `work` makes of the video at `path`, read by `decoders` or by some of its own; called again where reading finds another number of frames.
+    """What `work` makes of the video at `path`, read by `decoders` or by some of its own; called again where reading
+    finds another number of frames.
 
     Raises VideoError for a file that cannot be read.
     """
@@ -73,7 +92,9 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def sample(video: Video, indices: np.ndarray, options: VideoOptions) -> np.ndarray:
-    """The frames at sorted `indices` -> uint8 (len(indices), size, size, 3), a chunk of them in memory at their own size.  Raises DecodeError."""
+    """The frames at sorted `indices` -> uint8 (len(indices), size, size, 3), a chunk of them in memory at their own
+    size.  Raises DecodeError.
+    """
     parts = []
     for chunk in video.frames(indices):
         small = _resize_and_crop(torch.from_numpy(chunk), options)
@@ -100,7 +121,9 @@ def count_frames(path: Path) -> int:
 
 
 def check_readable(clip: Clip) -> None:
-    """Raise VideoError for a clip whose file `scan` could not open: its path may be escaped, and be that of another file."""
+    """Raise VideoError for a clip whose file `scan` could not open: its path may be escaped, and be that of another
+    file.
+    """
     if clip.unread:
         raise VideoError(f"{clip.path}: {clip.unread}")
 
@@ -108,9 +131,11 @@ def check_readable(clip: Clip) -> None:
 def read_clip(
     clip: Clip, options: VideoOptions, corruption: str, severity: int, seed: int = 0, decoders: Decoders | None = None
 ) -> ClipFrames:
-    """Read all frames that adapting and predicting `clip` need in one pass, by `decoders` or some of its own, and corrupt each once.
+    """Read all frames that adapting and predicting `clip` need in one pass, by `decoders` or some of its own, and
+    corrupt each once.
 
-    Raises VideoError for a file that cannot be read, AdaptError for an unknown corruption or one whose files or encoder are missing.
+    Raises VideoError for a file that cannot be read, AdaptError for an unknown corruption or one whose files or encoder
+    are missing.
     """
     check_readable(clip)
     if decoders is None:
@@ -146,9 +171,11 @@ def _cropped(views: torch.Tensor, crop: str, seed: int, clip_id: str) -> torch.T
 
 
 def multi_scale_crop(view: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-    """Crop a view (C, T, H, W) to one of TSN's scales at one of its 13 places, the same for all frames, and resize it to H x W.
+    """Crop a view (C, T, H, W) to one of TSN's scales at one of its 13 places, the same for all frames, and resize it
+    to H x W.
 
-    Height and width are shares 1, .875, .75 or .66 of the short side, at most one scale apart (TSN, Wang et al., ECCV 2016, section 3.2; ViTTA).
+    Height and width are shares 1, .875, .75 or .66 of the short side, at most one scale apart (TSN, Wang et al., ECCV
+    2016, section 3.2; ViTTA).
     """
     height, width = view.shape[2:]
     sides = [int(min(height, width) * scale) for scale in CROP_SCALES]
@@ -161,28 +188,43 @@ def multi_scale_crop(view: torch.Tensor, random: np.random.Generator) -> torch.T
 
 
 def corrupted_path(clip: Clip, options: VideoOptions, corruption: str, severity: int, decoders: Decoders) -> Path:
-    """The file to read: the clip's own, unless the corruption is one of whole files or `options` names a folder of ready-made ones."""
+    """The file to read: the clip's own, unless the corruption is one of whole files or `options` names a folder of
+    ready-made ones.
+    """
     if not corruptions.check(corruption, severity):
         return clip.path
     if options.ready_made:
         return _ready_made.find(Path(options.ready_made), corruption, severity, clip.path)
-    return corruptions.file(clip.path, corruption, severity, decoders) if corruption in corruptions.FILE_CORRUPTIONS else clip.path
+    return (
+        corruptions.file(clip.path, corruption, severity, decoders)
+        if corruption in corruptions.FILE_CORRUPTIONS
+        else clip.path
+    )
 
 
 def _sample_averaged(video: Video, indices: np.ndarray, options: VideoOptions, severity: int) -> np.ndarray:
-    """motion_temporal of the frames at sorted `indices`: their neighbours in the file, not those in the view, are averaged."""
+    """motion_temporal of the frames at sorted `indices`: their neighbours in the file, not those in the view, are
+    averaged.
+    """
     spans = _blur.neighbours(indices, video.facts.n_frames, severity)
     needed = np.unique(np.concatenate([np.arange(first, last) for first, last in spans]))
     return _blur.average(sample(video, needed, options), np.searchsorted(needed, spans))
 
 
 def stream(
-    clips: Sequence[Clip], options: VideoOptions, corruption: str, severity: int, workers: int, seed: int = 0, ahead: int = LOOKAHEAD
+    clips: Sequence[Clip],
+    options: VideoOptions,
+    corruption: str,
+    severity: int,
+    workers: int,
+    seed: int = 0,
+    ahead: int = LOOKAHEAD,
 ) -> Generator[tuple[Clip, ClipFrames | VideoError], None, None]:
-    """Yield clips in the given order with their frames, read by `workers` processes, each with a thread here that waits for it.
+    """Yield clips in the given order with their frames, read by `workers` processes, each with a thread here that waits
+    for it.
 
-    At most `ahead` clips are held, the one that was yielded last included, however many there are.  A clip that cannot be read comes with its
-    VideoError instead of frames.  Closing the generator ends the reading in hand.
+    At most `ahead` clips are held, the one that was yielded last included, however many there are.  A clip that cannot
+    be read comes with its VideoError instead of frames.  Closing the generator ends the reading in hand.
     """
     decoders = Decoders(options.decode_timeout_s)
 

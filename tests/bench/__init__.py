@@ -1,8 +1,9 @@
 """Benchmarks: `python -m tests.bench [ROOM] [--json]`.  A room is a module here with `rows()`; timings are never tests.
 
-Machines are shared and noisy: a row's value is the median of several runs, in CPU seconds of this process where it says so, and a speed target
-is a ratio against a baseline in the same run.
+Machines are shared and noisy: a row's value is the median of several runs, in CPU seconds of this process where it says
+so, and a speed target is a ratio against a baseline in the same run.
 """
+
 import statistics
 import time
 from collections.abc import Callable

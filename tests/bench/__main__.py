@@ -1,4 +1,5 @@
 """Run the benchmarks of one room or of all, and print a table or JSON."""
+
 import argparse
 import dataclasses
 import importlib

@@ -1,4 +1,5 @@
 """Milliseconds a clip that each method takes on the demo's TANet (random weights and frames; decode not included)."""
+
 from collections.abc import Iterator
 
 import torch
@@ -27,7 +28,8 @@ def rows() -> Iterator[Row]:
     taken: dict[str, float] = {}
     for name in methods.names():
         model = backbones.build("tanet", N_CLASSES, N_FRAMES)
-        # the cycle never stops early, and no clip is too unsure, too familiar or too collapsed for a step: the worst case
+        # the cycle never stops early, and no clip is too unsure, too familiar or too collapsed for a step: the worst
+        # case
         settings = built.fitting(name, cycle="fixed", entropy_margin=1.1, eata_similarity=1.1, sar_reset=0.0)
         method, batch = built.alone(name, model, None, N_CLASSES, Oracle({"clip": (3,)}), **settings), _batch()
         taken[name] = median_ms(lambda method=method, batch=batch: method.adapt(batch))  # type: ignore[misc]

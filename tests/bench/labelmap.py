@@ -1,4 +1,7 @@
-"""From sounds to classes: the maps, the cost of asking beside the model's own, and evidence from probabilities, on made-up numbers."""
+"""From sounds to classes: the maps, the cost of asking beside the model's own, and evidence from probabilities, on
+made-up numbers.
+"""
+
 import os
 import tempfile
 import time
@@ -22,7 +25,11 @@ def rows() -> Iterator[Row]:
     """Milliseconds of whole maps of UCF101; what asking costs beside the endpoint; microseconds a clip of evidence."""
     lists = label_lists("ucf101", listed_classes("ucf101"))
     for name in ("lexical", "llm"):
-        yield Row(f"{name} map, {N_SOUNDS} sounds x {N_CLASSES} classes", median_ms(lambda n=name: mappers.build(n)(lists)), "ms")  # type: ignore[misc]
+        yield Row(
+            f"{name} map, {N_SOUNDS} sounds x {N_CLASSES} classes",
+            median_ms(lambda n=name: mappers.build(n)(lists)),
+            "ms",
+        )  # type: ignore[misc]
     one, eight = _seconds_to_ask(1), _seconds_to_ask(8)
     yield Row(f"our own part of a request that takes {LATENCY_S} s", 1000 * (one / N_ASKED - LATENCY_S), "ms")
     yield Row("asking with 8 questions in flight against 1", one / eight, "times", ">= 4", one / eight >= 4)

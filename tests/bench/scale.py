@@ -1,7 +1,9 @@
-"""The cache as data sets grow: shards of tags, and the pseudo-labels of 10 k and 100 k clips x 527 sounds x 101 classes, all made up.
+"""The cache as data sets grow: shards of tags, and the pseudo-labels of 10 k and 100 k clips x 527 sounds x 101
+classes, all made up.
 
 `EARSHOT_BENCH_CLIPS=1000000` adds a larger one (a million take a few minutes and 4 GB of disk in the temporary folder).
 """
+
 import csv
 import hashlib
 import os
@@ -34,7 +36,7 @@ from pipeline import pseudo_label
 pseudo_label.run(pseudo_label.Options("big", "made"))
 peak_kib = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]  # ru_maxrss would count the parent's pages as well
 print(sum(os.times()[:2]), int(peak_kib) / 1024, file=sys.stderr)
-"""
+"""  # noqa: E501
 
 
 def rows() -> Iterator[Row]:
@@ -50,14 +52,19 @@ def _shards() -> Iterator[Row]:
             group = shards.Group("tags", {"tags": Path(folder) / "tags"}, {})
             started = time.perf_counter()
             shards.sync(group, wanted, _tags, {})
-            yield Row(f"write shards of tags, {n_clips} clips", 1000 * (time.perf_counter() - started) / n_clips, "ms/clip")
+            yield Row(
+                f"write shards of tags, {n_clips} clips", 1000 * (time.perf_counter() - started) / n_clips, "ms/clip"
+            )
             again = median_ms(lambda group=group, wanted=wanted: shards.sync(group, wanted, _tags, {}), runs=3)  # type: ignore[misc]
             yield Row(f"find nothing to do, {n_clips} clips", again / n_clips, "ms/clip")
 
 
 def _tags(clip_ids: list[str]) -> Iterator[shards.TableRow]:
     for clip in clip_ids:
-        yield "tags", {"clip_id": clip, "window_start_s": 0.0, "padded_share": 0.0, "cache_key": clip, "logits": [0.5] * 521}
+        yield (
+            "tags",
+            {"clip_id": clip, "window_start_s": 0.0, "padded_share": 0.0, "cache_key": clip, "logits": [0.5] * 521},
+        )
 
 
 def _pseudo_labels(sizes: tuple[int, ...]) -> Iterator[Row]:
@@ -88,7 +95,7 @@ def _run_stage(n_clips: int) -> tuple[float, float]:
 
 
 def _make_up(root: Path, n_clips: int) -> None:
-    """A project with data set `big`: one window a clip, each sound mapped to two classes, clips spread over the shards."""
+    """A project with data set `big`: one window a clip, each sound mapped to two classes, clips spread over the shards."""  # noqa: E501
     random = np.random.default_rng(0)
     (root / "data").mkdir()
     (root / "data/labels").symlink_to(SOUNDS.parent)
@@ -101,13 +108,20 @@ def _make_up(root: Path, n_clips: int) -> None:
     with SOUNDS.open(encoding="utf-8", newline="") as file:
         sounds = [row["display_name"] for row in csv.DictReader(file)]
     pairs = [
-        {"audio_id": i, "audio_label": sound, "label_id": int(c), "label": classes[c], "weight": float(random.uniform(0.1, 1)),
+        {"audio_id": i, "audio_label": sound, "label_id": int(c), "label": classes[c], "weight": float(random.uniform(0.1, 1)),  # noqa: E501
          "necessary": bool(random.random() < 0.2), "reason": "made up", "source": "made up"}
         for i, sound in enumerate(sounds) for c in random.choice(N_CLASSES, 2, replace=False)
     ]  # fmt: skip
     parquet.write_table(folder / "label_map.parquet", "label_map", pairs, by_class)
     ids = np.array([f"clip{i:07d}" for i in range(n_clips)])
-    clip = {"path": "-", "split": "test", "label_id": 0, "label": classes[0], "status": "ok", "content_sha256": "0" * 64}
+    clip = {
+        "path": "-",
+        "split": "test",
+        "label_id": 0,
+        "label": classes[0],
+        "status": "ok",
+        "content_sha256": "0" * 64,
+    }
     _write(folder / "clips.parquet", "clips", ids, clip, by_class)
     audio = {"status": "ok", "sample_rate": 16000, "n_samples": 0, "cache_key": "-", "n_blocks": 0}
     _write(folder / "audio/part-00000.parquet", "audio", ids, audio, {})
@@ -117,22 +131,37 @@ def _make_up(root: Path, n_clips: int) -> None:
     for shard in range(n_shards):
         tags = {"window_start_s": 0.0, "padded_share": 0.0, "cache_key": "-"}
         here = ids[shard::n_shards]
-        _write(folder / f"tags/part-{shard:05d}.parquet", "tags", here, tags, made_by, logits[random.integers(0, len(logits), len(here))])
+        _write(
+            folder / f"tags/part-{shard:05d}.parquet",
+            "tags",
+            here,
+            tags,
+            made_by,
+            logits[random.integers(0, len(logits), len(here))],
+        )
 
 
 def _write(
     path: Path, table: str, clip_ids: npt.NDArray[np.str_], values: Mapping[str, object], provenance: Mapping[str, str],
     logits: npt.NDArray[np.float32] | None = None,
 ) -> None:  # fmt: skip
-    """A file of `table` in which all clips have the same `values`, unchecked: checking a million made-up rows takes longer than the stage."""
+    """A file of `table` in which all clips have the same `values`, unchecked: checking a million made-up rows takes
+    longer than the stage.
+    """
     schema = schema_of(table)
     columns = {"clip_id": pa.array(clip_ids)}
     if logits is not None:
         offsets = pa.array(np.arange(len(logits) + 1, dtype=np.int32) * logits.shape[1])
-        columns["logits"] = pa.ListArray.from_arrays(offsets, pa.array(logits.ravel()), type=schema.field("logits").type)
+        columns["logits"] = pa.ListArray.from_arrays(
+            offsets, pa.array(logits.ravel()), type=schema.field("logits").type
+        )
     for field in schema:
         if field.name not in columns:
             columns[field.name] = pa.repeat(pa.scalar(values.get(field.name), field.type), len(clip_ids))
-    metadata = {"earshot.schema": schema_sha256(table)} | {f"earshot.{name}": value for name, value in provenance.items()}
+    metadata = {"earshot.schema": schema_sha256(table)} | {
+        f"earshot.{name}": value for name, value in provenance.items()
+    }
     path.parent.mkdir(exist_ok=True)
-    pq.write_table(pa.table(columns).select(schema.names).cast(schema).replace_schema_metadata(metadata), path, compression="zstd")
+    pq.write_table(
+        pa.table(columns).select(schema.names).cast(schema).replace_schema_metadata(metadata), path, compression="zstd"
+    )

@@ -1,8 +1,9 @@
 """The sound side from mp4 to stored shards and logits, on 10 s clips made here, and what FLAC costs and saves.
 
-`python -m tests.bench sound`; about three minutes.  FLAC is measured on the recordings of ../shared/photosound where they lie beside the
-project, else on the demo's instruments.
+`python -m tests.bench sound`; about three minutes.  FLAC is measured on the recordings of ../shared/photosound where
+they lie beside the project, else on the demo's instruments.
 """
+
 import os
 import shutil
 import statistics
@@ -57,7 +58,7 @@ def _project(root: Path) -> Path:
     """A project whose data set `bench` has N_CLIPS clips, each 320 x 240 with stereo AAC at 44.1 kHz."""
     make_project(root)
     first = encode(
-        root / "data/videos/bench/00.mp4", "-f", "lavfi", "-i", f"anoisesrc=duration={SECONDS}:sample_rate=44100:amplitude=0.3:seed=1",
+        root / "data/videos/bench/00.mp4", "-f", "lavfi", "-i", f"anoisesrc=duration={SECONDS}:sample_rate=44100:amplitude=0.3:seed=1",  # noqa: E501
         "-f", "lavfi", "-i", f"testsrc2=size=320x240:rate=25:duration={SECONDS}", "-ac", "2", "-c:a", "aac",
         "-c:v", "libx264", "-preset", "ultrafast",
     )  # fmt: skip
@@ -73,7 +74,22 @@ def _bare_ffmpeg() -> None:
     """The same sound from as many ffmpeg processes as the stage runs, thrown away."""
 
     def convert(path: Path) -> None:
-        arguments = ["-nostdin", "-y", "-loglevel", "error", "-i", str(path), "-vn", "-ac", "1", "-ar", "16000", "-f", "s16le", "/dev/null"]
+        arguments = [
+            "-nostdin",
+            "-y",
+            "-loglevel",
+            "error",
+            "-i",
+            str(path),
+            "-vn",
+            "-ac",
+            "1",
+            "-ar",
+            "16000",
+            "-f",
+            "s16le",
+            "/dev/null",
+        ]
         subprocess.run([sound.ffmpeg_binary("packaged"), *arguments], stdin=subprocess.DEVNULL, check=True)
 
     with ThreadPoolExecutor(JOBS) as pool:
@@ -96,9 +112,21 @@ def _decode_rows() -> Iterator[Row]:
 
 
 def _channel_rows() -> Iterator[Row]:
-    """What it costs to hear a track of two channels, against one of one, and one whose mix cancels, which is decoded twice."""
-    source = ("-f", "lavfi", "-i", f"anoisesrc=duration={SECONDS}:sample_rate=44100:amplitude=0.3:seed=1", "-filter_complex")
-    graphs = {"mono": "[0]anull", "stereo": "[0]pan=stereo|c0=c0|c1=.9*c0", "stereo that cancels": "[0]pan=stereo|c0=c0|c1=-.9*c0"}
+    """What it costs to hear a track of two channels, against one of one, and one whose mix cancels, which is decoded
+    twice.
+    """
+    source = (
+        "-f",
+        "lavfi",
+        "-i",
+        f"anoisesrc=duration={SECONDS}:sample_rate=44100:amplitude=0.3:seed=1",
+        "-filter_complex",
+    )
+    graphs = {
+        "mono": "[0]anull",
+        "stereo": "[0]pan=stereo|c0=c0|c1=.9*c0",
+        "stereo that cancels": "[0]pan=stereo|c0=c0|c1=-.9*c0",
+    }
     paths = {name: encode(Path(f"{name}.m4a"), *source, graph, "-c:a", "aac") for name, graph in graphs.items()}
     decoder = sound.Decoder(sound.ffmpeg_binary("packaged"), 16000, -60.0)
     taken: dict[str, list[float]] = {name: [] for name in paths}
@@ -136,7 +164,10 @@ def _storage(rate: int, folder: Path) -> Iterator[Row]:
     zstd = pa.Codec("zstd", compression_level=1)
     ways: dict[str, tuple[Callable[[sound.Block], bytes], Callable[[bytes, int], sound.Block]]] = {
         "raw int16": (lambda block: block.tobytes(), lambda data, _: np.frombuffer(data, "<i2").copy()),
-        "zstd": (lambda block: zstd.compress(block.tobytes(), asbytes=True), lambda data, n: np.frombuffer(zstd.decompress(data, 2 * n), "<i2")),
+        "zstd": (
+            lambda block: zstd.compress(block.tobytes(), asbytes=True),
+            lambda data, n: np.frombuffer(zstd.decompress(data, 2 * n), "<i2"),
+        ),
         "FLAC": (lambda block: sound.write_flac(block, rate), lambda data, _: sound.read_flac(data)),
     }
     for name, (write, read) in ways.items():
@@ -145,7 +176,10 @@ def _storage(rate: int, folder: Path) -> Iterator[Row]:
             raise ValueError(f"{name} does not give back what it was given")
         write_s = min(_own_cpu_s(lambda write=write: [write(block) for block in blocks]) for _ in range(3))  # type: ignore[misc]
         pairs = list(zip(stored, blocks, strict=True))
-        read_s = min(_own_cpu_s(lambda read=read, pairs=pairs: [read(data, block.size) for data, block in pairs]) for _ in range(3))  # type: ignore[misc]
+        read_s = min(
+            _own_cpu_s(lambda read=read, pairs=pairs: [read(data, block.size) for data, block in pairs])  # type: ignore[misc]
+            for _ in range(3)
+        )
         what = f"{name}, {rate // 1000} kHz, {source}"
         yield Row(f"{what}: size", sum(map(len, stored)) / seconds, "bytes/s")
         yield Row(f"{what}: write 10 s", 1e4 * write_s / seconds, "CPU ms")
@@ -164,7 +198,9 @@ def _real_sound(rate: int, folder: Path) -> tuple[list[sound.Block], str]:
     if not files:
         files, source = _demo_phrases(folder), f"demo ({RECORDINGS} is not there)"
     decoder = sound.Decoder(sound.ffmpeg_binary("packaged"), rate, -60.0)
-    blocks = [part for path in files for part in islice(sound.stream(decoder, path), 1) if not isinstance(part, sound.Heard)]
+    blocks = [
+        part for path in files for part in islice(sound.stream(decoder, path), 1) if not isinstance(part, sound.Heard)
+    ]
     return blocks, source
 
 

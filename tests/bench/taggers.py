@@ -1,8 +1,10 @@
-"""The taggers: Cnn14's speed against the loop of panns_inference's README and against bare convolutions, precision, memory, and what they get right.
+"""The taggers: Cnn14's speed against the loop of panns_inference's README and against bare convolutions, precision,
+memory, and what they get right.
 
-`python -m tests.bench taggers`; about seven minutes.  Cnn14's weights are random.  What needs the weights and recordings of ../shared
-is left out, with a note, where they do not lie beside the project.
+`python -m tests.bench taggers`; about seven minutes.  Cnn14's weights are random.  What needs the weights and
+recordings of ../shared is left out, with a note, where they do not lie beside the project.
 """
+
 import os
 import shutil
 import statistics
@@ -33,11 +35,36 @@ from tests.sounds import PROJECT, encode, make_project, write_clips
 SECONDS, N_CLIPS, N_STAGES, N_README, RUNS, BATCH, THREADS = 10, 8, 32, 4, 3, 8, 2
 SHARED = PROJECT.parent / "shared"
 RECORDINGS, WEIGHTS = SHARED / "photosound/recordings", SHARED / "weights/mn04_as_mAP_432.pt"
-WIDTHS = (1, 64, 64, 128, 128, 256, 256, 512, 512, 1024, 1024, 2048, 2048)  # Cnn14's channels, convolution by convolution
+WIDTHS = (
+    1,
+    64,
+    64,
+    128,
+    128,
+    256,
+    256,
+    512,
+    512,
+    1024,
+    1024,
+    2048,
+    2048,
+)  # Cnn14's channels, convolution by convolution
 ANIMALS = {
     "cat": ("Cat", "Purr", "Meow", "Hiss", "Caterwaul"),
     "dog": ("Dog", "Bark", "Yip", "Howl", "Bow-wow", "Growling", "Whimper (dog)"),
-    "bird": ("Bird", "Bird vocalization, bird call, bird song", "Chirp, tweet", "Squawk", "Pigeon, dove", "Coo", "Crow", "Caw", "Owl", "Hoot"),
+    "bird": (
+        "Bird",
+        "Bird vocalization, bird call, bird song",
+        "Chirp, tweet",
+        "Squawk",
+        "Pigeon, dove",
+        "Coo",
+        "Crow",
+        "Caw",
+        "Owl",
+        "Hoot",
+    ),
     "frog": ("Frog", "Croak"),
 }
 # Not getrusage, whose peak a process inherits from the one that started it.
@@ -53,7 +80,7 @@ OURS = """
 import numpy as np
 from pipeline import taggers
 taggers.build("panns", {checkpoint!r}, precision={precision!r}).logits(np.zeros(({batch}, 320000), np.float32), np.full({batch}, 320000))
-"""
+"""  # noqa: E501
 Floats = npt.NDArray[np.float32]
 
 
@@ -102,13 +129,15 @@ def _cpu_s(work: Callable[[], object], n_clips: int) -> float:
 def _cnn14_rows(network: nn.Module, checkpoint: str, folder: Path) -> Iterator[Row]:
     """Files to logits.  Ratios are medians over runs, in each of which every way takes its turn."""
     path = encode(
-        folder / "noise.mp4", "-f", "lavfi", "-i", f"anoisesrc=duration={SECONDS}:sample_rate=44100:amplitude=0.3:seed=1",
-        "-f", "lavfi", "-i", f"testsrc2=size=320x240:rate=25:duration={SECONDS}", "-ac", "2", "-c:a", "aac", "-c:v", "libx264",
+        folder / "noise.mp4", "-f", "lavfi", "-i", f"anoisesrc=duration={SECONDS}:sample_rate=44100:amplitude=0.3:seed=1",  # noqa: E501
+        "-f", "lavfi", "-i", f"testsrc2=size=320x240:rate=25:duration={SECONDS}", "-ac", "2", "-c:a", "aac", "-c:v", "libx264",  # noqa: E501
     )  # fmt: skip
     ours = {precision: taggers.build("panns", checkpoint, precision=precision) for precision in ("fp32", "bf16")}
     project = _project(folder / "project", path)
     decoder = sound.Decoder(sound.ffmpeg_binary("packaged"), 32000, -60.0)
-    ways: dict[str, tuple[int, Callable[[], object]]] = {"README loop": (N_README, lambda: [_readme(network, path) for _ in range(N_README)])}
+    ways: dict[str, tuple[int, Callable[[], object]]] = {
+        "README loop": (N_README, lambda: [_readme(network, path) for _ in range(N_README)])
+    }
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         ways[precision] = N_CLIPS, partial(_files_to_logits, ours[precision], decoder, [path] * N_CLIPS)
         ways[f"decode and tag, {precision}"] = N_STAGES, partial(_stages, project, checkpoint, precision)
@@ -125,7 +154,11 @@ def _cnn14_rows(network: nn.Module, checkpoint: str, folder: Path) -> Iterator[R
         stages, bare = taken[f"decode and tag, {precision}"], taken[f"bare convolutions, {precision}"]
         yield _ratio(f"Cnn14 {precision}, both stages: README loop / ours", taken["README loop"], stages, times)
         yield _ratio(f"Cnn14 {precision}, both stages: bare convolutions / ours", bare, stages, 0.8)
-        yield Row(f"Cnn14 {precision}, mp4 to logits in memory: README loop / ours", _median_ratio(taken["README loop"], taken[precision]), "x")
+        yield Row(
+            f"Cnn14 {precision}, mp4 to logits in memory: README loop / ours",
+            _median_ratio(taken["README loop"], taken[precision]),
+            "x",
+        )
         limit = [a / b for a, b in zip(taken[f"bare convolutions as ours, {precision}"], taken[precision], strict=True)]
         yield Row(f"Cnn14 {precision}, mp4 to logits: bare convolutions as ours / ours", statistics.median(limit), "x")
     waveforms = _noise(BATCH, SECONDS * 32000)
@@ -147,7 +180,7 @@ def _project(root: Path, clip: Path) -> Path:
 
 
 def _stages(project: Path, checkpoint: str, precision: str) -> None:
-    """From files to Parquet, and from Parquet to Parquet, with all that a stage does; loading the checkpoint included."""
+    """From files to Parquet, and from Parquet to Parquet, with all that a stage does; loading the checkpoint included."""  # noqa: E501
     with chdir(project):
         shutil.rmtree("cache/bench/tags", ignore_errors=True)
         for table in ("audio", "waveforms"):
@@ -167,7 +200,9 @@ def _ratio(name: str, theirs: list[float], ours: list[float], target: float) -> 
 
 def _readme(network: nn.Module, path: Path) -> object:
     """What the README of panns_inference suggests for a file; AudioTagging.inference calls the network so."""
-    with warnings.catch_warnings(action="ignore"):  # librosa reads video by way of audioread, and warns that it will not for ever
+    with warnings.catch_warnings(
+        action="ignore"
+    ):  # librosa reads video by way of audioread, and warns that it will not for ever
         audio, _ = librosa.load(path, sr=32000, mono=True)
     with torch.no_grad():
         return network(torch.from_numpy(audio[None]).float())["clipwise_output"].numpy()
@@ -185,7 +220,9 @@ def _decoded(decoder: sound.Decoder, path: Path, seconds: int) -> Floats:
     return samples.astype(np.float32) / np.float32(sound.FULL_SCALE)
 
 
-def _bare_convolutions(dtype: torch.dtype, n_at_once: int, layer: Callable[[torch.Tensor], tuple[Step, bool]]) -> Callable[[], None]:
+def _bare_convolutions(
+    dtype: torch.dtype, n_at_once: int, layer: Callable[[torch.Tensor], tuple[Step, bool]]
+) -> Callable[[], None]:
     """Cnn14's twelve convolutions alone, N_CLIPS times, on maps of their shapes, channels last."""
     frames, mels, pairs = 1 + SECONDS * 100, 64, []
     for i, (n_in, n_out) in enumerate(zip(WIDTHS, WIDTHS[1:], strict=False)):
@@ -223,7 +260,9 @@ def _precision_rows(network: nn.Module, checkpoint: str) -> Iterator[Row]:
     waveforms = _noise(4, SECONDS * 32000)
     with torch.inference_mode():
         package = networks.cnn14_logits(network, torch.from_numpy(waveforms)).numpy()
-    single, half = (_hear(taggers.build("panns", checkpoint, precision=precision), waveforms, 4) for precision in ("fp32", "bf16"))
+    single, half = (
+        _hear(taggers.build("panns", checkpoint, precision=precision), waveforms, 4) for precision in ("fp32", "bf16")
+    )
     yield Row("Cnn14: spread of the logits", float(package.std()), "logit std")
     yield from _difference_rows("Cnn14, fp32 - package", single - package)
     yield from _difference_rows("Cnn14, bf16 - fp32", half - single)
@@ -246,7 +285,11 @@ def _memory_rows(checkpoint: str) -> Iterator[Row]:
 def _peak_mb(code: str) -> float:
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-W", "ignore", "-c", f"{code}\n{PEAK}"]
-    return float(subprocess.run(command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return float(
+        subprocess.run(
+            command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()[-1]
+    )
 
 
 def _other_rows(folder: Path) -> Iterator[Row]:
@@ -266,7 +309,11 @@ def _other_rows(folder: Path) -> Iterator[Row]:
     yield Row(f"yamnet, batch {BATCH}", _best_cpu_s(hearing), "CPU s/clip")
     waveforms = _noise(BATCH, SECONDS * 16000)
     mel = yamnet.mel_bank()
-    yield Row("yamnet, of that its log-mel", min(_own_cpu_s(lambda: [yamnet.log_mel(row, mel) for row in waveforms]) for _ in range(3)), "CPU s/clip")
+    yield Row(
+        "yamnet, of that its log-mel",
+        min(_own_cpu_s(lambda: [yamnet.log_mel(row, mel) for row in waveforms]) for _ in range(3)),
+        "CPU s/clip",
+    )
 
 
 def _best_cpu_s(tagger: taggers.Tagger) -> float:
@@ -288,7 +335,10 @@ def _zero_shot_rows() -> Iterator[Row]:
     files = [(truth, path) for truth, animal in enumerate(ANIMALS) for path in sorted((RECORDINGS / animal).iterdir())]
     truths = np.array([truth for truth, _ in files])
     single = taggers.build("efficientat", str(WEIGHTS))
-    sounds = {rate: [_decoded(sound.Decoder(sound.ffmpeg_binary("packaged"), rate, -60.0), path, 10) for _, path in files] for rate in (32000, 16000)}
+    sounds = {
+        rate: [_decoded(sound.Decoder(sound.ffmpeg_binary("packaged"), rate, -60.0), path, 10) for _, path in files]
+        for rate in (32000, 16000)
+    }
     logits = _each(single, sounds[32000])
     right = _share_right(single, logits, truths)
     yield Row(f"efficientat: cat, dog, bird or frog, {len(files)} recordings", right, "%", ">= 85", right >= 85)

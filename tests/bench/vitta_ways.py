@@ -1,8 +1,11 @@
-"""Ways to take one clip through ViTTA on TANet ResNet-50, each in a process of its own: `python -m tests.bench.vitta_ways WAY CLIP [keep]`.
+"""Ways to take one clip through ViTTA on TANet ResNet-50, each in a process of its own: `python -m
+tests.bench.vitta_ways WAY CLIP [keep]`.
 
-Reads commands, one a line, and answers each with a line of JSON: CPU seconds (user + system, all threads) by phase.  `theirs` works as
-ViTTA's published code does, `ours` as `python -m adapt`, `bare` runs the convolutions and linear layers alone.  `keep` keeps freed memory.
+Reads commands, one a line, and answers each with a line of JSON: CPU seconds (user + system, all threads) by phase.
+`theirs` works as ViTTA's published code does, `ours` as `python -m adapt`, `bare` runs the convolutions and linear
+layers alone.  `keep` keeps freed memory.
 """
+
 import json
 import os
 import random
@@ -105,7 +108,9 @@ class Theirs:
         for _ in range(n_steps):
             meter.during("step", self.vitta.step)(views, 0, dropout=True)
         images = meter.during("decode", self._decode)(views=False)
-        centre = meter.during("transform", self._transform)([CenterCrop(SIZE)(Resize(SHORT)(image)) for image in images])
+        centre = meter.during("transform", self._transform)(
+            [CenterCrop(SIZE)(Resize(SHORT)(image)) for image in images]
+        )
         meter.during("predict", self.vitta.predict)(centre)
         return meter.done()
 
@@ -139,7 +144,11 @@ class Theirs:
 
     def _transform(self, images: list[Image.Image]) -> Tensor:
         """Stacked on the channels, to [0, 1], normalised channel by channel: (frames, 3, H, W)."""
-        stacked = torch.from_numpy(np.concatenate([np.asarray(image) for image in images], axis=2)).permute(2, 0, 1).contiguous()
+        stacked = (
+            torch.from_numpy(np.concatenate([np.asarray(image) for image in images], axis=2))
+            .permute(2, 0, 1)
+            .contiguous()
+        )
         stacked = stacked.float().div(255)
         for i, channel in enumerate(stacked):
             channel.sub_(MEAN[i % 3]).div_(STD[i % 3])
@@ -235,7 +244,9 @@ class Ours:
 
 
 class Bare:
-    """The convolutions and linear layers of one clip, on maps of their shapes, channels last: two views there and back, the centre view there."""
+    """The convolutions and linear layers of one clip, on maps of their shapes, channels last: two views there and back,
+    the centre view there.
+    """
 
     def __init__(self, path: Path) -> None:
         del path
@@ -307,7 +318,11 @@ def main() -> None:
     for line in sys.stdin:
         command, *arguments = line.split()
         answer = getattr(made, command)(*(int(a) if a.isdigit() else a for a in arguments))
-        peak_mb = next(int(row.split()[1]) / 1024 for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM"))
+        peak_mb = next(
+            int(row.split()[1]) / 1024
+            for row in Path("/proc/self/status").read_text().splitlines()
+            if row.startswith("VmHWM")
+        )
         print(json.dumps(answer | {"peak_mb": peak_mb}), flush=True)
 
 

@@ -1,7 +1,9 @@
-"""Make the golden log-mels, each by an implementation that is not ours: `python -m tests.golden.log_mels`, from the project's root.
+"""Make the golden log-mels, each by an implementation that is not ours: `python -m tests.golden.log_mels`, from the
+project's root.
 
 log_mel_<tagger>.npz holds `log_mel` (frames, mels) of `tests.golden.sound(rate)` and, as `made_by`, what made it.
 """
+
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,9 +30,13 @@ def panns(rate: int, n_fft: int, hop: int, highest_hz: int) -> tuple[Floats, str
 
 
 def yamnet() -> tuple[Floats, str]:
-    """YAMNet's features.py with torch's STFT, and Kaldi's mel bank, whose triangles are straight in mel like TensorFlow's."""
+    """YAMNet's features.py with torch's STFT, and Kaldi's mel bank, whose triangles are straight in mel like
+    TensorFlow's.
+    """
     window = torch.nn.functional.pad(torch.hann_window(400, periodic=True), (0, 112))
-    magnitudes = torch.stft(torch.from_numpy(sound(16000)), 512, 160, window=window, center=False, return_complex=True).abs()
+    magnitudes = torch.stft(
+        torch.from_numpy(sound(16000)), 512, 160, window=window, center=False, return_complex=True
+    ).abs()
     bank, _ = kaldi.get_mel_banks(64, 512, 16000.0, 125.0, 7500.0, 100.0, -500.0, 1.0)
     return torch.log(bank @ magnitudes[:256] + 0.001).T.numpy(), _versions("torch", "torchaudio")
 
@@ -39,14 +45,18 @@ def efficientat() -> tuple[Floats, str]:
     """EfficientAT's preprocess.py with librosa's STFT and Kaldi's mel bank."""
     x = sound(32000)
     window = librosa.util.pad_center(np.hanning(800), size=1024)
-    spectrum = librosa.stft(x[1:] - 0.97 * x[:-1], n_fft=1024, hop_length=320, window=window, center=True, pad_mode="reflect")
+    spectrum = librosa.stft(
+        x[1:] - 0.97 * x[:-1], n_fft=1024, hop_length=320, window=window, center=True, pad_mode="reflect"
+    )
     bank, _ = kaldi.get_mel_banks(128, 1024, 32000.0, 0.0, 15000.0, 100.0, -500.0, 1.0)
     log_mel = np.log(bank.numpy() @ np.abs(spectrum[:512]) ** 2 + 1e-5)
     return ((log_mel + 4.5) / 5).T.astype(np.float32), _versions("librosa", "torchaudio")
 
 
 def ast() -> tuple[Floats, str]:
-    """ASTFeatureExtractor, which calls torchaudio's Kaldi filter bank; the first 200 of its 1,024 frames, the last of which are filling."""
+    """ASTFeatureExtractor, which calls torchaudio's Kaldi filter bank; the first 200 of its 1,024 frames, the last of
+    which are filling.
+    """
     extractor: Any = transformers.ASTFeatureExtractor
     features = extractor()(sound(16000), sampling_rate=16000, return_tensors="np")["input_values"]
     return np.asarray(features[0, :200], dtype=np.float32), _versions("transformers", "torchaudio")

@@ -1,9 +1,10 @@
 """The corruptions of the -C benchmarks, severities 1 to 5; severity 0 or `clean` changes nothing.
 
-`apply` changes the pixels of uint8 frames (T, H, W, 3); `h265_abr` encodes a whole file instead (`file`), and ready-made corrupted files are
-found by `ready_made.find`.  Each function's line says whose parameters it has.  Randomness comes from (seed, clip_id, corruption), so neither
-order nor batch size changes a clip.
+`apply` changes the pixels of uint8 frames (T, H, W, 3); `h265_abr` encodes a whole file instead (`file`), and
+ready-made corrupted files are found by `ready_made.find`.  Each function's line says whose parameters it has.
+Randomness comes from (seed, clip_id, corruption), so neither order nor batch size changes a clip.
 """
+
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +21,36 @@ from adapt.video.decoding import Decoders
 
 Corruption = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
-_PIXELS: tuple[Corruption, ...] = (gauss, pepper, salt, shot, zoom, impulse, defocus, motion, jpeg, contrast, rain, motion_temporal)
+_PIXELS: tuple[Corruption, ...] = (
+    gauss,
+    pepper,
+    salt,
+    shot,
+    zoom,
+    impulse,
+    defocus,
+    motion,
+    jpeg,
+    contrast,
+    rain,
+    motion_temporal,
+)
 CORRUPTIONS: dict[str, Corruption] = {f.__name__: f for f in _PIXELS}
 FILE_CORRUPTIONS = ("h265_abr",)  # of a whole file, not of frames
-BENCHMARK = ("gauss", "pepper", "salt", "shot", "zoom", "impulse", "defocus", "motion", "jpeg", "contrast", "rain", "h265_abr")  # ViTTA's twelve
+BENCHMARK = (
+    "gauss",
+    "pepper",
+    "salt",
+    "shot",
+    "zoom",
+    "impulse",
+    "defocus",
+    "motion",
+    "jpeg",
+    "contrast",
+    "rain",
+    "h265_abr",
+)  # ViTTA's twelve
 
 
 def generator(seed: int, clip_id: str, corruption: str) -> np.random.Generator:
@@ -40,7 +67,9 @@ def check(corruption: str, severity: int) -> bool:
     if corruption == "clean" or severity == 0:
         return False
     if corruption not in CORRUPTIONS and corruption not in FILE_CORRUPTIONS:
-        raise AdaptError(f"unknown corruption {corruption!r}: choose one of {['clean', *CORRUPTIONS, *FILE_CORRUPTIONS]}")
+        raise AdaptError(
+            f"unknown corruption {corruption!r}: choose one of {['clean', *CORRUPTIONS, *FILE_CORRUPTIONS]}"
+        )
     if severity not in range(1, 6):
         raise AdaptError(f"severity {severity} of {corruption}: choose 0 (clean) to 5")
     return True
@@ -49,7 +78,8 @@ def check(corruption: str, severity: int) -> bool:
 def apply(frames: np.ndarray, corruption: str, severity: int, *, seed: int, clip_id: str) -> np.ndarray:
     """Corrupt uint8 `frames` (T, H, W, 3) -> the same shape and type; the argument is not changed.
 
-    Raises AdaptError for an unknown corruption, one of files, or a severity outside 0 to 5 (0 and `clean` return the frames).
+    Raises AdaptError for an unknown corruption, one of files, or a severity outside 0 to 5 (0 and `clean` return the
+    frames).
     """
     if not check(corruption, severity):
         return frames
@@ -59,7 +89,12 @@ def apply(frames: np.ndarray, corruption: str, severity: int, *, seed: int, clip
 
 
 def file(path: Path, corruption: str, severity: int, decoders: Decoders | None = None) -> Path:
-    """The file to read for `path` under one of FILE_CORRUPTIONS; made where it is not cached.  Raises VideoError where it cannot be."""
+    """The file to read for `path` under one of FILE_CORRUPTIONS; made where it is not cached.  Raises VideoError where
+    it cannot be.
+    """
     if not check(corruption, severity) or corruption not in FILE_CORRUPTIONS:
-        raise AdaptError(f"{corruption} at severity {severity} corrupts no file: choose one of {list(FILE_CORRUPTIONS)}, severity 1 to 5")
+        raise AdaptError(
+            f"{corruption} at severity {severity} corrupts no file: choose one of {list(FILE_CORRUPTIONS)}, severity 1 "
+            "to 5"
+        )
     return _codec.h265_abr(path, severity, decoders)

@@ -1,11 +1,18 @@
 """Blur: defocus, motion, zoom, and motion_temporal, which averages neighbouring frames."""
+
 import math
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-DISCS = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))  # radius in pixels, sigma of the Gaussian that softens the disc's rim
+DISCS = (
+    (3, 0.1),
+    (4, 0.5),
+    (6, 0.5),
+    (8, 0.5),
+    (10, 0.5),
+)  # radius in pixels, sigma of the Gaussian that softens the disc's rim
 LINES = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))  # radius and sigma in pixels
 ZOOMS = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))  # from 1 up to, in steps of
 NEIGHBOURS = (3, 5, 7, 9, 11)  # frames before a frame; with it and those after, twice as many are averaged
@@ -13,9 +20,11 @@ FRAMES_AT_ONCE = 4  # of zoom: as many as stay in the processor's cache
 
 
 def defocus(frames: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Average over a disc with a softened rim (ImageNet-C defocus_blur; here the kernel sums to 1, there to 1.01 at radius 8 and 10).
+    """Average over a disc with a softened rim (ImageNet-C defocus_blur; here the kernel sums to 1, there to 1.01 at
+    radius 8 and 10).
 
-    A disc is a stack of runs, and a run's sum is a difference of two running sums: two additions a row instead of a multiplication a pixel.
+    A disc is a stack of runs, and a run's sum is a difference of two running sums: two additions a row instead of a
+    multiplication a pixel.
     """
     radius, sigma = DISCS[severity - 1]
     rim = 1 if radius <= 8 else 2  # the Gaussian's radius: the published code has 3 x 3 and 5 x 5
@@ -32,12 +41,14 @@ def defocus(frames: np.ndarray, severity: int, random: np.random.Generator) -> n
 
 
 def _disc_sums(frame: np.ndarray, radius: int, rim: int) -> tuple[np.ndarray, int]:
-    """(sums over the disc at every pixel and `rim` pixels beyond, (H + 2 rim, 3 (W + 2 rim)) int32; the disc's pixels)."""
+    """(sums over the disc at every pixel and `rim` pixels beyond, (H + 2 rim, 3 (W + 2 rim)) int32; the disc's pixels)."""  # noqa: E501
     height, width = frame.shape[0] + 2 * rim, 3 * (frame.shape[1] + 2 * rim)
     far = radius + rim
     padded = np.pad(frame, ((far, far), (far + 1, far), (0, 0)), "reflect")
     running = np.cumsum(padded, axis=1, dtype=np.int32).reshape(len(padded), -1)
-    halves = [math.isqrt(radius**2 - dy**2) for dy in range(radius + 1)]  # half the run's length, dy rows off the centre
+    halves = [
+        math.isqrt(radius**2 - dy**2) for dy in range(radius + 1)
+    ]  # half the run's length, dy rows off the centre
     sums = np.zeros((height, width), np.int32)
     for dy, half in enumerate(halves):
         rows = running[radius : radius + height]
@@ -57,7 +68,9 @@ def _weighted(terms: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
 
 
 def motion(frames: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Blur along one direction within +-45 degrees a clip: ImageMagick's one-sided Gaussian line (ImageNet-C motion_blur)."""
+    """Blur along one direction within +-45 degrees a clip: ImageMagick's one-sided Gaussian line (ImageNet-C
+    motion_blur).
+    """
     radius, sigma = LINES[severity - 1]
     angle = math.radians(random.uniform(-45, 45))
     taps = np.arange(2 * radius + 1)
@@ -101,7 +114,9 @@ def zoom(frames: np.ndarray, severity: int, random: np.random.Generator) -> np.n
 
 
 def _enlarged(size: int, factor: float) -> tuple[slice, int, slice]:
-    """(the centre that is enlarged, its length afterwards, the part of it that is kept) along one side of `size` pixels."""
+    """(the centre that is enlarged, its length afterwards, the part of it that is kept) along one side of `size`
+    pixels.
+    """
     crop = math.ceil(size / factor)
     start, length = (size - crop) // 2, round(crop * factor)
     trim = (length - size) // 2
@@ -117,7 +132,9 @@ def motion_temporal(frames: np.ndarray, severity: int, random: np.random.Generat
 
 
 def neighbours(indices: np.ndarray, n_frames: int, severity: int) -> np.ndarray:
-    """(first, one past the last) of the frames that make each of `indices` of a clip of `n_frames` -> (len(indices), 2)."""
+    """(first, one past the last) of the frames that make each of `indices` of a clip of `n_frames` -> (len(indices),
+    2).
+    """
     reach = NEIGHBOURS[severity - 1]
     return np.stack([np.maximum(indices - reach, 0), np.minimum(indices + reach, n_frames)], axis=1)
 

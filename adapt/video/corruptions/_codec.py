@@ -1,4 +1,7 @@
-"""h265_abr: a whole file encoded again at a fraction of its bit rate, kept in cache/corrupted under a key of everything that made it."""
+"""h265_abr: a whole file encoded again at a fraction of its bit rate, kept in cache/corrupted under a key of everything
+that made it.
+"""
+
 import hashlib
 import subprocess
 import tempfile
@@ -15,15 +18,27 @@ DIVISORS = (2, 4, 8, 16, 32)  # of the file's bit rate
 ERROR_LENGTH = 200  # characters
 TIMEOUT_S = 3600  # of one encoding
 # One thread and no dates: equal input gives equal bytes.  Odd sides lose a pixel, as in the published code.
-PICTURE = ("-map", "0:v:0", "-an", "-vf", "crop='iw-mod(iw,2)':'ih-mod(ih,2)'", "-fps_mode", "passthrough", "-pix_fmt", "yuv420p")
+PICTURE = (
+    "-map",
+    "0:v:0",
+    "-an",
+    "-vf",
+    "crop='iw-mod(iw,2)':'ih-mod(ih,2)'",
+    "-fps_mode",
+    "passthrough",
+    "-pix_fmt",
+    "yuv420p",
+)
 CODEC = ("-c:v", "libx265", "-x265-params", "pools=none:frame-threads=1:log-level=error")
 FORMAT = ("-map_metadata", "-1", "-fflags", "+bitexact", "-flags:v", "+bitexact", "-f", "mp4")
 
 
 def h265_abr(path: Path, severity: int, decoders: Decoders | None = None) -> Path:
-    """Encode the pictures of `path` through libx265 at an average and maximal rate of the file's rate / divisor (Mini-Kinetics-C h265_abr).
+    """Encode the pictures of `path` through libx265 at an average and maximal rate of the file's rate / divisor
+    (Mini-Kinetics-C h265_abr).
 
-    Returns the encoded file, with as many frames as `path`.  Raises VideoError where `path` cannot be encoded, AdaptError without ffmpeg.
+    Returns the encoded file, with as many frames as `path`.  Raises VideoError where `path` cannot be encoded,
+    AdaptError without ffmpeg.
     """
     binary = _ffmpeg()
     target = FOLDER / f"{_key(path, severity, _version(binary))}.mp4"
@@ -38,7 +53,9 @@ def h265_abr(path: Path, severity: int, decoders: Decoders | None = None) -> Pat
 
 
 def bit_rate(path: Path, decoders: Decoders | None = None) -> int:
-    """Bits a second of the whole file, sound included, as ffprobe reports a container's bit rate.  Raises VideoError for no picture."""
+    """Bits a second of the whole file, sound included, as ffprobe reports a container's bit rate.  Raises VideoError
+    for no picture.
+    """
     try:
         with nullcontext(decoders) if decoders else Decoders() as readers:
             duration_s = readers.probe(path).duration_s
@@ -50,7 +67,20 @@ def bit_rate(path: Path, decoders: Decoders | None = None) -> int:
 
 
 def _encode(binary: str, path: Path, target: Path, rate: int) -> None:
-    command = [binary, "-nostdin", "-hide_banner", "-loglevel", "error", "-y", "-threads", "1", "-i", f"file:{path}", *PICTURE, *CODEC]
+    command = [
+        binary,
+        "-nostdin",
+        "-hide_banner",
+        "-loglevel",
+        "error",
+        "-y",
+        "-threads",
+        "1",
+        "-i",
+        f"file:{path}",
+        *PICTURE,
+        *CODEC,
+    ]
     command += ["-b:v", str(rate), "-maxrate", str(rate), "-bufsize", str(rate), *FORMAT, f"file:{target}"]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=TIMEOUT_S)
@@ -76,13 +106,17 @@ def _ffmpeg() -> str:
 
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except (ImportError, RuntimeError) as error:
-        raise AdaptError(f"h265_abr needs ffmpeg with libx265 ({error}): pip install 'earshot[codecs]', or leave this corruption out") from error
+        raise AdaptError(
+            f"h265_abr needs ffmpeg with libx265 ({error}): pip install 'earshot[codecs]', or leave this corruption out"
+        ) from error
 
 
 @cache
 def _version(binary: str) -> str:
     """The first line of `ffmpeg -version`: another version may encode otherwise."""
     try:
-        return subprocess.run([binary, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+        return subprocess.run(
+            [binary, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+        ).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError, IndexError) as error:
         raise AdaptError(f"{binary} does not run as ffmpeg ({error}): reinstall imageio-ffmpeg") from error

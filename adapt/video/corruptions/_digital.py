@@ -1,4 +1,5 @@
 """Losses of recording and storing a picture: contrast, jpeg."""
+
 import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg

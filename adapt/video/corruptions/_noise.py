@@ -1,4 +1,5 @@
 """Noise of single values: gauss, shot, impulse, salt, pepper."""
+
 import math
 from functools import cache
 
@@ -17,7 +18,7 @@ def gauss(frames: np.ndarray, severity: int, random: np.random.Generator) -> np.
 
 
 def impulse(frames: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Set a share of the values to black or white, half each (ImageNet-C impulse_noise, per channel as skimage does)."""
+    """Set a share of the values to black or white, half each (ImageNet-C impulse_noise, per channel as skimage does)."""  # noqa: E501
     amount = IMPULSE_AMOUNTS[severity - 1]
     draw = random.random(frames.shape, np.float32)
     out = np.where(draw < amount / 2, np.uint8(0), frames)
@@ -37,8 +38,8 @@ def pepper(frames: np.ndarray, severity: int, random: np.random.Generator) -> np
 def shot(frames: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
     """Poisson(x c) / c (ImageNet-C shot_noise), drawn by inversion from 65,536 quantiles a value.
 
-    A uint8 value has one of 256 rates, so that a table serves: five times as fast as numpy's own sampler, and off by less than 2e-5 in
-    any probability.
+    A uint8 value has one of 256 rates, so that a table serves: five times as fast as numpy's own sampler, and off by
+    less than 2e-5 in any probability.
     """
     quantiles = _poisson_quantiles(SHOT_PHOTONS[severity - 1])
     out = np.empty_like(frames)
@@ -46,13 +47,17 @@ def shot(frames: np.ndarray, severity: int, random: np.random.Generator) -> np.n
         places = frame.astype(np.intp)
         places *= LEVELS
         places += random.integers(0, LEVELS, frame.shape, np.uint16)
-        np.take(quantiles, places, out=corrupted, mode="wrap")  # wrap: without the check of bounds, which `places` keeps
+        np.take(
+            quantiles, places, out=corrupted, mode="wrap"
+        )  # wrap: without the check of bounds, which `places` keeps
     return out
 
 
 @cache
 def _poisson_quantiles(photons: int) -> np.ndarray:
-    """(256 x LEVELS,) uint8: for each value its noisy values, each as often as its probability says (truncated as the published code does)."""
+    """(256 x LEVELS,) uint8: for each value its noisy values, each as often as its probability says (truncated as the
+    published code does).
+    """
     counts = np.arange(4 * photons + 16)
     values = np.minimum(counts * 255 // photons, 255).astype(np.uint8)
     rows = []

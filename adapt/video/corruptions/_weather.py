@@ -1,4 +1,5 @@
 """Weather: rain, streaks that the light shines through under a dull sky."""
+
 import numpy as np
 
 PIXELS_A_DROP = (770, 770, 770, 500, 400)
@@ -9,7 +10,8 @@ MAX_SLANT = 10  # pixels that a drop may begin outside the frame
 
 
 def rain(frames: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Draw new drops on every frame, blur 3 x 3 inside them, then lower the contrast about the channel means (Mini-Kinetics-C rain).
+    """Draw new drops on every frame, blur 3 x 3 inside them, then lower the contrast about the channel means
+    (Mini-Kinetics-C rain).
 
     As in the published code, where a drop is drawn one pixel aslant whatever slant was drawn for its place.
     """

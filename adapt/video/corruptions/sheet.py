@@ -1,7 +1,9 @@
 """Draw all corruptions of a clip as one picture: `python -m adapt.corruptions CLIP --out sheet.png`.
 
-Rows are corruptions, columns severities from 0 (clean) to 5; each cell is the clip's middle frame as the adapter would read it.
+Rows are corruptions, columns severities from 0 (clean) to 5; each cell is the clip's middle frame as the adapter would
+read it.
 """
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +40,9 @@ def sheet(options: Options) -> Image.Image:
     picture = Image.new("RGB", (MARGIN + len(severities) * options.cell, LINE + len(names) * options.cell), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(TEXT)
     for column, severity in enumerate(severities):
-        draw.text((MARGIN + column * options.cell + 4, 4), f"severity {severity}" if severity else "clean", "black", font)
+        draw.text(
+            (MARGIN + column * options.cell + 4, 4), f"severity {severity}" if severity else "clean", "black", font
+        )
     for row, name in enumerate(names):
         draw.text((4, LINE + row * options.cell + options.cell // 2), name, "black", font)
         for column, severity in enumerate(severities):

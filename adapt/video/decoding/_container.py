@@ -1,8 +1,10 @@
 """A look into a file without decoding it: which container and codec, and whether decord finds its frames.
 
-decord counts packets and seeks by key frames, which is right for most MP4 and WebM files, and wrong, or never ends, where packets and frames
-are not one to one in order: hidden frames of a cut without encoding, B-frames in AVI, GOPs that refer to the one before, lost packets.
+decord counts packets and seeks by key frames, which is right for most MP4 and WebM files, and wrong, or never ends,
+where packets and frames are not one to one in order: hidden frames of a cut without encoding, B-frames in AVI, GOPs
+that refer to the one before, lost packets.
 """
+
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +21,22 @@ from av.video.stream import VideoStream
 from adapt.video.decoding import _log
 from adapt.video.decoding._limits import MAX_PIXELS, UnreadableError, check_shape
 
-# Demuxers of single files with pictures.  Others read text, images, devices, or files that a file names: playlists are not followed.
-CONTAINERS = ("mov", "matroska", "avi", "flv", "live_flv", "mpeg", "mpegts", "mpegvideo", "ogg", "asf", "asf_o", "m4v", "h264", "hevc", "h263",
+# Demuxers of single files with pictures.  Others read text, images, devices, or files that a file names: playlists are
+# not followed.
+CONTAINERS = ("mov", "matroska", "avi", "flv", "live_flv", "mpeg", "mpegts", "mpegvideo", "ogg", "asf", "asf_o", "m4v", "h264", "hevc", "h263",  # noqa: E501
               "ivf", "obu", "gif", "rm", "nut", "mxf", "dv", "wtv", "yuv4mpegpipe", "vc1", "swf", "mjpeg")  # fmt: skip
 PLAYLISTS = (b"#EXTM3U", b"ffconcat version", b"<MPD", b"[playlist]", b"[Reference]", b"v=0\r\n", b"v=0\n")
 SEEKABLE = {"mov", "matroska", "flv"}  # containers in which decord seeks to the frame
-TRUSTED = {"h264", "hevc", "vp8", "vp9", "mpeg4", "mjpeg"}  # codecs of which a packet is a frame, where the checks below say so
-NOT_CODED_BYTES = 12  # an MPEG-4 packet of fewer may hold no picture: a start code and a time are all that it needs then
+TRUSTED = {
+    "h264",
+    "hevc",
+    "vp8",
+    "vp9",
+    "mpeg4",
+    "mjpeg",
+}  # codecs of which a packet is a frame, where the checks below say so
+# an MPEG-4 packet of fewer may hold no picture: a start code and a time are all that it needs then
+NOT_CODED_BYTES = 12
 VOP_START = b"\x00\x00\x01\xb6"  # before an MPEG-4 picture
 IDR = 5  # the type of the NAL units of a picture that refers to none before
 GENPTS = 0x4  # AVFMT_FLAG_GENPTS, which PyAV sets: times are taken as they are
@@ -45,12 +56,15 @@ class Seen(NamedTuple):
 
 
 def open_container(path: str, stderr: _log.Stderr, *, decode: bool) -> InputContainer:
-    """Open a file by its content, whatever its name ends in; `decode`: let FFmpeg decode what it wants to know of the tracks, else nothing is.
+    """Open a file by its content, whatever its name ends in; `decode`: let FFmpeg decode what it wants to know of the
+    tracks, else nothing is.
 
     Raises UnreadableError for what is no single video file.
     """
     options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file", "max_pixels": str(MAX_PIXELS)}
-    options |= {} if decode else {"codec_whitelist": "mpeg4"}  # MP4 leaves its shape to the decoder, which reads it from the header
+    options |= (
+        {} if decode else {"codec_whitelist": "mpeg4"}
+    )  # MP4 leaves its shape to the decoder, which reads it from the header
     with _regular_file(path) as file:
         start = file.read(512)
         if not start:
@@ -58,10 +72,14 @@ def open_container(path: str, stderr: _log.Stderr, *, decode: bool) -> InputCont
         if (text := start.lstrip(b"\xef\xbb\xbf \t\r\n")).startswith(PLAYLISTS) or b"<MPD" in text:
             raise UnreadableError("a playlist, which names other files: put the video itself there")
         try:
-            container = av.open(f"file:/proc/self/fd/{file.fileno()}", options=options)  # a name without an ending, which FFmpeg would believe
+            container = av.open(
+                f"file:/proc/self/fd/{file.fileno()}", options=options
+            )  # a name without an ending, which FFmpeg would believe
         except FFmpegError as error:
             reason = _log.one_line(stderr.read()) or error.strerror or str(error)
-            raise UnreadableError(f"no video can be opened ({'it is of no kind that is read here' if 'whitelist' in reason else reason})") from error
+            raise UnreadableError(
+                f"no video can be opened ({'it is of no kind that is read here' if 'whitelist' in reason else reason})"
+            ) from error
     container.flags &= ~GENPTS
     return container
 
@@ -71,7 +89,9 @@ def _regular_file(path: str) -> BinaryIO:
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116 - thousands of times a minute
         if not stat.S_ISREG(mode):
-            kind = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}.get(stat.S_IFMT(mode), "a device")
+            kind = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}.get(
+                stat.S_IFMT(mode), "a device"
+            )
             raise UnreadableError(f"{kind}, not a file")
         return open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - the same; the caller closes it
     except OSError as error:
@@ -79,13 +99,17 @@ def _regular_file(path: str) -> BinaryIO:
 
 
 def video_stream(container: InputContainer) -> VideoStream:
-    """The video track that a player shows; only its packets will be read.  Raises UnreadableError for none, or too large frames."""
+    """The video track that a player shows; only its packets will be read.  Raises UnreadableError for none, or too
+    large frames.
+    """
     found = container.streams.best("video")
     if not isinstance(found, VideoStream) or found.disposition & Disposition.attached_pic:
         raise UnreadableError("there is no video track")
     if found.codec_context is None:
         raise UnreadableError("no reader here knows the codec of its video track")
-    if found.codec_context.width and found.codec_context.height:  # 0 where the header does not say: then each frame is looked at
+    if (
+        found.codec_context.width and found.codec_context.height
+    ):  # 0 where the header does not say: then each frame is looked at
         check_shape(found.codec_context.width, found.codec_context.height)
     for stream in container.streams:
         if stream is not found:
@@ -112,7 +136,7 @@ def survey(container: InputContainer, stream: VideoStream) -> list[Seen]:
     is_entry = _entry_finder(codec, bytes(stream.codec_context.extradata or b""))
     may_hide = {"vp8": _hides_vp8, "vp9": _hides_vp9, "mpeg4": _hides_mpeg4}.get(codec, _hides_nothing)
     return [
-        Seen(packet.pts, packet.duration or 0, is_key := packet.is_keyframe, not (packet.is_discard or packet.is_corrupt),
+        Seen(packet.pts, packet.duration or 0, is_key := packet.is_keyframe, not (packet.is_discard or packet.is_corrupt),  # noqa: E501
              is_key and is_entry(packet), may_hide(packet))
         for packet in packets(container, stream)
     ]  # fmt: skip
@@ -122,12 +146,16 @@ def _entry_finder(codec: str, extradata: bytes) -> Callable[[VideoPacket], bool]
     """What says of a key packet whether all that follows can be decoded from it, whatever came before."""
     if codec == "h264":
         length = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 0
-        return lambda packet: bool(length) and IDR in _unit_types(memoryview(packet), length)  # not a mere recovery point
+        return lambda packet: (
+            bool(length) and IDR in _unit_types(memoryview(packet), length)
+        )  # not a mere recovery point
     return lambda packet: True
 
 
 def _unit_types(data: memoryview, length: int) -> Iterator[int]:
-    """The types of a packet's NAL units, each behind its size in `length` bytes (ISO/IEC 14496-15, ITU-T H.264 table 7-1)."""
+    """The types of a packet's NAL units, each behind its size in `length` bytes (ISO/IEC 14496-15, ITU-T H.264 table
+    7-1).
+    """
     at = 0
     while at + length < len(data):
         yield data[at + length] & 0x1F
@@ -145,16 +173,20 @@ def _hides_vp8(packet: VideoPacket) -> bool:
 
 
 def _hides_vp9(packet: VideoPacket) -> bool:
-    """The same; a superframe is of hidden frames and one that is shown (VP9 bitstream specification, section 6.2 and annex B)."""
+    """The same; a superframe is of hidden frames and one that is shown (VP9 bitstream specification, section 6.2 and
+    annex B).
+    """
     data = memoryview(packet)
     is_superframe, profile, shows_another = data[-1] & 0xE0 == 0xC0, data[0] >> 4 & 3, data[0] & 0x08
     return not is_superframe and (profile == 3 or not shows_another and not data[0] & 0x02)
 
 
 def _hides_mpeg4(packet: VideoPacket) -> bool:
-    """Whether a packet may not be one picture, shown when it is decoded: none ("nothing has changed"), several in one, or one that is shown later.
+    """Whether a packet may not be one picture, shown when it is decoded: none ("nothing has changed"), several in one,
+    or one that is shown later.
 
-    So XviD makes files; a picture begins with VOP_START and its type in two bits, 2 for B (ISO/IEC 14496-2, section 6.2.5).
+    So XviD makes files; a picture begins with VOP_START and its type in two bits, 2 for B (ISO/IEC 14496-2, section
+    6.2.5).
     """
     data = bytes(packet)
     at = data.find(VOP_START) + len(VOP_START)
@@ -165,11 +197,15 @@ def may_seek(container: InputContainer, stream: VideoStream) -> bool:
     """Whether the file is of a kind that decord reads, if its packets are in order."""
     n_tracks = sum(not s.disposition & Disposition.attached_pic for s in container.streams.video)
     is_known = n_tracks == 1 and stream.codec_context.width * stream.codec_context.height > 0
-    return is_known and stream.codec_context.name in TRUSTED and not SEEKABLE.isdisjoint(container.format.name.split(","))
+    return (
+        is_known and stream.codec_context.name in TRUSTED and not SEEKABLE.isdisjoint(container.format.name.split(","))
+    )
 
 
 def why_not_decord(found: Sequence[Seen]) -> str | None:
-    """Why decord would not find the frames of a file by its packets, or None where it does: the first reason of several."""
+    """Why decord would not find the frames of a file by its packets, or None where it does: the first reason of
+    several.
+    """
     times = [packet.pts for packet in found if packet.pts is not None]
     reasons = {
         "no packets": not found,
@@ -183,7 +219,9 @@ def why_not_decord(found: Sequence[Seen]) -> str | None:
 
 
 def _open_group(found: Sequence[Seen]) -> str | None:
-    """Whether a frame is shown before the key frame that it comes after in the file, or after the one before which it comes."""
+    """Whether a frame is shown before the key frame that it comes after in the file, or after the one before which it
+    comes.
+    """
     times = [packet.pts or 0 for packet in found]
     latest_before = accumulate(times, max, initial=-1)
     earliest_after = [*accumulate(reversed(times), min)][::-1]
@@ -194,7 +232,9 @@ def _open_group(found: Sequence[Seen]) -> str | None:
 
 
 def duration_s(spans: Sequence[tuple[int, int]], time_base: Fraction | None) -> float:
-    """Seconds from the first frame's start to the last one's end; `spans` are (start, duration), a duration of 0 not being known."""
+    """Seconds from the first frame's start to the last one's end; `spans` are (start, duration), a duration of 0 not
+    being known.
+    """
     if not spans or time_base is None:
         return 0.0
     first, last = min(spans)[0], max(spans)

@@ -1,8 +1,10 @@
-"""What the decoding libraries write to stderr: kept off the terminal, and asked for the reason when a file cannot be read.
+"""What the decoding libraries write to stderr: kept off the terminal, and asked for the reason when a file cannot be
+read.
 
-They write to a pipe that nobody empties while they work: it holds the first 64 kB and then takes no more, so a file that makes them complain
-without end costs nothing.
+They write to a pipe that nobody empties while they work: it holds the first 64 kB and then takes no more, so a file
+that makes them complain without end costs nothing.
 """
+
 import contextlib
 import os
 import re
@@ -10,7 +12,9 @@ import re
 import av
 
 LENGTH = 200  # characters of a reason
-PREFIX = re.compile(r"^(\[[^\]]*\] ?)+(\S+:\d+: )?")  # a library's part and address, or a clock and a source line: other ones each time
+PREFIX = re.compile(
+    r"^(\[[^\]]*\] ?)+(\S+:\d+: )?"
+)  # a library's part and address, or a clock and a source line: other ones each time
 STDERR = 2
 
 
@@ -21,7 +25,8 @@ class Stderr:
         self._out, into = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         os.dup2(into, STDERR)
         os.close(into)
-        av.logging.restore_default_callback()  # PyAV's own takes Python's lock in FFmpeg's threads, and may wait for ever
+        # PyAV's own takes Python's lock in FFmpeg's threads, and may wait for ever
+        av.logging.restore_default_callback()
         av.logging.set_libav_level(av.logging.ERROR)
 
     def read(self) -> str:

@@ -1,4 +1,5 @@
 """Workers at work: lent to one file at a time, given back when it is closed, replaced when a file has cost one."""
+
 import os
 import threading
 import time
@@ -49,7 +50,9 @@ class _Shelf:
         """Lend an idle worker, or a new one, which may not be ready."""
         self._own()
         process = self._pop()
-        while process is not None and not process.is_alive():  # it was killed while it was idle: that is no file's fault
+        while (
+            process is not None and not process.is_alive()
+        ):  # it was killed while it was idle: that is no file's fault
             process.end()
             process = self._pop()
         process = process or Process()
@@ -105,10 +108,14 @@ class Video:
             answer = self._process.ask(request, self._left_s)
         except SlowError:
             self._lose()
-            raise DecodeError(f"took longer than {self._decoders.timeout_s:g} s: killed (raise --decode_timeout_s)") from None
+            raise DecodeError(
+                f"took longer than {self._decoders.timeout_s:g} s: killed (raise --decode_timeout_s)"
+            ) from None
         except EndedError as how:
             self._lose()
-            raise DecodeError(f"the process that read it ended by {how}{' (out of memory?)' if str(how) == 'SIGKILL' else ''}") from None
+            raise DecodeError(
+                f"the process that read it ended by {how}{' (out of memory?)' if str(how) == 'SIGKILL' else ''}"
+            ) from None
         except BaseException:  # Ctrl-C while it is at work: it would answer the next question with this one's answer
             self._lose()
             raise
@@ -140,9 +147,11 @@ class Video:
             self._process = None
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> Iterator[np.ndarray]:
-        """Yield the frames at `indices`, which do not decrease, as uint8 (n, H, W, 3) of at most FRAMES_AT_ONCE and some 128 MB.
+        """Yield the frames at `indices`, which do not decrease, as uint8 (n, H, W, 3) of at most FRAMES_AT_ONCE and
+        some 128 MB.
 
-        A chunk lies in memory that the next one overwrites.  Raises DecodeError, FactsChangedError before the first chunk or a later one, IndexError.
+        A chunk lies in memory that the next one overwrites.  Raises DecodeError, FactsChangedError before the first
+        chunk or a later one, IndexError.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         if len(wanted) and (wanted[0] < 0 or wanted[-1] >= self.facts.n_frames or (np.diff(wanted) < 0).any()):
@@ -159,11 +168,13 @@ class Video:
 class Decoders:
     """Who reads videos, from any number of threads: a worker process for each file that is open at a time.
 
-    A context manager.  Leaving it ends the work in hand at once (whoever waits for it gets ClosedError) and leaves idle workers to the next Decoders.
+    A context manager.  Leaving it ends the work in hand at once (whoever waits for it gets ClosedError) and leaves idle
+    workers to the next Decoders.
     """
 
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
-        """`timeout_s`: what a worker may spend on one file, from opening to closing it, before it is killed and the file fails.
+        """`timeout_s`: what a worker may spend on one file, from opening to closing it, before it is killed and the
+        file fails.
 
         Raises AdaptError for one that is not above 0.
         """
@@ -175,7 +186,9 @@ class Decoders:
     def __enter__(self) -> "Decoders":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:

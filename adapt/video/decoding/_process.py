@@ -1,4 +1,5 @@
 """A worker process as its parent sees it: started once, asked file after file, killed when it takes too long."""
+
 import contextlib
 import json
 import math
@@ -20,7 +21,10 @@ from adapt.video.decoding._limits import SHARED_BYTES
 if TYPE_CHECKING:
     from adapt.video.decoding import _worker  # noqa: F401 - started by name: what looks for imports (fingerprints, DVC's deps) finds it here
 
-START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from adapt.video.decoding import _worker; _worker.main(*map(int, sys.argv[2:]))"
+START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from adapt.video.decoding import _worker; "
+    "_worker.main(*map(int, sys.argv[2:]))"
+)
 START_TIMEOUT_S = 120.0  # a start takes 0.3 s where the machine is free
 GRACE_S = 1.0  # to end, once it has let go of the connection
 
@@ -34,7 +38,9 @@ class SlowError(Exception):
 
 
 class Process:
-    """A worker.  It ends when this process does, however that ends: it notices that the pipe `_lifeline` has no writer any more."""
+    """A worker.  It ends when this process does, however that ends: it notices that the pipe `_lifeline` has no writer
+    any more.
+    """
 
     def __init__(self) -> None:
         """Start it.  Raises AdaptError where it does not start."""
@@ -49,7 +55,9 @@ class Process:
         fds = (theirs.fileno(), memory, watched)
         path = json.dumps([os.path.abspath(p) for p in sys.path])  # noqa: PTH100 - "" too, and what is no path
         command = [sys.executable, "-c", START, path, *map(str, fds)]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=fds, start_new_session=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=fds, start_new_session=True
+        )
         theirs.close()
         os.close(memory)
         os.close(watched)
@@ -62,7 +70,10 @@ class Process:
             self._receive(START_TIMEOUT_S)
             self._is_ready = True
         except (EndedError, SlowError) as error:
-            raise AdaptError(f"the process that reads videos does not start ({error}): what it says stands above; is PyAV (av) installed?") from None
+            raise AdaptError(
+                f"the process that reads videos does not start ({error}): what it says stands above; is PyAV (av) "
+                "installed?"
+            ) from None
 
     def tell(self, request: Mapping[str, object]) -> bool:
         """Send a request; whether the process is there to take it."""
@@ -73,7 +84,9 @@ class Process:
         return True
 
     def ask(self, request: Mapping[str, object], timeout_s: float) -> dict[str, Any]:
-        """The answer to a request.  Raises EndedError or SlowError, and the process is gone then; RuntimeError for a fault of the worker's."""
+        """The answer to a request.  Raises EndedError or SlowError, and the process is gone then; RuntimeError for a
+        fault of the worker's.
+        """
         if not self.tell(request):
             raise EndedError(self.end())
         answer = self._receive(timeout_s)

@@ -1,4 +1,7 @@
-"""The two readers.  Both hand over RGB in a player's order, turned as the file says; where both can read a file, they give the same pixels."""
+"""The two readers.  Both hand over RGB in a player's order, turned as the file says; where both can read a file, they
+give the same pixels.
+"""
+
 import errno
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -26,7 +29,9 @@ class Reader(Protocol):
     facts: Facts
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        """The frames at `indices`, which do not decrease -> uint8 (n, H, W, 3).  Raises UnreadableError, or DistrustError."""
+        """The frames at `indices`, which do not decrease -> uint8 (n, H, W, 3).  Raises UnreadableError, or
+        DistrustError.
+        """
 
     def close(self) -> None:
         """Let go of the file."""
@@ -69,7 +74,9 @@ class Decord:
 
 
 class Sequential:
-    """PyAV, from the first frame to the last: one pass counts, and keeps the frames where they are few; else another one reads."""
+    """PyAV, from the first frame to the last: one pass counts, and keeps the frames where they are few; else another
+    one reads.
+    """
 
     def __init__(self, path: str, stderr: _log.Stderr) -> None:
         """Decode all of `path` once.  Raises UnreadableError where there is no frame, or they are too large."""
@@ -83,7 +90,11 @@ class Sequential:
         self._size, self._turns, n_bytes, n_frames = (0, 0), 0, 0, 0
         for frame, unit in _shown(path, stderr):
             if n_frames == 0:
-                self._size, self._turns, time_base = (frame.width, frame.height), round(frame.rotation / QUARTER) % 4, unit
+                self._size, self._turns, time_base = (
+                    (frame.width, frame.height),
+                    round(frame.rotation / QUARTER) % 4,
+                    unit,
+                )
             n_frames += 1
             n_bytes += sum(plane.buffer_size for plane in frame.planes)
             if frame.pts is not None:
@@ -127,7 +138,8 @@ def _because(stderr: _log.Stderr) -> str:
 
 
 def _shown(path: str, stderr: _log.Stderr) -> Iterator[tuple[VideoFrame, Fraction | None]]:
-    """The frames of `path` that a player shows, in its order, and the unit of their times: all that the decoder does not hide.
+    """The frames of `path` that a player shows, in its order, and the unit of their times: all that the decoder does
+    not hide.
 
     A damaged packet costs what it costs ffmpeg, which goes on with the next.
     """

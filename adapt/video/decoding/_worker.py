@@ -1,8 +1,11 @@
-"""The worker: one process, one file at a time, frames into memory that it shares with its parent (`_process.py` starts it).
+"""The worker: one process, one file at a time, frames into memory that it shares with its parent (`_process.py` starts
+it).
 
-Requests come as JSON on a connection, one after the other, and each but `close` has one answer: `ok` with what was asked for, `error` with the
-reason why the file cannot be read, `changed` with new facts where decord failed on the way and PyAV finds others, `fault` with a traceback.
+Requests come as JSON on a connection, one after the other, and each but `close` has one answer: `ok` with what was
+asked for, `error` with the reason why the file cannot be read, `changed` with new facts where decord failed on the way
+and PyAV finds others, `fault` with a traceback.
 """
+
 import dataclasses
 import fcntl
 import json
@@ -24,7 +27,9 @@ Answer = dict[str, object]
 
 
 def end_with(lifeline: int) -> None:
-    """End this process as soon as the other end of the pipe `lifeline` is closed, whatever it is doing, stopped included: the kernel kills it."""
+    """End this process as soon as the other end of the pipe `lifeline` is closed, whatever it is doing, stopped
+    included: the kernel kills it.
+    """
     fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)  # instead of SIGIO
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
@@ -50,7 +55,7 @@ class Worker:
         return {"ok": dataclasses.asdict(self.reader.facts)}
 
     def _decord(self, check: bool) -> Reader | None:
-        """Decord on the file, or None where it would not find the frames.  Raises UnreadableError where nothing would."""
+        """Decord on the file, or None where it would not find the frames.  Raises UnreadableError where nothing would."""  # noqa: E501
         with _container.open_container(self.path, self.stderr, decode=False) as container:
             stream = _container.video_stream(container)
             if not _container.may_seek(container, stream):
