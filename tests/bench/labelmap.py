@@ -6,6 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,9 @@ def rows() -> Iterator[Row]:
     for name in ("lexical", "llm"):
         yield Row(
             f"{name} map, {N_SOUNDS} sounds x {N_CLASSES} classes",
-            median_ms(lambda n=name: mappers.build(n)(lists)),
+            median_ms(partial(mappers.build(name), lists)),
             "ms",
-        )  # type: ignore[misc]
+        )
     one, eight = _seconds_to_ask(1), _seconds_to_ask(8)
     yield Row(f"our own part of a request that takes {LATENCY_S} s", 1000 * (one / N_ASKED - LATENCY_S), "ms")
     yield Row("asking with 8 questions in flight against 1", one / eight, "times", ">= 4", one / eight >= 4)
