@@ -49,7 +49,7 @@ ADAPT: Rooms = {
     "source": {"backbones", "contract", "core", "errors", "methods", "tables", "video"},
     "report": {"command", "errors", "tables"},
     "stream": {"command", "contract", "core", "errors", "fusion", "methods", "report", "source", "tables", "video"},
-    "wrapper": {"contract", "core", "errors", "fusion", "methods"},
+    "wrapper": {"contract", "core", "errors", "fusion", "methods", "video"},
     "settings": {"core", "errors", "fusion", "methods", "report", "source", "stream", "video"},
     "choose": {"command", "stream"},
     "corruptions": {"command", "video"},

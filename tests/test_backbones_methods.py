@@ -2,6 +2,7 @@
 import copy
 import functools
 import warnings
+from functools import partial
 from typing import Any
 
 import pytest
@@ -128,7 +129,7 @@ def test_a_layers_moments_are_one_a_channel_wherever_its_channels_are(network: s
     model, _ = source(network)
     seen: list[Tensor] = []
     found: Moments = {}
-    hooks = [lambda module, inputs, output: seen.append(output.clone()), moments.recording(found, layer)]
+    hooks: list[Any] = [lambda module, inputs, output: seen.append(output.clone()), partial(moments.record, found, layer)]
     handles = [model.get_submodule(layer).register_forward_hook(hook) for hook in hooks]
     frames = clip(0, 32, torch.device("cpu")).frames[0]
     try:

@@ -253,7 +253,7 @@ def test_wrapping_keeps_the_blocks_between_prepare_and_read() -> None:
     assert len(mine.trace) > 1
     assert prepared["parted"] == model.seen["start"] == 6  # two clips, each two views and the centre
     assert prepared["whole"] > 6
-    with pytest.raises(MethodError, match=r"answers \(2, 4\) to 2 clips, \(2, 3\) is wanted"):
+    with pytest.raises(MethodError, match=r"answers \(1, 4\) to 1 clips, \(1, 3\) is wanted"):
         adapt.wrap(copy.deepcopy(pair()[0]), "vitta", classes=names[:3], scope="last")(frames)
 
 

@@ -1,6 +1,7 @@
 """Source statistics are those of all values at once, whatever the clips' sizes and offsets; files that do not fit are one error."""
 import dataclasses
 import logging
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -106,7 +107,7 @@ def test_a_layer_that_fuses_its_activation_has_the_statistics_that_alignment_com
     model = nn.Sequential(Fused(3)).eval()
     found = collect(model, ["0"], clips(1))["0"]
     seen: Moments = {}
-    handle = model[0].register_forward_hook(moments.recording(seen, "0"))
+    handle = model[0].register_forward_hook(partial(moments.record, seen, "0"))
     model(clips(1)[0])
     handle.remove()
     torch.testing.assert_close(found, tuple(value.detach() for value in seen["0"]))
