@@ -148,9 +148,9 @@ ORDER BY truth.split, truth.label_id;
 
 -- One row a prediction: what the model said before and after adapting, what the sound said, and how the loss went.
 CREATE VIEW outcomes AS
-SELECT predictions.backbone, predictions.method, predictions.corruption, predictions.severity, predictions.order_seed, predictions.position,
+SELECT predictions.backbone, predictions.run, predictions.method, predictions.fusion, predictions.corruption, predictions.severity, predictions.order_seed, predictions.position,
     predictions.clip_id, truth.label,
-    before.label AS before, after.label AS after, fused.label AS fused,   -- NULL where failed, or for methods without
+    before.label AS before, after.label AS after, fused.label AS fused,   -- NULL where failed, or without a fusion
     coalesce(predictions.before_id = predictions.label_id, false) AS right_before,
     coalesce(predictions.after_id = predictions.label_id, false) AS right_after,
     predictions.fused_id = predictions.label_id AS right_fused,
@@ -163,7 +163,7 @@ LEFT JOIN classes AS after ON after.label_id = predictions.after_id
 LEFT JOIN classes AS fused ON fused.label_id = predictions.fused_id
 LEFT JOIN pseudo_labels ON pseudo_labels.clip_id = predictions.clip_id
 LEFT JOIN (
-    SELECT dataset, backbone, method, corruption, severity, order_seed, position, arg_min(loss, step) AS first_loss, arg_max(loss, step) AS last_loss
+    SELECT dataset, backbone, run, corruption, severity, order_seed, position, arg_min(loss, step) AS first_loss, arg_max(loss, step) AS last_loss
     FROM traces GROUP BY ALL
-) AS steps USING (dataset, backbone, method, corruption, severity, order_seed, position)
-ORDER BY predictions.backbone, predictions.method, predictions.corruption, predictions.severity, predictions.order_seed, predictions.position;
+) AS steps USING (dataset, backbone, run, corruption, severity, order_seed, position)
+ORDER BY predictions.backbone, predictions.run, predictions.corruption, predictions.severity, predictions.order_seed, predictions.position;

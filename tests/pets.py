@@ -111,13 +111,13 @@ def write_predictions(method: str = "audio") -> None:
     key = {
         "dataset": "pets",
         "backbone": "tanet",
-        "method": method,
+        "run": method,
         "corruption": "gauss",
         "severity": 5,
         "order_seed": 0,
         "position": 0,
     }
-    row = key | {"clip_id": "turns", "label_id": 1, "before_id": 0, "after_id": 1, "fused_id": None, "steps": 2, "stop_reason": "agreed",  # noqa: E501
+    row = key | {"method": method, "fusion": "none", "clip_id": "turns", "label_id": 1, "before_id": 0, "after_id": 1, "fused_id": None, "steps": 2, "stop_reason": "agreed",  # noqa: E501
                  "gate": 0.5, "ms": 1.0}  # fmt: skip
     parquet.write_table(
         FOLDER / f"adapt/{method}/predictions.parquet",

@@ -62,7 +62,7 @@ def test_a_truncated_file_is_named_with_the_stage_that_makes_it(project: Path, t
     path.write_bytes(path.read_bytes()[:-9])
     said = refusal()
     assert said.startswith(f"{path} is not a whole Parquet file (table {table} of cache/schema.sql; ")
-    assert said.endswith(COMMANDS[table])
+    assert COMMANDS[table] in said
 
 
 @pytest.mark.parametrize("table", PLACES)
@@ -74,7 +74,7 @@ def test_a_file_of_another_schema_version_is_named(project: Path, table: str) ->
     assert said.startswith(
         f"{path} does not follow table {table} of cache/schema.sql: it was written under version 00000000, now it is "
     )
-    assert said.endswith(COMMANDS[table])
+    assert COMMANDS[table] in said
 
 
 def test_a_file_that_earshot_did_not_write_is_named(project: Path) -> None:

@@ -97,11 +97,9 @@ def test_only_a_registry_imports_by_a_made_up_name_and_only_files_of_its_own(pac
                 asked = ast.unparse(node.args[0]).lstrip("f").strip("'\"")
                 lazily = (module, asked) == ("adapt", "adapt.wrapper")  # the package's door
                 ours = asked.startswith(("pipeline", "adapt"))
-                assert (
-                    not ours
-                    or lazily
-                    or (module.removesuffix(".__main__") in REGISTRIES and asked == f"{module}.{{name}}")
-                ), (module, asked)
+                registry = module.removesuffix(".__main__")
+                by_name = registry in REGISTRIES and asked == f"{registry}.{{name}}"
+                assert not ours or lazily or by_name, (module, asked)
 
 
 def test_pipeline_imports_of_adapt_what_both_share_and_adapt_imports_nothing_of_pipeline() -> None:

@@ -63,6 +63,12 @@ def repair(table: str) -> str:
     return f"run `dvc repro {FILES[table][1]}`"
 
 
+def _again(table: str, file: Path) -> str:
+    """What to do about a file of an older version; a run that no stage makes any more is only in the way."""
+    of_a_run = table in ("predictions", "traces")
+    return repair(table) + (f", or delete {file.parent} where that run is no longer made" if of_a_run else "")
+
+
 def one_line(error: BaseException) -> str:
     """What a library said over several lines."""
     return " ".join(str(error).split())
@@ -166,7 +172,7 @@ def _check_version(table: str, file: Path) -> None:
     if version != schema_sha256(table):
         raise CacheError(
             f"{file} does not follow table {table} of {SCHEMA}: it was written under version {str(version)[:8]}, "
-            f"now it is {schema_sha256(table)[:8]}: {repair(table)}"
+            f"now it is {schema_sha256(table)[:8]}: {_again(table, file)}"
         )
 
 
