@@ -4,8 +4,9 @@ From Python, without tables or files (`wrap` and the rest are loaded when first 
 
     import adapt
 
-    model = adapt.wrap(my_video_model, method="audio", classes=names)  # any nn.Module: frames (B, C, T, H, W) in [0, 1]
-    to logits logits = model(frames, sound={"dog barking": 0.9})                 # adapts on this clip, then predicts it
+    # any nn.Module: frames (B, C, T, H, W) in [0, 1] to logits
+    model = adapt.wrap(my_video_model, method="audio", classes=names)
+    logits = model(frames, sound={"dog barking": 0.9})  # adapts on this clip, then predicts it
 """
 
 import importlib

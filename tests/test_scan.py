@@ -22,7 +22,7 @@ from pipeline.datasets import demo, folder
 from tests import numbered
 from tests.clips import write_video
 from tests.sounds import encode, make_project
-from tests.test_decoding_workers import children, wait_for
+from tests.test_decoding_workers import children, wait_for, watches_its_parent
 
 OPTIONS = scan.Options("mine")
 
@@ -306,11 +306,15 @@ def test_ctrl_c_ends_a_scan_whose_file_hangs(videos: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "pipeline.scan", "--dataset", "mine"], stderr=subprocess.PIPE, env=path
     ) as run:
-        assert wait_for(lambda: len(children(run.pid)) == 2)
-        for pid in children(run.pid):
-            os.kill(pid, signal.SIGSTOP)
-        time.sleep(0.5)
-        assert run.poll() is None
-        run.send_signal(signal.SIGINT)
-        assert run.wait(10) == command.INTERRUPTED
-        assert run.stderr is not None and run.stderr.read().decode().splitlines()[-1] == "pipeline.scan: interrupted"
+        try:
+            assert wait_for(lambda: len(set(filter(watches_its_parent, children(run.pid)))) == 2)
+            for pid in children(run.pid):  # not before they have started: who starts a process waits for its start
+                os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.5)
+            assert run.poll() is None
+            run.send_signal(signal.SIGINT)
+            _, said = run.communicate(timeout=60)
+            assert run.returncode == command.INTERRUPTED
+            assert said.decode().splitlines()[-1] == "pipeline.scan: interrupted"
+        finally:
+            run.kill()
