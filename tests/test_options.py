@@ -293,3 +293,10 @@ def test_a_runs_file_is_taken_by_the_stage(here: Path) -> None:
         made = told("--method", name, "--settings_file", f"cache/tiny/settings/{name}.json")
         assert given.items() <= options.given_settings(made).items()
         options.check(made)
+
+
+def test_two_fusions_named_at_once_are_one_line() -> None:
+    words = ["--method", "vitta+plain", "--fusion", "balanced"]
+    with pytest.raises(MethodError, match="names the fusion plain, --fusion balanced another"):
+        options_for(words)
+    options_for([*words[:3], "plain"])

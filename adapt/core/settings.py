@@ -110,12 +110,8 @@ def explain(unknown: str, known: list[str]) -> str:
     if unknown in GONE:
         return f"setting {unknown!r} is gone: no measurement supported it"
     near = difflib.get_close_matches(unknown, known, 1)
-    meant = f", did you mean {near[0]!r}?" if near else ""
-    return (
-        f"unknown setting {unknown!r}{meant or ': choose'} among {known}"
-        if not near
-        else f"unknown setting {unknown!r}{meant} There are {known}"
-    )
+    meant = f", did you mean {near[0]!r}?" if near else ":"
+    return f"unknown setting {unknown!r}{meant} choose among {known}"
 
 
 def choose(kind: type[Chosen], given: Mapping[str, Any]) -> Chosen:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from adapt.tables.cache import Clip, Sound
+from adapt.tables.files import write_text
 
 Rows = Sequence[Mapping[str, Any]]
 ANSWERS = {"alone": "after_id", "fused": "fused_id"}
@@ -126,7 +127,4 @@ def _scores(rows: Rows, sounding: set[int], column: str) -> dict[str, float]:
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write sorted, indented JSON to a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=1) + "\n")

@@ -18,6 +18,7 @@ from adapt.errors import MethodError
 from adapt.report import _runs, _significance, metrics
 from adapt.report._runs import GROUPS, METRICS, Run
 from adapt.report._significance import Estimate
+from adapt.tables.files import replacing, write_text
 
 
 @dataclass(frozen=True)
@@ -269,13 +270,11 @@ def _numbers(row: Row) -> dict[str, object]:
 
 
 def _write_csv(path: Path, rows: Sequence[Row], corruptions: Sequence[str]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["method", "corruption", "top1"])
         for row in rows:
             writer.writerows((row.name, column, round(100 * row.scores[column], 2)) for column in ("all", *corruptions))
-    temporary.replace(path)
 
 
 def run(options: Options) -> dict[str, object]:
@@ -306,9 +305,7 @@ def run(options: Options) -> dict[str, object]:
         folder / ("accuracy.csv" if options.out == "report" else f"{options.out}.csv"), rows, options.corruptions
     )
     path = folder / f"{options.out}.md"
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(markdown(rows, options), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, markdown(rows, options))
     return {
         "n_rows": len(rows),
         "report": str(path),

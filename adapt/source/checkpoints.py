@@ -13,6 +13,7 @@ from adapt import backbones
 from adapt.contract import SourceStatistics
 from adapt.errors import CheckpointError
 from adapt.tables import classes
+from adapt.tables.files import replacing
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,8 @@ def statistics_path(dataset: str, backbone: str) -> Path:
 
 def save(path: Path, content: Mapping[str, object]) -> None:
     """Write `content` (tensors, strings, numbers) to a temporary name, then rename; equal content gives equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(dict(content), temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        torch.save(dict(content), temporary)
 
 
 def load(path: Path, stage: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from adapt import fusion as fusions
@@ -19,6 +18,7 @@ from adapt.core import settings
 from adapt.errors import MethodError
 from adapt.stream.options import FUSION
 from adapt.tables import cache
+from adapt.tables.files import write_text
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,6 @@ def run(options: Options) -> dict[str, object]:
     if unread := sorted(given.keys() - read):
         raise MethodError(f"{unread[0]} is a setting of none of {' '.join(options.methods)}: take it out of adapt.args")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
     for name, values in chosen.items():
-        Path(folder / f"{name}.json").write_text(json.dumps(values, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(folder / f"{name}.json", json.dumps(values, sort_keys=True) + "\n")
     return {name: len(values) for name, values in chosen.items()}

@@ -111,6 +111,10 @@ def options_for(words: Sequence[str]) -> type[Options]:
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name, default="")
     named, _ = parser.parse_known_args(list(words))
     method, fusion = methods.parts_of(named.method or "audio")
+    if fusion is not None and named.fusion not in ("", fusion):
+        raise MethodError(
+            f"--method {named.method} names the fusion {fusion}, --fusion {named.fusion} another: give one"
+        )
     fusion = (named.fusion or FUSION) if fusion is None else fusion
     known = methods.settings_of(method, fusion)
     for word in words:
