@@ -49,7 +49,7 @@ test-slow: $(READY)  ## the slow tests: whole pipelines, killed runs, servers
 	$(SIDE_BY_SIDE) -m 'slow and not llm'
 
 check: $(READY)  ## ruff, mypy and the files of tests that take under a minute together
-	$(call checked,$(LONG:%=--ignore=tests/test_%.py))
+	$(call checked,$(LONG:%=--ignore-glob=*/test_%.py))
 
 bench: $(READY)  ## run the benchmarks of tests/bench (make bench ROOM=adapt for one room)
 	python -m tests.bench $(ROOM)

@@ -14,8 +14,8 @@ from typing import Any
 from pipeline import mappers
 from pipeline.labels.lists import label_lists, read_classes
 from pipeline.llm import ask
+from tests.places import ROOT
 
-PROJECT = Path(__file__).parent.parent
 SOUNDS = ("Dog", "Bark", "Meow", "Speech")
 CLASSES = ("dog", "cat", "fire_truck")
 TRUE_PAIRS = [("Dog", "dog", 1.0), ("Bark", "dog", 0.5), ("Meow", "cat", 1.0)]  # what `right` says, below
@@ -157,9 +157,9 @@ def make_project(root: Path) -> Path:
     """
     for folder in ("cache/pets", "data/labels", "data/replies"):
         (root / folder).mkdir(parents=True)
-    shutil.copy(PROJECT / "cache/schema.sql", root / "cache")
-    shutil.copytree(PROJECT / "data/prompts", root / "data/prompts")
-    shutil.copy(PROJECT / "data/labels/generic_sounds.txt", root / "data/labels")
+    shutil.copy(ROOT / "cache/schema.sql", root / "cache")
+    shutil.copytree(ROOT / "data/prompts", root / "data/prompts")
+    shutil.copy(ROOT / "data/labels/generic_sounds.txt", root / "data/labels")
     rows = "".join(f"{i},/m/{i},{name}\n" for i, name in enumerate(SOUNDS))
     (root / "data/labels/audioset.csv").write_text(f"index,mid,display_name\n{rows}")
     write_classes(root, CLASSES)

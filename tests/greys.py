@@ -6,8 +6,8 @@ from pathlib import Path
 from adapt.tables import parquet
 from adapt.video.clips import VideoOptions
 from tests.clips import write_video
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 LABELS = ["dark", "bright"]
 LEVELS = (40, 200)
 VIDEO = VideoOptions(frames=4, views=2, resize=32, size=32)

@@ -12,8 +12,8 @@ from adapt.tables import parquet
 from adapt.tables.files import sha256_file
 from adapt.tables.schema import schema_of
 from pipeline import pseudo_label
+from tests.places import ROOT
 
-PROJECT = Path(__file__).parent.parent
 CLASSES = ["dog", "cat"]
 SOUNDS = ["Speech", "Meow", "Bark", "Growling"]  # in the tagger's order, not AudioSet's
 LOUD, FAINT = 2.0, -6.0  # logits
@@ -32,9 +32,9 @@ def make(root: Path) -> None:
     """Fill `root`, which must be the working directory."""
     FOLDER.mkdir(parents=True)
     for name in ("schema.sql", "views.sql"):
-        shutil.copy(PROJECT / "cache" / name, root / "cache")
+        shutil.copy(ROOT / "cache" / name, root / "cache")
     LABELS.parent.mkdir(parents=True)
-    (LABELS.parent / "audioset_ontology.json").symlink_to(PROJECT / "data/labels/audioset_ontology.json")
+    (LABELS.parent / "audioset_ontology.json").symlink_to(ROOT / "data/labels/audioset_ontology.json")
     (FOLDER / "labels.txt").write_text("\n".join(CLASSES) + "\n")
     write_labels(SOUNDS)
     write_clips(list(STATUSES))
@@ -45,7 +45,7 @@ def make(root: Path) -> None:
 
 def write_labels(sounds: list[str]) -> None:
     """The tagger's list: AudioSet's ids for sounds that it has, made-up ones for others."""
-    with (PROJECT / "data/labels/audioset.csv").open(encoding="utf-8", newline="") as file:
+    with (ROOT / "data/labels/audioset.csv").open(encoding="utf-8", newline="") as file:
         mids = {row["display_name"]: row["mid"] for row in csv.DictReader(file)}
     with LABELS.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(

@@ -7,7 +7,8 @@ import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from tests.places import ROOT
+
 Rooms = Mapping[str, set[str]]
 
 # Every room of `pipeline`, a folder or a module on top, and the rooms that it may import; a room comes after those that

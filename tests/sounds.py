@@ -11,8 +11,8 @@ import soundfile
 from adapt.tables import cache, parquet
 from adapt.tables.files import sha256_file
 from pipeline.audio import sound
+from tests.places import ROOT
 
-PROJECT = Path(__file__).parent.parent
 PICTURE = ("-f", "lavfi", "-i", "testsrc=size=64x64:rate=8:duration=1", "-c:v", "libx264", "-preset", "ultrafast")
 
 
@@ -21,8 +21,8 @@ def make_project(root: Path) -> Path:
     (root / "cache").mkdir(parents=True)
     (root / "data").mkdir()
     for name in ("schema.sql", "views.sql"):
-        shutil.copy(PROJECT / "cache" / name, root / "cache" / name)
-    (root / "data/labels").symlink_to(PROJECT / "data/labels")
+        shutil.copy(ROOT / "cache" / name, root / "cache" / name)
+    (root / "data/labels").symlink_to(ROOT / "data/labels")
     return root
 
 

@@ -16,8 +16,8 @@ from adapt.tables import classes, parquet
 from adapt.video.clips import VideoOptions
 from tests import built
 from tests.clips import write_video
+from tests.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 LABELS = ["dark", "bright"]
 VIDEO = VideoOptions(frames=4, views=2, resize=32, size=32)
 N_TEST = 9  # clips of the test split, one of which cannot be read

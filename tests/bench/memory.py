@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.bench import Row
-from tests.sounds import PROJECT, encode, make_project
+from tests.places import ROOT
+from tests.sounds import encode, make_project
 
 ALLOWED_MB = 300.0  # above the bare network
 CLIP_S, LONG_S = 2, 7200
@@ -38,7 +39,7 @@ def _peak_mb(code: str, folder: Path) -> float:
     """Megabytes that a Python process held at most while it ran `code`."""
     command = [sys.executable, "-W", "ignore", "-c", f"{code}\n{PEAK}"]
     done = subprocess.run(
-        command, cwd=folder, env=os.environ | {"PYTHONPATH": str(PROJECT)}, capture_output=True, text=True, check=True
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
     )
     return float(done.stdout.split()[-1])
 
@@ -58,7 +59,7 @@ def _project(folder: Path, n_clips: int, seconds: int) -> Path:
         os.link(first, videos / f"{i:05d}.flac")
     code = "from pathlib import Path\nfrom tests.sounds import write_clips\n"
     code += "write_clips('bench', sorted(path.name for path in Path('data/videos/bench').iterdir()))"
-    subprocess.run([sys.executable, "-c", code], cwd=root, env=os.environ | {"PYTHONPATH": str(PROJECT)}, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
     return root
 
 

@@ -24,10 +24,11 @@ from pipeline.audio import sound
 from pipeline.audio.soundfont import load_soundfont
 from pipeline.demo.sounds import SAMPLE_RATE, STYLES, play
 from tests.bench import Row
-from tests.sounds import PROJECT, encode, make_project, write_clips, write_wav
+from tests.places import ROOT
+from tests.sounds import encode, make_project, write_clips, write_wav
 
 N_CLIPS, SECONDS, JOBS, RUNS = 32, 10, 2, 5
-RECORDINGS = PROJECT.parent / "shared/photosound/recordings"
+RECORDINGS = ROOT.parent / "shared/photosound/recordings"
 N_RECORDINGS = 40
 
 

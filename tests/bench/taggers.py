@@ -30,10 +30,11 @@ from pipeline.taggers import yamnet
 from pipeline.taggers._convolution import Convolution, Step
 from tests import networks
 from tests.bench import Row
-from tests.sounds import PROJECT, encode, make_project, write_clips
+from tests.places import ROOT
+from tests.sounds import encode, make_project, write_clips
 
 SECONDS, N_CLIPS, N_STAGES, N_README, RUNS, BATCH, THREADS = 10, 8, 32, 4, 3, 8, 2
-SHARED = PROJECT.parent / "shared"
+SHARED = ROOT.parent / "shared"
 RECORDINGS, WEIGHTS = SHARED / "photosound/recordings", SHARED / "weights/mn04_as_mAP_432.pt"
 WIDTHS = (
     1,
@@ -91,7 +92,7 @@ def rows() -> Iterator[Row]:
     torch.manual_seed(0)
     search_path = os.environ["PATH"]
     try:
-        with tempfile.TemporaryDirectory() as folder, chdir(PROJECT):
+        with tempfile.TemporaryDirectory() as folder, chdir(ROOT):
             (Path(folder) / "ffmpeg").symlink_to(sound.ffmpeg_binary("packaged"))
             os.environ["PATH"] = f"{folder}{os.pathsep}{search_path}"  # librosa looks there for what reads video
             checkpoint, network = _save(networks.cnn14(), Path(folder) / "Cnn14.pth")
@@ -283,12 +284,12 @@ def _memory_rows(checkpoint: str) -> Iterator[Row]:
 
 
 def _peak_mb(code: str) -> float:
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-c", f"{code}\n{PEAK}"]
     return float(
-        subprocess.run(
-            command, cwd=PROJECT, env=environment, capture_output=True, text=True, check=True
-        ).stdout.split()[-1]
+        subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout.split()[
+            -1
+        ]
     )
 
 

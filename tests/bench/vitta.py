@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import Row
-from tests.sounds import PROJECT, encode
+from tests.places import ROOT
+from tests.sounds import encode
 
 RUNS = 2
 PEAK_MB = 3500
@@ -40,9 +41,9 @@ class Way:
             str(clip),
             *(["keep"] if keep else []),
         ]
-        environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "2"}
+        environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2"}
         self.process = subprocess.Popen(
-            command, cwd=PROJECT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, command: str) -> dict[str, Any]:

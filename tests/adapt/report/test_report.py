@@ -1,0 +1,428 @@
+"""The result table on predictions that the test writes: every number below was worked out by hand from them."""
+
+import csv
+import json
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from adapt import command
+from adapt.errors import AdaptError, CacheError, EarshotError, MethodError
+from adapt.report import metrics, table
+from adapt.report.table import Options
+from adapt.tables import cache, classes
+from tests.places import ROOT
+
+LABELS = ["bell", "chess"]  # bells sound, chess is silent
+TRUTH = {"test/bell/0": 0, "test/bell/1": 0, "test/chess/0": 1, "test/chess/1": 1}
+Streams = Mapping[tuple[int, str], Sequence[int | None]]  # (order seed, corruption) -> an answer a clip of TRUTH
+
+
+def write_clips(truth: Mapping[str, int], sounding: Sequence[int] = (0,)) -> None:
+    """cache/tiny with its clips, one of the train split too, and what their sound says."""
+    folder = Path("cache/tiny")
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(ROOT / "cache/schema.sql", "cache/schema.sql")
+    (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
+    clips, sounds = [], []
+    for clip_id, label_id in [*truth.items(), ("train/bell/9", 0)]:
+        row: dict[str, object] = {
+            "clip_id": clip_id,
+            "path": f"{clip_id}.mp4",
+            "split": clip_id.split("/")[0],
+            "label_id": label_id,
+        }
+        row |= {"label": LABELS[label_id], "status": "ok", "duration_s": 1.0, "n_frames": 8, "content_sha256": "0" * 64}
+        clips.append(row)
+        heard = label_id in sounding
+        sound: dict[str, object] = {
+            "clip_id": clip_id,
+            "status": "ok" if heard else "silent",
+            "probs": [0.5, 0.5],
+            "evidence": [0.0, 0.0],
+        }
+        sounds.append(sound | {"absent": [0.0, 0.0], "mass": 0.0, "top_label": None, "causes": []})
+    cache.write_table(folder / "clips.parquet", "clips", clips, {})
+    cache.write_table(
+        folder / "pseudo_labels.parquet", "pseudo_labels", sounds, {"classes_sha256": classes.sha256(LABELS)}
+    )
+
+
+def probabilities(answer: int | None) -> list[float] | None:
+    """Of a model that is sure of `answer`."""
+    return None if answer is None else [float(label_id == answer) for label_id in range(len(LABELS))]
+
+
+def write_run(
+    name: str, streams: Streams, fused: Streams | None = None, truth: Mapping[str, int] = TRUTH, severity: int = 5, sees_labels: bool = False,  # noqa: E501
+    several: bool = False, method: str = "", fusion: str = "",
+) -> None:  # fmt: skip
+    """What `python -m adapt` leaves behind; an answer of None is a clip that could not be read.  `several`: clips may
+    have several classes.
+
+    Without `method` the run is called as one of that name is: a method, its answers fused by trusted, or method+fusion.
+    """
+    made_by = (method, fusion or "trusted") if method else (*name.split("+"), "trusted")[:2]
+    rows: list[dict[str, object]] = []
+    for (order_seed, corruption), answers in streams.items():
+        for i, (clip_id, answer) in enumerate(zip(truth, answers, strict=True)):
+            read = answer is not None
+            rows.append({
+                "dataset": "tiny", "backbone": "tanet", "run": name, "method": made_by[0], "fusion": made_by[1],
+                "corruption": corruption, "order_seed": order_seed,
+                "severity": 0 if corruption == "clean" else severity, "position": (i + order_seed) % len(truth), "clip_id": clip_id,  # noqa: E501
+                "label_id": truth[clip_id], "label_ids": [truth[clip_id]] if several else None,
+                "probs": probabilities(answer) if several else None, "fused_probs": None, "before_id": answer, "after_id": answer,  # noqa: E501
+                "fused_id": fused[order_seed, corruption][i] if fused and read else None, "steps": 2 if read else 0,
+                "stop_reason": "none" if read else "failed", "gate": None, "ms": 10.0 if read else 0.0,
+            })  # fmt: skip
+    cache.write_table(Path("cache/tiny/adapt") / name / "predictions.parquet", "predictions", rows, {})
+    metrics.write_json(Path("cache/metrics/tiny") / f"{name}.json", metrics.summary(rows, {0}, sees_labels))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_clips(TRUTH)
+    return tmp_path
+
+
+def tables(name: str = "report") -> list[list[list[str]]]:
+    """The cells of each table of the report, heads included, the line of dashes left out."""
+    text = Path(f"cache/metrics/tiny/{name}.md").read_text()
+    blocks = [[line for line in block.splitlines() if line.startswith("| ")] for block in text.split("\n\n")]
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in block] for block in blocks if block]
+
+
+def numbers(name: str = "report") -> dict[str, dict[str, object]]:
+    content: dict[str, dict[str, object]] = json.loads(Path(f"cache/metrics/tiny/{name}.json").read_text())
+    return content
+
+
+def test_a_table_has_a_row_an_answer_with_its_corruptions_mean_interval_groups_and_cost(here: Path) -> None:
+    write_run("source", {(0, "gauss"): [0, 1, 1, 1], (0, "jpeg"): [0, 1, 0, 0]})
+    write_run(
+        "audio",
+        {(0, "gauss"): [0, 0, 1, 1], (0, "jpeg"): [0, 0, 0, 0]},
+        fused={(0, "gauss"): [0, 0, 1, 1], (0, "jpeg"): [0, 0, 1, 1]},
+    )
+    done = table.run(Options("tiny", ("source", "audio"), ("gauss", "jpeg")))
+    assert done == {
+        "n_rows": 3,
+        "report": "cache/metrics/tiny/report.md",
+        "top1": {"source": 50.0, "audio": 75.0, "audio + trusted": 100.0},
+    }
+    assert list(numbers()) == ["source", "audio", "audio + trusted"]
+    # intervals: clips of source have 2, 0, 1 and 1 of two right, so four drawn have Binomial(8, 1/2), whose quantiles
+    # are 1 and 7; of audio 2, 2, 1 and 1, so 4 + Binomial(4, 1/2), with 0 and 4
+    assert tables() == [[
+        ["method", "gauss", "jpeg", "mean", "95 %", "sounding", "silent", "steps", "ms/clip"],
+        ["source", "75.0", "25.0", "50.0", "12.5 to 87.5", "50.0", "50.0", "2.00", "10"],
+        ["audio", "100.0", "50.0", "75.0", "50.0 to 100.0", "100.0", "50.0", "2.00", "10"],
+        ["audio + trusted", "100.0", "100.0", "100.0", "100.0 to 100.0", "100.0", "100.0", "2.00", "10"],
+    ]]  # fmt: skip
+    with Path("cache/metrics/tiny/accuracy.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert rows[:4] == [
+        ["method", "corruption", "top1"],
+        ["source", "all", "50.0"],
+        ["source", "gauss", "75.0"],
+        ["source", "jpeg", "25.0"],
+    ]
+    assert rows[-1] == ["audio + trusted", "jpeg", "100.0"]
+
+
+def test_an_upper_bound_is_marked_in_every_file(here: Path) -> None:
+    write_run("oracle_gate", {(0, "gauss"): [0, 0, 1, 1]}, sees_labels=True)
+    done = table.run(Options("tiny", ("oracle_gate",), ("gauss",)))
+    assert done["top1"] == {"oracle_gate (sees labels)": 100.0}
+    assert tables()[0][1][0] == "oracle_gate (sees labels)"
+    assert "oracle_gate (sees labels),all" in Path("cache/metrics/tiny/accuracy.csv").read_text()
+
+
+def test_clips_of_several_classes_have_a_mean_average_precision(here: Path) -> None:
+    write_run("source", {(0, "gauss"): [0, 1, 1, 1]}, several=True)  # clips of equal scores rank in order
+    table.run(Options("tiny", ("source",), ("gauss",)))
+    assert tables()[0][0][-3:] == ["mAP", "steps", "ms/clip"]
+    assert tables()[0][1][-3] == "79.2"  # class 0: 1; class 1, whose clips come second and third: (1/2 + 2/3) / 2
+    assert numbers()["source"]["map"] == 79.17
+    assert "*mAP*" in Path("cache/metrics/tiny/report.md").read_text()
+
+
+def test_clean_is_a_column_of_its_own_and_no_part_of_the_mean(here: Path) -> None:
+    streams: Streams = {(0, "clean"): [0, 0, 1, 1], (0, "gauss"): [1, 1, 0, 1]}  # 100 and 25
+    write_run("source", streams)
+    write_run("audio", {(0, "clean"): [0, 0, 1, 0], (0, "gauss"): [0, 0, 1, 1]})  # 75 and 100
+    table.run(Options("tiny", ("source", "audio"), ("clean", "gauss"), against=("source",)))
+    assert [row[1:4] for row in tables()[0]] == [
+        ["clean", "gauss", "mean"],
+        ["100.0", "25.0", "25.0"],
+        ["75.0", "100.0", "100.0"],
+    ]
+    assert tables()[1][0] == ["method", "mean", "ratio", "sounding", "silent", "clean", "p"]
+    assert tables()[1][1][1].startswith("+75.0") and tables()[1][1][5].startswith("-25.0")
+    assert (
+        json.loads(Path("cache/metrics/tiny/source.json").read_text())["alone"]["all"] == 25.0
+    )  # metrics agree with the report
+    table.run(Options("tiny", ("source",), ("clean",)))
+    assert tables()[0][1][1:3] == ["100.0", "100.0"]  # but alone it is all there is
+
+
+def test_several_orders_give_a_mean_and_its_standard_deviation(here: Path) -> None:
+    write_run("vitta", {(0, "gauss"): [0, 0, 0, 0], (1, "gauss"): [0, 0, 1, 1]})  # 50 and 100: mean 75, sd 50 / sqrt 2
+    table.run(Options("tiny", ("vitta",), ("gauss",)))
+    assert tables()[0][1][1:3] == ["75.0", "75.0 ± 35.4"]
+    assert numbers()["vitta"]["all_sd"] == 35.36
+    assert "2 orders of the stream" in Path("cache/metrics/tiny/report.md").read_text()
+    table.run(Options("tiny", ("vitta",), ("gauss",), order_seeds=(1,)))
+    assert tables()[0][1][1:3] == ["100.0", "100.0"]
+
+
+def test_a_difference_is_given_with_interval_ratio_and_mcnemars_p(here: Path) -> None:
+    truth = {f"test/{LABELS[i % 2]}/{i}": i % 2 for i in range(8)}
+    right, wrong = [i % 2 for i in range(8)], [1 - i % 2 for i in range(8)]
+    write_clips(truth)
+    write_run("vitta", {(0, "gauss"): [*right[:2], *wrong[2:]]}, truth=truth)
+    write_run("audio", {(0, "gauss"): [*right[:7], wrong[7]]}, truth=truth)
+    table.run(Options("tiny", ("vitta", "audio"), ("gauss",), against=("vitta",)))
+    assert [row[0] for row in tables()[1]] == ["method", "audio"]  # nothing is compared with itself
+    found = numbers()["audio"]["against"]["vitta"]  # type: ignore[index]
+    # 5 of 8 clips gained, none lost: the resampled gain is Binomial(8, 5/8) / 8, whose 2.5 and 97.5 % quantiles are 2
+    # and 7; p = 2 / 2^5
+    assert {k: found[k] for k in ("all", "all_low", "all_high", "p")} == {
+        "all": 62.5,
+        "all_low": 25.0,
+        "all_high": 87.5,
+        "p": 0.0625,
+    }
+    assert (found["sounding"], found["silent"]) == (
+        75.0,
+        50.0,
+    )  # of four bells 1 and 4 are right, of four chess 1 and 3
+    assert tables()[1][1][1] == "+62.5 (+25.0 to +87.5)" and tables()[1][1][-1] == "0.062"
+    assert (
+        tables()[1][1][2] == "-"
+    )  # eight clips of which two are right: some resamples have none, and there is no ratio
+
+
+def test_p_is_of_the_first_order_and_the_ratio_is_of_means(here: Path) -> None:
+    write_run("vitta", {(0, "gauss"): [0, 0, 1, 1], (1, "gauss"): [0, 0, 1, 1]})
+    write_run("audio", {(0, "gauss"): [0, 0, 1, 1], (1, "gauss"): [1, 1, 0, 0]})
+    table.run(Options("tiny", ("audio",), ("gauss",), against=("vitta",)))
+    assert tables()[1][1] == [
+        "audio",
+        "-50.0 (-50.0 to -50.0)",
+        "0.50 (0.50 to 0.50)",
+        *["-50.0 (-50.0 to -50.0)"] * 2,
+        "1.000",
+    ]
+
+
+def test_fused_is_compared_with_fused_where_there_is_one_and_else_with_the_runs_own_answer(here: Path) -> None:
+    one, all_, none = [0, 1, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0]  # 25, 100 and 0
+    write_run("full", {(0, "gauss"): one}, fused={(0, "gauss"): all_}, method="audio")
+    write_run("no_mix", {(0, "gauss"): none}, fused={(0, "gauss"): none}, method="audio")
+    write_run("bare", {(0, "gauss"): one}, method="audio", fusion="none")
+    table.run(Options("tiny", ("no_mix",), ("gauss",), against=("full", "bare")))
+    against = [numbers()[row]["against"] for row in ("no_mix", "no_mix + trusted")]
+    assert [against[0][r]["all"] for r in ("full", "bare")] == [-25.0, -25.0]  # type: ignore[index]
+    assert [against[1][r]["all"] for r in ("full", "bare")] == [-100.0, -25.0]  # type: ignore[index]
+
+
+def differences(row: str) -> dict[str, float]:
+    """By the name of the reference: how far the row's mean is from it."""
+    against: dict[str, dict[str, float]] = numbers()[row].get("against", {})  # type: ignore[assignment]
+    return {name: found["all"] for name, found in against.items()}
+
+
+def test_every_row_is_compared_with_the_answers_that_are_named_whatever_kind_it_is(here: Path) -> None:
+    """`vitta` is its answer alone, `vitta+trusted` its fused one, also for rows of the other kind."""
+    streams: list[Streams] = [
+        {(0, "gauss"): answers} for answers in ([0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 1, 1])
+    ]  # 25, 75, 75, 100
+    write_run("vitta", streams[0], fused=streams[1])
+    write_run("audio", streams[2], fused=streams[3])
+    table.run(Options("tiny", ("vitta", "audio"), ("gauss",), against=("vitta", "vitta+trusted")))
+    assert list(numbers()) == ["vitta", "vitta + trusted", "audio", "audio + trusted"]
+    assert differences("audio") == {"vitta": 50.0, "vitta+trusted": 0.0}
+    assert differences("audio + trusted") == {"vitta": 75.0, "vitta+trusted": 25.0}
+    assert differences("vitta") == {"vitta+trusted": -50.0}  # nothing is compared with itself
+    assert differences("vitta + trusted") == {"vitta": 50.0}
+    assert [block[1][0] for block in tables()[1:]] == ["vitta + trusted", "vitta"]
+
+
+def test_a_reference_need_not_be_a_row(here: Path) -> None:
+    write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
+    write_run("vitta+plain", {(0, "gauss"): [0, 1, 0, 0]}, fused={(0, "gauss"): [0, 0, 0, 1]})
+    table.run(Options("tiny", ("source",), ("gauss",), against=("vitta+plain",)))
+    assert list(numbers()) == ["source"]
+    assert differences("source") == {"vitta+plain": 25.0}
+
+
+@pytest.mark.parametrize("against", ["audio", "vitta+balanced", "tent", "full+plain"])
+def test_a_reference_that_is_not_there_is_one_line_with_what_there_is(against: str, here: Path) -> None:
+    write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
+    write_run("vitta", {(0, "gauss"): [0, 0, 1, 1]}, fused={(0, "gauss"): [0, 0, 1, 1]})
+    with pytest.raises(
+        MethodError, match=rf"^--against {re.escape(against)}: no run .*; there are \['source', 'vitta'\]$"
+    ):
+        table.run(Options("tiny", ("source", "vitta"), ("gauss",), against=(against,)))
+
+
+def test_a_method_alone_is_one_row_however_many_fusions_it_ran_with(here: Path) -> None:
+    alone, plain, trusted = ({(0, "gauss"): answers} for answers in ([0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]))
+    write_run("vitta", alone, fused=trusted)
+    write_run("vitta+plain", alone, fused=plain)
+    write_run("vitta+none", alone)
+    done = table.run(Options("tiny", ("vitta", "vitta+plain", "vitta+none"), ("gauss",), against=("vitta",)))
+    assert done["top1"] == {"vitta": 25.0, "vitta + trusted": 100.0, "vitta + plain": 50.0}
+    assert differences("vitta + plain") == {"vitta": 25.0}
+
+
+def test_two_runs_that_would_share_a_row_and_answer_otherwise_are_one_error(here: Path) -> None:
+    write_run("vitta", {(0, "gauss"): [0, 1, 0, 0]}, fused={(0, "gauss"): [0, 0, 1, 1]})
+    write_run("vitta+plain", {(0, "gauss"): [0, 0, 0, 0]}, fused={(0, "gauss"): [0, 0, 1, 1]})
+    with pytest.raises(
+        MethodError,
+        match="runs vitta and vitta[+]plain both give a row 'vitta', of other answers: give one another --name",
+    ):
+        table.run(Options("tiny", ("vitta", "vitta+plain"), ("gauss",)))
+
+
+def test_a_run_of_its_own_name_has_rows_of_that_name(here: Path) -> None:
+    write_run(
+        "lr=1e-4", {(0, "gauss"): [0, 1, 0, 0]}, fused={(0, "gauss"): [0, 0, 1, 1]}, method="vitta", fusion="plain"
+    )
+    write_run("vitta", {(0, "gauss"): [0, 0, 0, 0]}, fused={(0, "gauss"): [0, 0, 1, 1]})
+    table.run(Options("tiny", ("lr=1e-4", "vitta"), ("gauss",), against=("lr=1e-4", "vitta")))
+    assert list(numbers()) == ["lr=1e-4", "lr=1e-4 + plain", "vitta", "vitta + trusted"]
+    assert differences("lr=1e-4") == {"vitta": -25.0}
+    assert differences("vitta + trusted") == {"lr=1e-4": 0.0, "vitta": 50.0}  # by name: fused with fused
+
+
+def test_a_clip_that_cannot_be_read_is_wrong_and_counted(here: Path) -> None:
+    write_run(
+        "audio",
+        {(0, "gauss"): [0, None, 1, 1], (0, "jpeg"): [0, None, 1, 1]},
+        fused={(0, c): [0, 0, 1, 1] for c in ("gauss", "jpeg")},
+    )
+    table.run(Options("tiny", ("audio",), ("gauss", "jpeg")))
+    assert [row[3] for row in tables()[0][1:]] == ["75.0", "75.0"]
+    assert [row[-2:] for row in tables()[0][1:]] == [["2.00", "10"]] * 2  # costs are of the clips that were read
+    assert "4 clips, 1 of them unreadable" in Path("cache/metrics/tiny/report.md").read_text()
+
+
+def test_a_group_of_classes_without_clips_has_a_dash(here: Path) -> None:
+    write_clips(TRUTH, sounding=())
+    write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
+    table.run(Options("tiny", ("source",), ("gauss",)))
+    assert tables()[0][1][4:6] == ["-", "100.0"]
+
+
+def test_runs_of_a_folder_have_a_report_of_their_own(here: Path) -> None:
+    write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
+    write_run("ablation/full", {(0, "gauss"): [0, 0, 1, 0]}, method="audio")
+    table.run(Options("tiny", ("source",), ("gauss",)))
+    before = Path("cache/metrics/tiny/accuracy.csv").read_bytes()
+    done = table.run(Options("tiny", ("full",), ("gauss",), folder="ablation", out="ablation"))
+    assert done == {"n_rows": 1, "report": "cache/metrics/tiny/ablation.md", "top1": {"full": 75.0}}
+    assert {p.name for p in Path("cache/metrics/tiny").glob("ablation.*")} == {
+        "ablation.md",
+        "ablation.json",
+        "ablation.csv",
+    }
+    assert Path("cache/metrics/tiny/accuracy.csv").read_bytes() == before
+
+
+def test_the_same_runs_give_the_same_bytes(here: Path) -> None:
+    write_run("source", {(0, "gauss"): [0, 1, 1, 1]})
+    write_run("audio", {(0, "gauss"): [0, 0, 0, 1]})
+
+    def files() -> list[bytes]:
+        table.run(Options("tiny", ("source", "audio"), ("gauss",), against=("source",)))
+        return [
+            Path(f"cache/metrics/tiny/{name}").read_bytes() for name in ("report.md", "report.json", "accuracy.csv")
+        ]
+
+    assert files() == files()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": ("source", "norm")}, r"adapt/norm/predictions.parquet is missing: run `dvc repro adapt@norm`"),
+        (
+            {"methods": ("source",), "folder": "ablation"},
+            "predictions.parquet is missing: run `python -m adapt` .*--name ablation/source",
+        ),
+        (
+            {"methods": ("source", "two_orders")},
+            "runs source and two_orders cannot be compared: they have orders 0 and 0 1",
+        ),
+        (
+            {"methods": ("source",), "against": ("fewer",)},
+            r"runs source and fewer cannot be compared: 1 clips are in one .*test/chess/1",
+        ),
+        (
+            {"methods": ("source", "shuffled")},
+            "runs source and shuffled cannot be compared: their clips have other labels",
+        ),
+        (
+            {"methods": ("source",), "corruptions": ("gauss", "jpeg")},
+            r"source/predictions.parquet has no stream of jpeg .* \(it has gauss 0\)",
+        ),
+        ({"methods": ("source",), "severity": 3}, "no stream of gauss at severity 3 in order 0"),
+        ({"methods": ("source",), "order_seeds": (4,)}, "no stream of gauss at severity 5 in order 4"),
+        ({"methods": ("source",), "split": "train"}, "run source has 4 clips that split train of tiny has not"),
+        ({"methods": ("torn",), "corruptions": ("gauss", "jpeg")}, "other clips in its streams of jpeg and gauss"),
+    ],
+)
+def test_runs_that_do_not_fit_one_table_are_one_line(
+    options: dict[str, tuple[str, ...]], message: str, here: Path
+) -> None:
+    write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
+    write_run("two_orders", {(0, "gauss"): [0, 0, 1, 1], (1, "gauss"): [0, 0, 1, 1]})
+    write_run("fewer", {(0, "gauss"): [0, 0, 1]}, truth=dict(list(TRUTH.items())[:3]))
+    write_run("shuffled", {(0, "gauss"): [0, 0, 1, 1]}, truth=TRUTH | {"test/bell/0": 1})
+    write_run("torn", {(0, "gauss"): [0, 0, 1, 1], (0, "jpeg"): [0, 0, 1, 1]})
+    path = Path("cache/tiny/adapt/torn/predictions.parquet")
+    rows = [
+        row for row in cache.read_predictions(path) if (row["corruption"], row["clip_id"]) != ("jpeg", "test/bell/0")
+    ]
+    cache.write_table(path, "predictions", rows, {})
+    with pytest.raises(CacheError, match=message) as error:
+        table.run(Options("tiny", **({"corruptions": ("gauss",)} | options)))  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value, EarshotError)
+
+
+@pytest.mark.parametrize(
+    ("methods", "corruptions"),
+    [((), ("gauss",)), (("source",), ()), (("source",), ("gauss", "gauss")), (("a", "a"), ("gauss",))],
+)
+def test_a_table_without_rows_or_columns_or_with_one_twice_is_an_error(
+    methods: tuple[str, ...], corruptions: tuple[str, ...], here: Path
+) -> None:
+    with pytest.raises(AdaptError, match="give at least one, each once"):
+        table.run(Options("tiny", methods, corruptions))
+
+
+def test_the_command_prints_one_json_line_or_one_line_of_what_is_wrong(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
+
+    def report(*flags: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["report", "--dataset", "tiny", "--corruptions", "gauss", *flags])
+        command.main(Options, table.run, prog="adapt.report")
+
+    report("--methods", "source")
+    assert json.loads(capsys.readouterr().out)["top1"] == {"source": 100.0}
+    with pytest.raises(SystemExit) as done:
+        report("--methods", "norm")
+    printed = capsys.readouterr()
+    assert (done.value.code, printed.out, printed.err.count("\n")) == (1, "", 1)

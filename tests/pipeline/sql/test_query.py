@@ -1,0 +1,374 @@
+"""query: SQL in by four ways, answers out by four, nothing written and nothing else read."""
+
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from adapt.errors import EarshotError, OptionsError, QueryError
+from pipeline import query
+from pipeline.sql.connection import connect
+from tests import pets
+from tests.places import ROOT
+
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "TERM": "dumb"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        pets.make(root)
+        pets.label()
+    return root
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project root in which `pets` has pseudo-labels; adapt has not run."""
+    shutil.copytree(made, tmp_path, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    query.main(["pets", *arguments])
+    return capsys.readouterr().out
+
+
+def test_a_table_is_drawn_with_its_values(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = ask(capsys, "SELECT clip_id, status FROM audio ORDER BY clip_id")
+    first_cells = [cells[0] for line in drawn.splitlines() if (cells := re.findall(r"\w+", line))]
+    assert first_cells == ["clip_id", "varchar", "barks", "mute", "talks", "turns"]
+
+
+def test_control_characters_are_shown_and_not_sent_to_the_terminal(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = ask(capsys, "SELECT chr(27) || '[31mred' AS text")
+    assert "\x1b" not in drawn
+    assert "[31mred" in drawn
+
+
+def test_csv_has_a_header_and_json_in_its_nested_values(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = ask(
+        capsys,
+        "--csv",
+        "SELECT 'a,b' AS text, NULL AS nothing, [1, 2] AS list, {'x': 0.5::DOUBLE} AS struct, true AS yes",
+    )
+    assert text == 'text,nothing,list,struct,yes\n"a,b",,"[1, 2]","{""x"": 0.5}",true\n'
+
+
+def test_json_is_a_list_of_rows(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = "'é' AS accent, '\\xAB'::BLOB AS bytes, 0.5 AS half, 'nan'::DOUBLE AS nan, DATE '2025-01-31' AS day"
+    text = ask(capsys, "--json", f"SELECT {values} FROM range(2)")
+    row = {"accent": "é", "bytes": "ab", "half": 0.5, "nan": None, "day": "2025-01-31"}
+    assert json.loads(text) == [row, row]
+    assert json.loads(ask(capsys, "--json", "SELECT 1 AS one WHERE false")) == []
+
+
+def test_json_and_csv_hold_more_rows_than_one_batch(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    n = 2 * query.ROWS_AT_ONCE + 1
+    assert [row["range"] for row in json.loads(ask(capsys, "--json", f"FROM range({n})"))] == list(range(n))
+    assert ask(capsys, "--csv", f"FROM range({n})").split() == ["range", *map(str, range(n))]
+
+
+def test_parquet_goes_to_a_file(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ask(capsys, "--parquet", "out.parquet", "SELECT clip_id, mass FROM pseudo_labels ORDER BY clip_id") == ""
+    assert pq.read_table("out.parquet").column("clip_id").to_pylist() == sorted(pets.STATUSES)
+    ask(capsys, "--parquet", "empty.parquet", "SELECT clip_id FROM clips WHERE false")
+    assert pq.read_table("empty.parquet").num_rows == 0
+
+
+def test_a_result_that_fails_half_way_is_one_line_and_leaves_no_file(project: Path) -> None:
+    rows = "SELECT if(range = 20000, error('at run time'), 'fine') AS text FROM range(20001)"
+    for options in (query.Options("pets", rows, parquet=Path("out.parquet")), query.Options("pets", rows, csv=True)):
+        with pytest.raises(QueryError, match="at run time"):
+            query.run(options)
+    assert not [path for path in project.iterdir() if "out" in path.name]
+
+
+@pytest.mark.parametrize("flag", ["--parquet", "--export"])
+@pytest.mark.parametrize("target", ["cache/pets/clips.parquet", "cache/new", "data/../cache/pets/new"])
+def test_a_result_is_not_written_into_the_cache(project: Path, flag: str, target: str) -> None:
+    sql = [] if flag == "--export" else ["SELECT 1 AS one"]
+    before = Path("cache/pets/clips.parquet").read_bytes()
+    with pytest.raises(SystemExit, match="1"):
+        query.main(["pets", flag, target, *sql])
+    assert Path("cache/pets/clips.parquet").read_bytes() == before
+    assert not Path("cache/new").exists()
+
+
+def test_two_columns_of_one_name_are_not_lost(project: Path) -> None:
+    for options in (
+        query.Options("pets", "SELECT 1 AS a, 2 AS a", json=True),
+        query.Options("pets", "SELECT 1 AS a, 2 AS a", parquet=Path("x")),
+    ):
+        with pytest.raises(QueryError, match=r"columns \['a'\] stand twice in the result: name them apart with AS"):
+            query.run(options)
+
+
+def test_sql_comes_from_a_file(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("q.sql").write_text("-- how many\nSELECT count(*) AS n\nFROM clips;\n")
+    assert ask(capsys, "--csv", "--file", "q.sql") == "n\n5\n"
+    with pytest.raises(QueryError, match="nowhere.sql cannot be read: .*No such file"):
+        query.run(query.Options("pets", file=Path("nowhere.sql")))
+
+
+def test_sql_comes_from_a_pipe(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("SELECT count(*) AS n\nFROM clips"))
+    assert ask(capsys, "--csv") == "n\n5\n"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
+    with pytest.raises(QueryError, match="no SQL: give it as an argument, with --file or on stdin"):
+        query.run(query.Options("pets"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["SELECT 1", "--file", "q.sql"], "SQL is given twice"),
+        (["SELECT 1", "--csv", "--json"], "--csv and --json exclude each other"),
+        (["SELECT 1", "--json", "--parquet", "x"], "--json and --parquet exclude each other"),
+        (["SELECT 1", "--export", "x.duckdb"], "--export writes all views and takes no SQL"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        query.main(["pets", *arguments])
+    assert capsys.readouterr().err.startswith(f"pipeline.query: {message}")
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELEC 1", "Parser Error: syntax error"),
+        ("SELECT nonesuch FROM clips", 'Binder Error: Referenced column "nonesuch" not found'),
+        ("SELECT * FROM nonesuch", "Table with name nonesuch does not exist"),
+        ("SELECT error('at run time') FROM clips", "at run time"),
+        ("FROM heard('Woof', 0.5)", "tagger_labels has no sound Woof"),
+        ("", "no SQL"),
+        (";", "takes one SELECT, not []"),
+    ],
+)
+def test_a_wrong_query_is_one_line_and_exit_1(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, sql: str, message: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(SystemExit, match="1"):
+        query.main(["pets", sql])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "FROM read_csv('/etc/passwd')",
+        "FROM '/etc/passwd'",
+        "FROM read_text('outside.txt')",
+        "FROM 'outside.txt'",
+        "FROM read_parquet('outside.parquet')",
+        "FROM parquet_metadata('outside.parquet')",
+        "FROM glob('*')",
+        "FROM outside",  # a variable of Python's
+        "COPY clips TO 'cache/pets/clips.parquet' (FORMAT parquet, USE_TMP_FILE false)",
+        "COPY (SELECT 1) TO '../written.csv'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO 'cache/pets/clips.parquet' (FORMAT parquet, USE_TMP_FILE false)",
+        "EXPORT DATABASE 'everything'",
+        "CREATE TABLE t (a INTEGER)",
+        "INSERT INTO classes VALUES (2, 'cow')",
+        "DROP VIEW clips",
+        "SET enable_external_access = true",
+        "RESET allowed_paths",
+        "PRAGMA database_list",
+        "ATTACH 'other.duckdb'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SELECT 1; SELECT 2",
+        "SELECT 1; COPY clips TO 'x.csv'",
+    ],
+)
+def test_nothing_is_written_and_nothing_outside_the_cache_is_read(
+    project: Path, capsys: pytest.CaptureFixture[str], sql: str
+) -> None:
+    outside = pq.read_table("cache/pets/clips.parquet")
+    pq.write_table(outside, "outside.parquet")
+    Path("outside.txt").write_text("secret\n")
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match="1"):
+        query.main(["pets", sql])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("pipeline.query: ")
+    assert captured.err.count("\n") == 1
+    assert "secret" not in captured.err
+    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "FROM read_csv('/etc/passwd')",
+        "COPY (SELECT 1) TO 'x.csv'",
+        "ATTACH 'x.duckdb'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET threads = 1",
+    ],
+)
+def test_the_connection_that_python_gets_is_locked_as_well(project: Path, sql: str) -> None:
+    with (
+        connect("pets") as connection,
+        pytest.raises(duckdb.Error, match="disabled by configuration|through configuration|locked"),
+    ):
+        connection.execute(sql)
+    assert not Path("x.csv").exists()
+    assert not Path("x.duckdb").exists()
+
+
+@pytest.mark.parametrize("dataset", ["../elsewhere", "/tmp/elsewhere", "pets/../../elsewhere"])
+def test_a_data_set_lies_in_the_cache(project: Path, dataset: str) -> None:
+    shutil.copytree("cache/pets", "elsewhere")
+    with pytest.raises(QueryError, match="is no data set: SQL reads nothing but cache/<dataset>"):
+        connect(dataset)
+
+
+def test_python_gets_the_same_tables(project: Path) -> None:
+    with connect("pets") as connection:
+        assert connection.sql("SELECT top_label FROM pseudo_labels WHERE clip_id = 'turns'").fetchall() == [("cat",)]
+
+
+def run_prompt(lines: list[str | type[BaseException]], capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    """(stdout, stderr) of a session in which `lines` are typed; an exception is what Ctrl-C or Ctrl-D raises."""
+    typed = iter([*lines, EOFError])
+
+    def read(_: str) -> str:
+        line = next(typed)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    with connect("pets") as connection:
+        query.prompt(connection, "pets", query.write_csv, read)
+    return capsys.readouterr()
+
+
+def test_the_prompt_answers_until_the_end_of_input(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = run_prompt(["SELECT count(*) AS n", "FROM clips;", "", "SELECT 2 AS two;"], capsys)
+    assert out.endswith("n\n5\ntwo\n2\n\n")
+    assert err == ""
+
+
+def test_the_prompt_survives_mistakes(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = run_prompt(
+        [
+            "SELEC 1;",
+            "FROM outcomes;",
+            "DROP VIEW clips;",
+            "SELECT",
+            KeyboardInterrupt,
+            ".nonsense",
+            "SELECT 2 AS two;",
+        ],
+        capsys,
+    )
+    first, second, third = err.splitlines()
+    assert first.startswith("Parser Error: syntax error")
+    assert second == "pets has no outcomes yet: run `dvc repro adapt` first"
+    assert third.startswith("the cache is read only and takes one SELECT, not ['DROP']")
+    assert ".nonsense is not known: try .help\n" in out
+    assert "two\n2\n" in out
+
+
+def test_the_prompt_lists_what_can_be_asked_and_its_examples_run(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = run_prompt([".tables", ".exit", "SELECT 'not reached';"], capsys)
+    assert "  sounds: clip_id, sound, probability\n" in out
+    assert "  loudest(clip_id, k)\n" in out
+    assert "not reached" not in out
+    out, _ = run_prompt([".help"], capsys)
+    examples = re.findall(r"^  (.*;)$", out, re.MULTILINE)
+    assert len(examples) == len(query.EXAMPLES)
+    _, err = run_prompt([*examples], capsys)
+    assert err == ""
+
+
+def test_a_terminal_gets_a_prompt(project: Path) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "pipeline.query", "pets"], stdin=theirs, stdout=theirs, stderr=theirs, env=ENVIRONMENT
+    ) as process:
+        os.close(theirs)
+        os.write(ours, b"SELECT label FROM classes;\n.exit\n")
+        shown = b""
+        try:
+            while data := os.read(ours, 4096):
+                shown += data
+        except OSError:  # Linux says so when the other end is closed
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"pets> " in shown
+    assert shown.count(b"dog") == 1
+
+
+def test_a_reader_that_has_had_enough_ends_the_command_quietly(project: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.query", "pets", "--csv", "FROM range(1000000)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == b"range\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_an_exported_file_works_from_any_folder_and_holds_no_rows_of_the_cache(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connect("pets") as connection:
+        expected = connection.sql("FROM why('barks')").fetchall()
+    assert ask(capsys, "--export", "earshot.duckdb") == ""
+    monkeypatch.chdir("/")
+    with duckdb.connect(str(project / "earshot.duckdb"), read_only=True) as plain:
+        assert plain.sql("FROM why('barks')").fetchall() == expected
+        tables = {name for (name,) in plain.sql("SELECT table_name FROM duckdb_tables()").fetchall()}
+        assert tables == {"classes", "tagger_labels", "related_sounds", "pseudo_label_settings"}
+    monkeypatch.chdir(project)
+    pets.write_clips(["barks"])  # the file shows the cache as it is, not as it was
+    with duckdb.connect("earshot.duckdb", read_only=True) as plain:
+        assert plain.sql("SELECT clip_id FROM clips").fetchall() == [("barks",)]
+
+
+def test_an_export_does_not_replace_a_file(project: Path) -> None:
+    Path("mine.duckdb").write_text("precious")
+    with pytest.raises(QueryError, match="mine.duckdb exists: delete it, or choose another name"):
+        query.run(query.Options("pets", export=Path("mine.duckdb")))
+    assert Path("mine.duckdb").read_text() == "precious"
+    with pytest.raises(EarshotError, match="its folder does not exist"):
+        query.run(query.Options("pets", export=Path("no/such/folder/x.duckdb")))
+
+
+def test_parquet_without_sql_at_a_terminal_is_an_error(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    with pytest.raises(OptionsError, match="--parquet needs SQL"):
+        query.run(query.Options("pets", parquet=Path("x.parquet")))
