@@ -1,4 +1,6 @@
-"""The errors that a user can cause, of both packages.  Each message is one line: what, which value, where, what to do."""  # noqa: E501
+"""The errors that a user can cause, of both packages.  Each message is one line: what, which value, where, what to
+do.
+"""
 
 
 class EarshotError(Exception):

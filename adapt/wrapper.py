@@ -149,7 +149,9 @@ class Wrapped(nn.Module):
         return {name: value.detach().clone() for name, value in self.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
-        """Everything that changes from clip to clip; `torch.save` keeps it, `load_state` goes on from it bit for bit."""  # noqa: E501
+        """Everything that changes from clip to clip; `torch.save` keeps it, `load_state` goes on from it bit for
+        bit.
+        """
         return self.method.state()
 
     def load_state(self, state: Mapping[str, Any]) -> None:

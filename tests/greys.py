@@ -25,7 +25,8 @@ def make(folder: Path, n_train: int = 4, n_val: int = 2, size: tuple[int, int] =
                 name, level = f"{split}/{label}/{i}", LEVELS[label_id]
                 write_video(folder / f"data/videos/greys/{name}.mp4", [level + 4 * i, level, level + i, level], size)
                 rows.append({
-                    "clip_id": name, "path": f"{name}.mp4", "split": split, "label_id": label_id, "label": label, "status": "ok",  # noqa: E501
+                    "clip_id": name, "path": f"{name}.mp4", "split": split, "label_id": label_id, "label": label,
+                    "status": "ok",
                     "duration_s": 0.5, "n_frames": 4, "content_sha256": "0" * 64, "error": None,
                 })  # fmt: skip
     parquet.write_table(folder / "cache/greys/clips.parquet", "clips", rows)

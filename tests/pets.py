@@ -117,7 +117,8 @@ def write_predictions(method: str = "audio") -> None:
         "order_seed": 0,
         "position": 0,
     }
-    row = key | {"method": method, "fusion": "none", "clip_id": "turns", "label_id": 1, "before_id": 0, "after_id": 1, "fused_id": None, "steps": 2, "stop_reason": "agreed",  # noqa: E501
+    row = key | {"method": method, "fusion": "none", "clip_id": "turns", "label_id": 1, "before_id": 0, "after_id": 1,
+    "fused_id": None, "steps": 2, "stop_reason": "agreed",
                  "gate": 0.5, "ms": 1.0}  # fmt: skip
     parquet.write_table(
         FOLDER / f"adapt/{method}/predictions.parquet",

@@ -66,7 +66,8 @@ SHARED = (
 )  # the last is how `scan` looks into a video; none loads torch
 TABLES: dict[str, Rooms] = {"pipeline": PIPELINE, "adapt": ADAPT}  # a package's name and its rooms
 REGISTRIES = (  # each file of such a folder is a choice
-    "adapt.backbones", "adapt.fusion", "adapt.methods", "pipeline.datasets", "pipeline.taggers", "pipeline.mappers", "pipeline.llm.forms",  # noqa: E501
+    "adapt.backbones", "adapt.fusion", "adapt.methods", "pipeline.datasets", "pipeline.taggers", "pipeline.mappers",
+    "pipeline.llm.forms",
 )  # fmt: skip
 MAY_IMPORT_THE_DEMO = ("pipeline.demo", "pipeline.datasets.demo")
 

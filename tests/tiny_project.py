@@ -29,7 +29,8 @@ def add_clip(split: str, label_id: int, i: int) -> dict[str, object]:
     level = (40, 200)[label_id]
     write_video(Path(f"data/videos/tiny/{name}.mp4"), [level + 3 * i, level, level + i, level])
     return {
-        "clip_id": name, "path": f"{name}.mp4", "split": split, "label_id": label_id, "label": LABELS[label_id], "status": "ok",  # noqa: E501
+        "clip_id": name, "path": f"{name}.mp4", "split": split, "label_id": label_id, "label": LABELS[label_id],
+        "status": "ok",
         "duration_s": 0.5, "n_frames": 4, "content_sha256": "0" * 64, "error": None,
     }  # fmt: skip
 
@@ -40,7 +41,8 @@ def pseudo_label(clip_id: str, label_id: int | None) -> dict[str, object]:
     s = [0.9 if c == label_id else 0.0 for c in range(2)]
     q = [0.95 if c == label_id else 0.05 for c in range(2)] if heard else [0.5, 0.5]
     return {
-        "clip_id": clip_id, "status": "ok" if heard else "silent", "probs": q, "evidence": s, "absent": [0.0, 0.0], "mass": 0.9 if heard else 0.0,  # noqa: E501
+        "clip_id": clip_id, "status": "ok" if heard else "silent", "probs": q, "evidence": s, "absent": [0.0, 0.0],
+        "mass": 0.9 if heard else 0.0,
         "top_label": LABELS[label_id] if label_id is not None else None, "causes": [],
     }  # fmt: skip
 

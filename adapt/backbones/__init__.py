@@ -20,7 +20,9 @@ def names() -> list[str]:
 
 
 def build(name: str, n_classes: int, n_frames: int, weights: str = "", variant: str = "") -> nn.Module:
-    """Build the backbone called `name` with a head of `n_classes`.  Raises MethodError for an unknown name or variant."""  # noqa: E501
+    """Build the backbone called `name` with a head of `n_classes`.  Raises MethodError for an unknown name or
+    variant.
+    """
     if name not in names():
         raise MethodError(f"unknown backbone {name!r}: choose one of {names()}")
     model: nn.Module = importlib.import_module(f"{__name__}.{name}").build(n_classes, n_frames, weights, variant)

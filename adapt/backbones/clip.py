@@ -39,13 +39,15 @@ VARIANTS: dict[str, dict[str, Any]] = {  # transformers' names
     "base_patch16": {"patch_size": 16},
     "large_patch14": {"patch_size": 14, **LARGE},
     "tiny": {
-        "patch_size": 8, "image_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2,  # noqa: E501
+        "patch_size": 8, "image_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3,
+        "num_attention_heads": 2,
         "projection_dim": 8,
     },
 }  # fmt: skip
 INPUTS = {name: (4, 32, 32) if name == "tiny" else (16, 224, 224) for name in VARIANTS}  # frames, height, width
 ARCHITECTURE = (
-    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "image_size", "patch_size", "projection_dim",  # noqa: E501
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "image_size",
+    "patch_size", "projection_dim",
 )  # fmt: skip
 TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))  # files of either form
 TEXT = ("text_model.", "text_projection.", "logit_scale", "vision_model.embeddings.position_ids")

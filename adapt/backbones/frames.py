@@ -109,7 +109,8 @@ def _layout(net: Any) -> _Layout:
     from timm.models.vision_transformer import VisionTransformer
 
     families = {
-        EfficientNet: _efficientnet, ResNet: _resnet, ConvNeXt: _convnext, VisionTransformer: _vit, PyramidVisionTransformerV2: _pvt,  # noqa: E501
+        EfficientNet: _efficientnet, ResNet: _resnet, ConvNeXt: _convnext, VisionTransformer: _vit,
+        PyramidVisionTransformerV2: _pvt,
     }  # fmt: skip
     for family, divide in families.items():
         if all(getattr(type(net), name) is getattr(family, name) for name in ("forward_features", "forward")):

@@ -31,7 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {  # transformers' names
 }
 INPUTS = {name: (4, 32, 32) if name == "tiny" else (16, 224, 224) for name in VARIANTS}  # frames, height, width
 ARCHITECTURE = (
-    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "image_size", "patch_size", "tubelet_size",  # noqa: E501
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "image_size",
+    "patch_size", "tubelet_size",
 )  # fmt: skip
 OF_PRETRAINING = ("decoder.", "encoder_to_decoder.", "mask_token", "position_embeddings", "videomae.layernorm.")
 
@@ -47,7 +48,9 @@ class VideoMae(BlockNetwork):
         self.network = network
 
     def _embed(self, frames: Tensor) -> Tensor:
-        """(N, 3, T, H, W) -> tokens (N, L, C).  Raises MethodError where frames are not what the network was built for."""  # noqa: E501
+        """(N, 3, T, H, W) -> tokens (N, L, C).  Raises MethodError where frames are not what the network was built
+        for.
+        """
         embeddings, config = self.network.videomae.embeddings, self.network.config
         given, wanted = tuple(frames.shape[2:]), (config.num_frames, config.image_size, config.image_size)
         if given != wanted:

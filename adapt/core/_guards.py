@@ -96,7 +96,9 @@ class Guards(Stateful):
                 self.agreement += fresh * (float(p.argmax() == source.argmax()) - self.agreement)
 
     def _restore(self, weights: Weights, optimiser: Sgd) -> None:
-        """Put the last good weights back and watch from scratch; a collapse right after that goes back to the source."""  # noqa: E501
+        """Put the last good weights back and watch from scratch; a collapse right after that goes back to the
+        source.
+        """
         weights.put(weights.source if self.good is None else self.good)
         optimiser.reset()
         self.reset()

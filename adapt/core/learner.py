@@ -123,7 +123,8 @@ class Learner(Stateful, ABC):
     running = ("n_not_finite",)
 
     def __init__(
-        self, model: nn.Module, settings: SgdSettings, parameters: Sequence[nn.Parameter], lr: float, weight_decay: float = 0.0,  # noqa: E501
+        self, model: nn.Module, settings: SgdSettings, parameters: Sequence[nn.Parameter], lr: float,
+        weight_decay: float = 0.0,
         dropout: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.dropout = model.eval(), dropout

@@ -72,7 +72,9 @@ class Network(nn.Module):
 
 
 def check_is_bare(model: nn.Module) -> None:
-    """Raise MethodError for a network in a wrapper of torch, whose layers are out of reach, or one without weights yet."""  # noqa: E501
+    """Raise MethodError for a network in a wrapper of torch, whose layers are out of reach, or one without weights
+    yet.
+    """
     for path, module in model.named_modules():
         what = f"{path or 'the model'} ({type(module).__name__})"
         inner = "_orig_mod" if "_orig_mod" in module._modules else "module"

@@ -21,7 +21,8 @@ OURS = "ours"
 
 RENAMED = {"recall": "source_mix", "balance": "logit_adjustment", "entropy_lr": "lr"}
 GONE = (  # no measurement supported them (docs/experiments.md)
-    "stream_audio", "target", "target_sound", "candidate_threshold", "gate", "negative", "commit", "cycle_stages", "trust_class",  # noqa: E501
+    "stream_audio", "target", "target_sound", "candidate_threshold", "gate", "negative", "commit", "cycle_stages",
+    "trust_class",
     "trust_share", "trust_doubt", "information_start", "confident", "tolerance", "slack",
 )  # fmt: skip
 

@@ -228,7 +228,9 @@ class MovingAverage(Stateful):
 
 
 class ClassPrior(Stateful):
-    """The running mean of predicted distributions, from uniform: what to divide by so that no class takes everything."""  # noqa: E501
+    """The running mean of predicted distributions, from uniform: what to divide by so that no class takes
+    everything.
+    """
 
     running, moves = ("total",), False
 

@@ -157,7 +157,9 @@ class Trust(Stateful):
         return (stream * (belongs - either).exp())[classes.cpu()]
 
     def add(self, p: Tensor, q: Tensor, heard: Tensor, pi: Tensor) -> None:
-        """Take in the clips that are `heard` (B,) bool: pictures p (B, K), sounds q (B, K), the mean picture pi (K,)."""  # noqa: E501
+        """Take in the clips that are `heard` (B,) bool: pictures p (B, K), sounds q (B, K), the mean picture pi
+        (K,).
+        """
         p, q = p.detach().double().cpu(), q.double().cpu()
         for picture, sound, audible in zip(p, q, heard.tolist(), strict=True):
             if audible:

@@ -103,7 +103,8 @@ def build_alone(
 
 
 def build(
-    name: str, fusion: str, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, given: Mapping[str, Any],  # noqa: E501
+    name: str, fusion: str, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, given: Mapping[str,
+    Any],
     oracle: Oracle | None = None,
 ) -> fusions.Fused:  # fmt: skip
     """Build the method called `name` around `model`, its answers fused by `fusion`, with the settings `given` by name.

@@ -112,7 +112,9 @@ class Audio(Learner):
         return align + self.settings.consistency * agree + audio, align, agree, audio
 
     def _own_steps(self, batch: Batch, belief: Belief, weight: Tensor, previous: float, trace: list[Step]) -> str:
-        """Go on until a stop rule of METHOD.md section 5 holds, leave the best step's weights, return the rule's name."""  # noqa: E501
+        """Go on until a stop rule of METHOD.md section 5 holds, leave the best step's weights, return the rule's
+        name.
+        """
         s = self.settings
         best, best_weights = math.inf, _copy(self.own)
         while self.budget is None or self.budget.allows_step(max(step.ms for step in trace)):

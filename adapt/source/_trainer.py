@@ -36,7 +36,8 @@ class Trainer:
     """A model in training: weights, optimiser, learning rate, and the scale of fp16's gradients."""
 
     def __init__(
-        self, model: nn.Module, n_steps: int, *, lr: float, head_lr_factor: float, weight_decay: float, label_smoothing: float, precision: str,  # noqa: E501
+        self, model: nn.Module, n_steps: int, *, lr: float, head_lr_factor: float, weight_decay: float,
+        label_smoothing: float, precision: str,
         scope: str = "all",
     ) -> None:  # fmt: skip
         """`n_steps` is the length of the cosine; `model` is already on its device.  Raises MethodError as

@@ -106,8 +106,10 @@ class Run:
     ) -> None:
         self.model, self.train, self.val, self.options, self.progress = model, train, val, options, progress
         self.trainer = Trainer(
-            model, options.epochs * -(-len(train) // options.batch_size), lr=options.lr, head_lr_factor=options.head_lr_factor,  # noqa: E501
-            weight_decay=options.weight_decay, label_smoothing=options.label_smoothing, precision=options.precision, scope=options.scope,  # noqa: E501
+            model, options.epochs * -(-len(train) // options.batch_size), lr=options.lr,
+            head_lr_factor=options.head_lr_factor,
+            weight_decay=options.weight_decay, label_smoothing=options.label_smoothing, precision=options.precision,
+            scope=options.scope,
         )  # fmt: skip
         self.at, self.best_state = Position(), copy.deepcopy(model.state_dict())
         self.random = np.random.default_rng(options.seed)

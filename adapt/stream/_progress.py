@@ -43,7 +43,9 @@ def output(folder: Path, table: str) -> Path:
 
 
 def metadata_of(path: Path) -> dict[str, str] | None:
-    """The `earshot.*` metadata of a Parquet file without the prefix; None where there is no such file, or a broken one."""  # noqa: E501
+    """The `earshot.*` metadata of a Parquet file without the prefix; None where there is no such file, or a broken
+    one.
+    """
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (OSError, pa.ArrowInvalid):

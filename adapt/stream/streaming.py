@@ -138,7 +138,8 @@ def adapt_streams(
 
 
 def _adapt_lane(
-    method: Fused, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress, profile: Profile | None,  # noqa: E501
+    method: Fused, clips: Sequence[Clip], sounds: Mapping[str, Sound], options: Options, kept: Progress,
+    profile: Profile | None,
     numbers: range, tell: Callable[[News], None],
 ) -> None:  # fmt: skip
     """Adapt on those streams of a lane that are not on disk yet, from the source weights on."""

@@ -1,4 +1,6 @@
-"""What a result depends on in the code: a hash of this package's files that make it, comments and docstrings left out."""  # noqa: E501
+"""What a result depends on in the code: a hash of this package's files that make it, comments and docstrings left
+out.
+"""
 
 import ast
 import hashlib

@@ -21,8 +21,9 @@ CLIP_S, LONG_S = 2, 7200
 PEAK = """
 import re
 from pathlib import Path
-print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)  # ru_maxrss would count the parent's pages as well
-"""  # noqa: E501
+# ru_maxrss would count the parent's pages as well
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
+"""
 BARE = """
 import numpy as np
 from pipeline import taggers

@@ -34,9 +34,10 @@ import os, re, sys
 from pathlib import Path
 from pipeline import pseudo_label
 pseudo_label.run(pseudo_label.Options("big", "made"))
-peak_kib = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]  # ru_maxrss would count the parent's pages as well
+# ru_maxrss would count the parent's pages as well
+peak_kib = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]
 print(sum(os.times()[:2]), int(peak_kib) / 1024, file=sys.stderr)
-"""  # noqa: E501
+"""
 
 
 def rows() -> Iterator[Row]:
@@ -95,7 +96,9 @@ def _run_stage(n_clips: int) -> tuple[float, float]:
 
 
 def _make_up(root: Path, n_clips: int) -> None:
-    """A project with data set `big`: one window a clip, each sound mapped to two classes, clips spread over the shards."""  # noqa: E501
+    """A project with data set `big`: one window a clip, each sound mapped to two classes, clips spread over the
+    shards.
+    """
     random = np.random.default_rng(0)
     (root / "data").mkdir()
     (root / "data/labels").symlink_to(SOUNDS.parent)
@@ -108,7 +111,8 @@ def _make_up(root: Path, n_clips: int) -> None:
     with SOUNDS.open(encoding="utf-8", newline="") as file:
         sounds = [row["display_name"] for row in csv.DictReader(file)]
     pairs = [
-        {"audio_id": i, "audio_label": sound, "label_id": int(c), "label": classes[c], "weight": float(random.uniform(0.1, 1)),  # noqa: E501
+        {"audio_id": i, "audio_label": sound, "label_id": int(c), "label": classes[c],
+        "weight": float(random.uniform(0.1, 1)),
          "necessary": bool(random.random() < 0.2), "reason": "made up", "source": "made up"}
         for i, sound in enumerate(sounds) for c in random.choice(N_CLASSES, 2, replace=False)
     ]  # fmt: skip

@@ -59,7 +59,8 @@ def _project(root: Path) -> Path:
     """A project whose data set `bench` has N_CLIPS clips, each 320 x 240 with stereo AAC at 44.1 kHz."""
     make_project(root)
     first = encode(
-        root / "data/videos/bench/00.mp4", "-f", "lavfi", "-i", f"anoisesrc=duration={SECONDS}:sample_rate=44100:amplitude=0.3:seed=1",  # noqa: E501
+        root / "data/videos/bench/00.mp4", "-f", "lavfi", "-i",
+        f"anoisesrc=duration={SECONDS}:sample_rate=44100:amplitude=0.3:seed=1",
         "-f", "lavfi", "-i", f"testsrc2=size=320x240:rate=25:duration={SECONDS}", "-ac", "2", "-c:a", "aac",
         "-c:v", "libx264", "-preset", "ultrafast",
     )  # fmt: skip

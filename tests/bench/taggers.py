@@ -80,8 +80,9 @@ with torch.no_grad():
 OURS = """
 import numpy as np
 from pipeline import taggers
-taggers.build("panns", {checkpoint!r}, precision={precision!r}).logits(np.zeros(({batch}, 320000), np.float32), np.full({batch}, 320000))
-"""  # noqa: E501
+panns = taggers.build("panns", {checkpoint!r}, precision={precision!r})
+panns.logits(np.zeros(({batch}, 320000), np.float32), np.full({batch}, 320000))
+"""
 Floats = npt.NDArray[np.float32]
 
 
@@ -130,8 +131,10 @@ def _cpu_s(work: Callable[[], object], n_clips: int) -> float:
 def _cnn14_rows(network: nn.Module, checkpoint: str, folder: Path) -> Iterator[Row]:
     """Files to logits.  Ratios are medians over runs, in each of which every way takes its turn."""
     path = encode(
-        folder / "noise.mp4", "-f", "lavfi", "-i", f"anoisesrc=duration={SECONDS}:sample_rate=44100:amplitude=0.3:seed=1",  # noqa: E501
-        "-f", "lavfi", "-i", f"testsrc2=size=320x240:rate=25:duration={SECONDS}", "-ac", "2", "-c:a", "aac", "-c:v", "libx264",  # noqa: E501
+        folder / "noise.mp4", "-f", "lavfi", "-i",
+        f"anoisesrc=duration={SECONDS}:sample_rate=44100:amplitude=0.3:seed=1",
+        "-f", "lavfi", "-i", f"testsrc2=size=320x240:rate=25:duration={SECONDS}", "-ac", "2", "-c:a", "aac", "-c:v",
+        "libx264",
     )  # fmt: skip
     ours = {precision: taggers.build("panns", checkpoint, precision=precision) for precision in ("fp32", "bf16")}
     project = _project(folder / "project", path)
@@ -181,7 +184,9 @@ def _project(root: Path, clip: Path) -> Path:
 
 
 def _stages(project: Path, checkpoint: str, precision: str) -> None:
-    """From files to Parquet, and from Parquet to Parquet, with all that a stage does; loading the checkpoint included."""  # noqa: E501
+    """From files to Parquet, and from Parquet to Parquet, with all that a stage does; loading the checkpoint
+    included.
+    """
     with chdir(project):
         shutil.rmtree("cache/bench/tags", ignore_errors=True)
         for table in ("audio", "waveforms"):

@@ -41,10 +41,11 @@ for command in json.loads(sys.argv[1]):
         assert words[:2] == ["python", "-m"], line
         sys.argv, out = words[2:], io.StringIO()
         with contextlib.redirect_stdout(out):
-            runpy.run_module(words[2] + (".__main__" if words[2] == "adapt" else ""), run_name="__main__", alter_sys=True)
+            module = words[2] + (".__main__" if words[2] == "adapt" else "")
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
         said.append([line, out.getvalue()])
 print(json.dumps(said))
-"""  # noqa: E501
+"""
 
 
 def section(page: str, title: str) -> str:
@@ -209,7 +210,7 @@ def adapting(said: dict[str, str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_a_backbone_of_ones_own_is_trained_and_adapted_and_its_weights_are_used_as_published(project: Path) -> None:
+def test_a_backbone_of_ones_own_is_trained_adapted_and_used_as_published(project: Path) -> None:
     text = section(BACKBONES, "Bring your own backbone")
     write_files(project, text)
     change_params(project, text)
@@ -238,7 +239,8 @@ def test_a_backbone_of_ones_own_is_trained_and_adapted_and_its_weights_are_used_
 
 
 @pytest.mark.parametrize(("backbone", "variant"), [
-    ("clip", "tiny"), ("frames", "test_vit"), ("mvit", "tiny"), ("r2plus1d", "tiny"), ("swin3d", "tiny"), ("tanet", "narrow"), ("videomae", "tiny"),  # noqa: E501
+    ("clip", "tiny"), ("frames", "test_vit"), ("mvit", "tiny"), ("r2plus1d", "tiny"), ("swin3d", "tiny"), ("tanet",
+    "narrow"), ("videomae", "tiny"),
 ])  # fmt: skip
 def test_params_alone_take_any_backbone_through_to_the_table(project: Path, backbone: str, variant: str) -> None:
     change_params(project, f"""```yaml

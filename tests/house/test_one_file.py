@@ -235,14 +235,16 @@ checkpoints.save_model(path, backbones.build("colour", 3, 4), "colour", labels, 
 source = checkpoints.load_model(path, "colour", labels, 4)
 for name in methods.names():
     if not methods.needs_labels(name):
-        answer = methods.build(name, "trusted", checkpoints.load_model(path, "colour", labels, 4).model, None, 3, {}).adapt(clip)
+        model = checkpoints.load_model(path, "colour", labels, 4).model
+        answer = methods.build(name, "trusted", model, None, 3, {}).adapt(clip)
         assert answer.after.isfinite().all() and answer.fused.isfinite().all(), name
-""",  # noqa: E501
+""",
     )
 
 
 @pytest.mark.parametrize(("room", "content", "unexplained"), [
-    ("methods", METHOD, '    """what log p is divided by"""\n'), ("fusion", FUSION, '    """evidence from which the sound decides"""\n'),  # noqa: E501
+    ("methods", METHOD, '    """what log p is divided by"""\n'), ("fusion", FUSION,
+    '    """evidence from which the sound decides"""\n'),
 ])  # fmt: skip
 def test_a_setting_without_a_line_that_explains_it_is_not_forgotten(
     room: str, content: str, unexplained: str, root: Path

@@ -19,7 +19,8 @@ from tests.sounds import encode
 SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own videos")[1].split("\n## ")[0]
 BLOCK = next(block for block in re.findall(r"```bash\n(.*?)```", SECTION, re.DOTALL) if "dvc add" in block)
 VERSION, STAGE, EXPERIMENT = (line.split("   #")[0].split() for line in BLOCK.splitlines())
-QUICK = ["train.epochs=1", "streams.corruptions=[gauss]", "report.methods=[audio]", "report.against=[audio]", "video.frames=4", "video.resize=32",  # noqa: E501
+QUICK = ["train.epochs=1", "streams.corruptions=[gauss]", "report.methods=[audio]", "report.against=[audio]",
+"video.frames=4", "video.resize=32",
          "video.size=32"]  # fmt: skip
 
 

@@ -35,8 +35,12 @@ RUN_ELSEWHERE = {
     "dvc repro": "make demo runs it; tests/house/test_dvc.py checks what it would run",
     "dvc exp run -S adapt.args.max_iterations=3": "tests/house/test_dvc.py: adapt and report only",
     "dvc exp run -S decode.perturb=swap": "tests/house/test_dvc.py: decode and what follows it, not train",
-    "python -m adapt.corruptions data/videos/demo/test/trumpet/trumpet_test_00.mp4 --out sheet.png": "tests/adapt/video/test_corruptions_files.py",  # noqa: E501
-    "python -m pipeline.map_labels ask ave --base_url http://localhost:8000/v1 --model MODEL --dry_run": "tests/pipeline/llm/test_ask.py",  # noqa: E501
+    "python -m adapt.corruptions data/videos/demo/test/trumpet/trumpet_test_00.mp4 --out sheet.png": (
+        "tests/adapt/video/test_corruptions_files.py"
+    ),
+    "python -m pipeline.map_labels ask ave --base_url http://localhost:8000/v1 --model MODEL --dry_run": (
+        "tests/pipeline/llm/test_ask.py"
+    ),
     "python -m pipeline.map_labels export ave --mapper llm --out ave.csv": (
         "tests/pipeline/mappers/test_mappers_table.py"
     ),
@@ -126,7 +130,7 @@ def demo_beside(tmp_path: Path) -> Path:
 
 @needs_the_demo
 @pytest.mark.slow
-def test_the_trial_with_a_profile_adapts_on_twenty_clips_and_prints_where_their_time_went(demo_beside: Path) -> None:
+def test_the_trial_with_a_profile_prints_where_the_time_of_20_clips_went(demo_beside: Path) -> None:
     done = run(TRIAL, demo_beside)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n_predictions"] == 20
@@ -148,7 +152,7 @@ def test_the_first_query_hears_a_trumpet_in_a_trumpet_clip() -> None:
 
 
 @needs_the_demo
-def test_the_third_query_finds_the_two_classes_of_the_demo_that_make_no_telling_sound() -> None:
+def test_the_third_query_finds_the_two_classes_without_a_telling_sound() -> None:
     assert [row["label"] for row in rows_of(QUERIES[2])] == ["chess", "yoga"]
 
 

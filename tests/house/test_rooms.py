@@ -102,7 +102,7 @@ def test_only_a_registry_imports_by_a_made_up_name_and_only_files_of_its_own(pac
                 assert not ours or lazily or by_name, (module, asked)
 
 
-def test_pipeline_imports_of_adapt_what_both_share_and_adapt_imports_nothing_of_pipeline() -> None:
+def test_adapt_imports_nothing_of_pipeline_which_imports_what_both_share() -> None:
     of_adapt = {
         (module, name) for module, found in imports("pipeline").items() for name in found if is_within(name, "adapt")
     }
@@ -122,3 +122,17 @@ def test_nothing_but_the_demo_and_its_registry_entry_imports_the_demo() -> None:
 @pytest.mark.parametrize("package", TABLES)
 def test_the_page_of_the_architecture_has_todays_drawing(package: str) -> None:
     assert drawing(package) in (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("package", TABLES)
+def test_tests_lie_in_the_room_of_what_they_test(package: str) -> None:
+    rooms = {file.parent.name for file in (ROOT / "tests" / package).rglob("test_*.py")}
+    assert rooms - set(TABLES[package]) == set()
+    assert {file.name for file in (ROOT / "tests").glob("test_*.py")} == set()
+
+
+def test_the_name_of_a_test_has_at_most_80_characters() -> None:
+    files = {file: ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "tests").rglob("test_*.py")}
+    names = [node.name for tree in files.values() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    assert len(names) > 1000
+    assert [name for name in names if len(name) > 80] == []

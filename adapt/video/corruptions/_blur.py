@@ -41,7 +41,9 @@ def defocus(frames: np.ndarray, severity: int, random: np.random.Generator) -> n
 
 
 def _disc_sums(frame: np.ndarray, radius: int, rim: int) -> tuple[np.ndarray, int]:
-    """(sums over the disc at every pixel and `rim` pixels beyond, (H + 2 rim, 3 (W + 2 rim)) int32; the disc's pixels)."""  # noqa: E501
+    """(sums over the disc at every pixel and `rim` pixels beyond, (H + 2 rim, 3 (W + 2 rim)) int32; the disc's
+    pixels).
+    """
     height, width = frame.shape[0] + 2 * rim, 3 * (frame.shape[1] + 2 * rim)
     far = radius + rim
     padded = np.pad(frame, ((far, far), (far + 1, far), (0, 0)), "reflect")

@@ -18,7 +18,9 @@ def gauss(frames: np.ndarray, severity: int, random: np.random.Generator) -> np.
 
 
 def impulse(frames: np.ndarray, severity: int, random: np.random.Generator) -> np.ndarray:
-    """Set a share of the values to black or white, half each (ImageNet-C impulse_noise, per channel as skimage does)."""  # noqa: E501
+    """Set a share of the values to black or white, half each (ImageNet-C impulse_noise, per channel as skimage
+    does).
+    """
     amount = IMPULSE_AMOUNTS[severity - 1]
     draw = random.random(frames.shape, np.float32)
     out = np.where(draw < amount / 2, np.uint8(0), frames)

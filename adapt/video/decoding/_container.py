@@ -23,7 +23,8 @@ from adapt.video.decoding._limits import MAX_PIXELS, UnreadableError, check_shap
 
 # Demuxers of single files with pictures.  Others read text, images, devices, or files that a file names: playlists are
 # not followed.
-CONTAINERS = ("mov", "matroska", "avi", "flv", "live_flv", "mpeg", "mpegts", "mpegvideo", "ogg", "asf", "asf_o", "m4v", "h264", "hevc", "h263",  # noqa: E501
+CONTAINERS = ("mov", "matroska", "avi", "flv", "live_flv", "mpeg", "mpegts", "mpegvideo", "ogg", "asf", "asf_o",
+"m4v", "h264", "hevc", "h263",
               "ivf", "obu", "gif", "rm", "nut", "mxf", "dv", "wtv", "yuv4mpegpipe", "vc1", "swf", "mjpeg")  # fmt: skip
 PLAYLISTS = (b"#EXTM3U", b"ffconcat version", b"<MPD", b"[playlist]", b"[Reference]", b"v=0\r\n", b"v=0\n")
 SEEKABLE = {"mov", "matroska", "flv"}  # containers in which decord seeks to the frame
@@ -136,7 +137,8 @@ def survey(container: InputContainer, stream: VideoStream) -> list[Seen]:
     is_entry = _entry_finder(codec, bytes(stream.codec_context.extradata or b""))
     may_hide = {"vp8": _hides_vp8, "vp9": _hides_vp9, "mpeg4": _hides_mpeg4}.get(codec, _hides_nothing)
     return [
-        Seen(packet.pts, packet.duration or 0, is_key := packet.is_keyframe, not (packet.is_discard or packet.is_corrupt),  # noqa: E501
+        Seen(packet.pts, packet.duration or 0, is_key := packet.is_keyframe,
+        not (packet.is_discard or packet.is_corrupt),
              is_key and is_entry(packet), may_hide(packet))
         for packet in packets(container, stream)
     ]  # fmt: skip

@@ -55,7 +55,9 @@ class Worker:
         return {"ok": dataclasses.asdict(self.reader.facts)}
 
     def _decord(self, check: bool) -> Reader | None:
-        """Decord on the file, or None where it would not find the frames.  Raises UnreadableError where nothing would."""  # noqa: E501
+        """Decord on the file, or None where it would not find the frames.  Raises UnreadableError where nothing
+        would.
+        """
         with _container.open_container(self.path, self.stderr, decode=False) as container:
             stream = _container.video_stream(container)
             if not _container.may_seek(container, stream):

@@ -136,7 +136,8 @@ def test_blocks_share_the_weights_among_them_and_add_none(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "first", "last", "n"), [
-    ("clip", "network.vision_model.encoder.layers.0.layer_norm1", "network.vision_model.encoder.layers.2.layer_norm2", 2 * 3),  # noqa: E501
+    ("clip", "network.vision_model.encoder.layers.0.layer_norm1", "network.vision_model.encoder.layers.2.layer_norm2",
+    2 * 3),
     ("frames (EfficientNet)", "image.blocks.3.0.bn1", "image.bn2", 7),
     ("frames (ResNet)", "image.layer3.0.bn1", "image.layer4.0.downsample.2", 7),
     ("frames (ConvNeXt)", "image.stages.2.downsample.0", "image.head.norm", 9),
@@ -146,9 +147,10 @@ def test_blocks_share_the_weights_among_them_and_add_none(name: str) -> None:
     ("mvit", "network.blocks.2.norm1", "network.norm", 2 * 2 + 1),
     ("r2plus1d", "network.layer3.0.conv1.0.1", "network.layer4.0.downsample.1", 2 * 5),
     ("swin3d", "network.features.4.0.norm1", "network.norm", 2 * 2 + 1 + 2 + 1),  # blocks, merging, block, final
-    ("videomae", "network.videomae.encoder.layer.0.layernorm_before", "network.videomae.encoder.layer.2.layernorm_after", 2 * 3),  # noqa: E501
+    ("videomae", "network.videomae.encoder.layer.0.layernorm_before",
+    "network.videomae.encoder.layer.2.layernorm_after", 2 * 3),
 ])  # fmt: skip
-def test_the_layers_that_align_are_the_last_two_stages_or_all_blocks_of_a_plain_transformer(
+def test_the_last_two_stages_align_or_all_blocks_of_a_plain_transformer(
     name: str, first: str, last: str, n: int
 ) -> None:
     layers = network(name).alignment_layers()
@@ -185,7 +187,7 @@ def test_a_timm_network_of_one_size_says_which() -> None:
         model(clips())
 
 
-def test_mvit_1_adds_the_librarys_positions_at_its_own_size_and_interpolated_ones_elsewhere() -> None:
+def test_mvit_1_interpolates_positions_where_the_size_is_not_its_own() -> None:
     blocks = [
         MSBlockConfig(1, 8, 16, [], [3, 3, 3], [], [1, 2, 2]),
         MSBlockConfig(2, 16, 16, [3, 3, 3], [3, 3, 3], [1, 2, 2], [1, 1, 1]),

@@ -64,7 +64,7 @@ def test_the_conversion_of_torch_gives_a_network_that_adapts() -> None:
     assert not torch.equal(model.get_parameter("1.weight"), torch.ones(5))
 
 
-def test_scale_and_shift_of_an_instance_norm_adapt_and_its_own_moments_are_no_ones_to_align() -> None:
+def test_an_instance_norm_adapts_and_its_own_moments_are_not_aligned() -> None:
     model = network(nn.InstanceNorm3d(5, affine=True))
     assert [id(p) for p in adapted_parameters(model, "norm")] == [id(model[1].weight), id(model[1].bias)]
     with pytest.raises(MethodError, match="has no norm layer to align"):
@@ -74,7 +74,7 @@ def test_scale_and_shift_of_an_instance_norm_adapt_and_its_own_moments_are_no_on
     assert not torch.equal(model.get_parameter("1.weight"), before)
 
 
-def test_an_instance_norm_with_running_statistics_is_aligned_with_statistics_of_source_clips() -> None:
+def test_an_instance_norm_with_running_statistics_is_aligned() -> None:
     """Its buffers hold variances within clips: what lies between clips is not in them."""
     model = settled(nn.InstanceNorm3d(5, affine=True, track_running_stats=True))
     assert norm_layers(model) == ["1"] and batch_norms(model) == {}

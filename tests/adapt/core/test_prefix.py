@@ -160,7 +160,7 @@ def test_what_is_kept_goes_when_the_next_clip_comes() -> None:
         assert [ref() is not None for ref in outputs] == [False] * 2 * seed + [True] * 2
 
 
-def test_another_sound_of_the_same_frames_is_the_same_clip_and_changed_frames_are_not() -> None:
+def test_another_sound_of_the_same_frames_is_the_same_clip() -> None:
     model, whole = pair()
     prefix, clip = Prefix(model.requires_grad_(False)), batch(0)
     prefix.views(clip)

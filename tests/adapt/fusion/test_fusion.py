@@ -189,7 +189,8 @@ def test_an_unknown_fusion_is_answered_with_the_choices() -> None:
 def test_several_clips_at_once_are_fused_row_by_row() -> None:
     a, b = STREAM[1], STREAM[2]
     both = dataclasses.replace(
-        a, **{field: torch.cat([getattr(a, field), getattr(b, field)]) for field in ("frames", "centre", "q", "s", "mass")},  # noqa: E501
+        a, **{field: torch.cat([getattr(a, field), getattr(b, field)]) for field in ("frames", "centre", "q", "s",
+        "mass")},
         status=a.status + b.status, clip_ids=a.clip_ids + b.clip_ids,
     )  # fmt: skip
     for fused in ("plain", "balanced", "trusted"):

@@ -61,7 +61,7 @@ def test_half_the_weight_halves_the_evidence_and_none_leaves_the_prior() -> None
     assert trust.of(torch.tensor([0]), 0.0).item() == pytest.approx(0.8)
 
 
-def test_a_class_whose_sound_is_always_contradicted_loses_trust_while_the_others_keep_theirs() -> None:
+def test_a_class_whose_sound_is_contradicted_loses_trust_alone() -> None:
     agreeing = [(k, k) for k in (1, 2, 3) for _ in range(5)]
     trust = told([(1, 0)] * 40 + agreeing)
     wrong, right = trust.of(torch.tensor([0, 1]), 1.0).tolist()
@@ -105,7 +105,7 @@ def test_a_clip_that_is_not_heard_says_nothing_and_full_prior_trust_is_never_los
     assert told([(1, 0)] * 50, prior=1.0).of(torch.tensor([0]), 1.0).item() == 1
 
 
-def test_a_picture_that_says_the_same_of_every_clip_has_no_information_and_a_sure_varied_one_has_all() -> None:
+def test_a_picture_that_says_the_same_of_every_clip_has_no_information() -> None:
     for pictures, expected in (([0] * 400, 0.0), ([0, 1, 2, 3] * 100, 1.0)):
         information = Information(K, 0.2)
         assert information.weight() == 1
@@ -142,7 +142,7 @@ def mixing(adapted: list[int], source: list[int], **settings: float) -> SourceMi
     return mix
 
 
-def test_the_source_counts_half_at_first_then_by_the_information_in_its_answers_beside_the_adapted_ones() -> None:
+def test_the_source_counts_half_at_first_then_by_its_information() -> None:
     varied, same = [0, 1, 2, 3] * 100, [0] * 400
     assert mixing([], []).weight() == 0.5
     assert mixing(varied, varied[::-1]).weight() == pytest.approx(0.5)

@@ -43,7 +43,7 @@ def test_an_unknown_method_is_answered_with_the_choices(model: TinyVideoModel) -
         built.alone("vita", model, None, K)
 
 
-def test_norm_with_full_weight_on_the_clip_normalises_a_shifted_clip_to_mean_0_and_std_1(model: TinyVideoModel) -> None:
+def test_norm_of_full_weight_normalises_a_shifted_clip_to_mean_0_std_1(model: TinyVideoModel) -> None:
     """Schneider et al. 2020: with the test statistics alone, batch norm's output is standardised whatever the shift."""
     nn.init.ones_(model.norm.weight)
     nn.init.zeros_(model.norm.bias)
@@ -63,7 +63,7 @@ def test_norm_refuses_a_model_without_batch_norm() -> None:
         Norm(nn.Linear(2, 2), norm.Settings())
 
 
-def test_the_alignment_loss_is_the_hand_computed_l1_distance_of_the_online_statistics() -> None:
+def test_the_alignment_loss_is_the_l1_distance_computed_by_hand() -> None:
     source = {"n": (torch.tensor([0.0, 1.0]), torch.tensor([1.0, 1.0]))}
     aligned = Alignment(source, ema=0.1, start="zero")
     seen = {"n": (torch.tensor([2.0, 4.0]), torch.tensor([3.0, 5.0]))}
@@ -71,7 +71,7 @@ def test_the_alignment_loss_is_the_hand_computed_l1_distance_of_the_online_stati
     assert aligned.loss(seen).item() == pytest.approx(1.0)
 
 
-def test_after_n_equal_clips_the_zero_started_average_holds_1_minus_0_9_to_the_n_of_them() -> None:
+def test_after_n_equal_clips_the_average_holds_1_minus_0_9_to_the_n() -> None:
     source = {"n": (torch.zeros(1), torch.ones(1))}
     aligned = Alignment(source, ema=0.1, start="zero")
     for _ in range(7):

@@ -197,7 +197,7 @@ def first_narrow(share: float, memory: float) -> int:
     raise AssertionError
 
 
-def test_a_model_that_answers_one_class_against_a_sure_source_is_put_back_when_the_marginal_is_narrow() -> None:
+def test_a_collapsed_model_is_put_back_when_the_marginal_is_narrow() -> None:
     source = [1, 2, 3] * 20
     reasons, weight = watched(WATCHING, source, [0] * 60)
     n = first_narrow(0.5, 0.9)
@@ -213,7 +213,7 @@ def test_a_stream_sorted_by_class_is_no_collapse_while_a_sure_source_agrees() ->
     assert "collapsed" in watched(alone, [0] * 60, [0] * 60)[0]
 
 
-def test_the_last_good_weights_come_back_and_those_of_the_source_if_that_does_not_help() -> None:
+def test_the_last_good_weights_come_back_and_then_those_of_the_source() -> None:
     settings = dataclasses.replace(
         WATCHING, collapse_every=12, collapse_memory=0.8
     )  # narrow after 7 clips or so of one class
@@ -316,7 +316,7 @@ def test_a_method_that_needs_labels_is_a_clear_error_without_them() -> None:
         built.fused("oracle_gate", "trusted", trained(), None, K)
 
 
-def test_the_oracle_gate_trusts_a_sound_where_it_is_right_and_is_vitta_where_it_is_wrong() -> None:
+def test_the_oracle_gate_trusts_right_sounds_and_else_is_vitta() -> None:
     clip = STREAM[1]
     right, wrong, vitta_, trusting = (
         made("oracle_gate"),

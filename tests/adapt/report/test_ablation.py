@@ -1,4 +1,6 @@
-"""The ablation's settings: every variant is a run that `python -m adapt` takes, changes something, and is in the table."""  # noqa: E501
+"""The ablation's settings: every variant is a run that `python -m adapt` takes, changes something, and is in the
+table.
+"""
 
 import dataclasses
 import json
@@ -73,7 +75,7 @@ def test_the_study_of_orders_has_every_method_on_three_orders() -> None:
     assert (SETTINGS / "orders/dvc.yaml").resolve() == (SETTINGS / "ablation/dvc.yaml").resolve()
 
 
-def test_the_ablation_is_no_part_of_the_main_run_and_its_table_waits_for_every_variant(tmp_path: Path) -> None:
+def test_the_ablation_is_apart_and_its_table_waits_for_every_variant(tmp_path: Path) -> None:
     for name in (".dvc/config", "dvc.yaml", "params.yaml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

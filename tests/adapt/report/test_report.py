@@ -58,7 +58,8 @@ def probabilities(answer: int | None) -> list[float] | None:
 
 
 def write_run(
-    name: str, streams: Streams, fused: Streams | None = None, truth: Mapping[str, int] = TRUTH, severity: int = 5, sees_labels: bool = False,  # noqa: E501
+    name: str, streams: Streams, fused: Streams | None = None, truth: Mapping[str, int] = TRUTH, severity: int = 5,
+    sees_labels: bool = False,
     several: bool = False, method: str = "", fusion: str = "",
 ) -> None:  # fmt: skip
     """What `python -m adapt` leaves behind; an answer of None is a clip that could not be read.  `several`: clips may
@@ -74,9 +75,11 @@ def write_run(
             rows.append({
                 "dataset": "tiny", "backbone": "tanet", "run": name, "method": made_by[0], "fusion": made_by[1],
                 "corruption": corruption, "order_seed": order_seed,
-                "severity": 0 if corruption == "clean" else severity, "position": (i + order_seed) % len(truth), "clip_id": clip_id,  # noqa: E501
+                "severity": 0 if corruption == "clean" else severity, "position": (i + order_seed) % len(truth),
+                "clip_id": clip_id,
                 "label_id": truth[clip_id], "label_ids": [truth[clip_id]] if several else None,
-                "probs": probabilities(answer) if several else None, "fused_probs": None, "before_id": answer, "after_id": answer,  # noqa: E501
+                "probs": probabilities(answer) if several else None, "fused_probs": None, "before_id": answer,
+                "after_id": answer,
                 "fused_id": fused[order_seed, corruption][i] if fused and read else None, "steps": 2 if read else 0,
                 "stop_reason": "none" if read else "failed", "gate": None, "ms": 10.0 if read else 0.0,
             })  # fmt: skip
@@ -103,7 +106,7 @@ def numbers(name: str = "report") -> dict[str, dict[str, object]]:
     return content
 
 
-def test_a_table_has_a_row_an_answer_with_its_corruptions_mean_interval_groups_and_cost(here: Path) -> None:
+def test_a_table_has_a_row_for_each_answer_with_interval_groups_and_cost(here: Path) -> None:
     write_run("source", {(0, "gauss"): [0, 1, 1, 1], (0, "jpeg"): [0, 1, 0, 0]})
     write_run(
         "audio",
@@ -222,7 +225,7 @@ def test_p_is_of_the_first_order_and_the_ratio_is_of_means(here: Path) -> None:
     ]
 
 
-def test_fused_is_compared_with_fused_where_there_is_one_and_else_with_the_runs_own_answer(here: Path) -> None:
+def test_fused_is_compared_with_fused_where_there_is_one(here: Path) -> None:
     one, all_, none = [0, 1, 0, 0], [0, 0, 1, 1], [1, 1, 0, 0]  # 25, 100 and 0
     write_run("full", {(0, "gauss"): one}, fused={(0, "gauss"): all_}, method="audio")
     write_run("no_mix", {(0, "gauss"): none}, fused={(0, "gauss"): none}, method="audio")

@@ -31,7 +31,7 @@ def test_a_run_that_is_always_right_has_an_interval_without_width() -> None:
     assert _significance.mean(stream(1, 1, 1)) == _significance.Estimate(1.0, 1.0, 1.0)
 
 
-def test_asking_the_same_clips_again_in_other_corruptions_and_orders_makes_no_interval_narrower() -> None:
+def test_the_same_clips_in_other_corruptions_make_no_interval_narrower() -> None:
     once = drawn(np.random.default_rng(0), 0.3, 80)
     twelve_times = np.broadcast_to(once, (3, 4, 80))
     assert dataclasses.astuple(_significance.mean(twelve_times)) == pytest.approx(

@@ -29,7 +29,8 @@ def test_a_checkpoint_says_what_it_was_trained_for(here: Path) -> None:
     content = checkpoints.load(PATH, "train")
     state = content.pop("state")
     assert content == {
-        "backbone": "tanet", "variant": "", "n_frames": 4, "size": 32, "labels": LABELS, "labels_sha256": classes.sha256(LABELS), "n_classes": 2,  # noqa: E501
+        "backbone": "tanet", "variant": "", "n_frames": 4, "size": 32, "labels": LABELS,
+        "labels_sha256": classes.sha256(LABELS), "n_classes": 2,
         "run": {}, "counts": {},
     }  # fmt: skip
     assert [*state.values()][-1].shape == (2,)  # the head's bias

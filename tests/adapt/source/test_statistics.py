@@ -110,7 +110,7 @@ def test_clips_count_by_their_number_of_values() -> None:
     assert [mean.item(), variance.item()] == pytest.approx([4.5, 8.25])  # of 0 to 9
 
 
-def test_a_layer_that_fuses_its_activation_has_the_statistics_that_alignment_compares_with() -> None:
+def test_a_layer_that_fuses_its_activation_has_the_right_statistics() -> None:
     class Fused(nn.BatchNorm3d):
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).relu()

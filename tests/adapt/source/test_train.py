@@ -184,7 +184,7 @@ def test_a_broken_progress_file_is_passed_over_and_that_is_said(here: Path, capl
     assert ".tanet.progress.pt cannot be read" in caplog.text
 
 
-def test_the_identity_of_a_run_knows_its_clips_and_its_weights_but_not_how_many_threads_read(here: Path) -> None:
+def test_a_runs_identity_knows_clips_and_weights_but_not_threads(here: Path) -> None:
     weights = here / "weights.pt"
     weights.write_bytes(b"one")
     chosen = dataclasses.replace(OPTIONS, weights=str(weights))
@@ -235,7 +235,8 @@ def test_without_a_train_clip_that_can_be_read_there_is_one_error(here: Path, mo
 
 
 def test_no_epochs_take_published_weights_as_they_are(here: Path, registry: Path) -> None:
-    weights = {"norm.weight": torch.ones(3), "norm.bias": torch.zeros(3), "head.weight": torch.tensor([[-1.0] * 3, [1.0] * 3]),  # noqa: E501
+    weights = {"norm.weight": torch.ones(3), "norm.bias": torch.zeros(3), "head.weight": torch.tensor([[-1.0] * 3,
+    [1.0] * 3]),
                "head.bias": torch.tensor([1.5, -1.5])}  # fmt: skip
     torch.save(weights, registry / "published.pt")
     done = train.run(dataclasses.replace(OPTIONS, backbone="mean", epochs=0, weights=str(registry / "published.pt")))
@@ -252,9 +253,7 @@ def test_the_head_of_a_random_network_is_not_trained_alone(here: Path) -> None:
         train.run(dataclasses.replace(OPTIONS, scope="head"))
 
 
-def test_no_epochs_without_weights_or_without_a_head_would_be_a_random_model_and_are_one_error(
-    here: Path, registry: Path
-) -> None:
+def test_no_epochs_would_leave_a_random_model_and_are_one_error(here: Path, registry: Path) -> None:
     with pytest.raises(CheckpointError, match="epochs 0 takes weights as they are, and there are none"):
         train.run(dataclasses.replace(OPTIONS, backbone="mean", epochs=0))
     torch.save({"norm.weight": torch.ones(3)}, registry / "headless.pt")

@@ -45,7 +45,7 @@ def test_only_weights_of_more_than_one_dimension_decay() -> None:
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.1]
 
 
-def test_of_scope_head_the_head_alone_is_trained_from_zeros_and_norm_layers_stay_as_in_use() -> None:
+def test_scope_head_trains_the_head_from_zeros_and_leaves_norm_layers() -> None:
     model, before = trained(), weights(trained())
     made = trainer(model, scope="head")
     made.begin()
@@ -114,7 +114,7 @@ def test_a_clips_changes_are_mild_the_same_in_every_frame_and_repeatable() -> No
     )
 
 
-def test_a_step_whose_scaled_gradients_overflow_changes_neither_weights_nor_learning_rate() -> None:
+def test_a_step_that_overflows_changes_neither_weights_nor_learning_rate() -> None:
     frames, label_ids = torch.rand(4, 3, 4, 8, 8), torch.tensor([0, 1, 2, 3])
     model = trained().train()
     nn.init.normal_(model.head.weight, std=1e4)  # large gradients

@@ -19,7 +19,7 @@ from adapt.tables import cache
 from tests.tiny_project import LABELS, VIDEO, options
 
 
-def test_source_scores_the_clean_stream_and_counts_the_clip_that_cannot_be_read_as_wrong(here: Path) -> None:
+def test_source_counts_the_clip_that_cannot_be_read_as_wrong(here: Path) -> None:
     done = streaming.run(options("source", corruptions=("clean",)))
     assert done == {"n_predictions": 9, "n_failed": 1, "top1": round(8 / 9, 4)}
     rows = cache.read_predictions(Path("cache/tiny/adapt/source/predictions.parquet"))

@@ -1,4 +1,6 @@
-"""Labels shuffled in clips.parquet: no method but the upper bound, which is told them and marked so, answers otherwise."""  # noqa: E501
+"""Labels shuffled in clips.parquet: no method but the upper bound, which is told them and marked so, answers
+otherwise.
+"""
 
 import json
 from pathlib import Path

@@ -67,7 +67,7 @@ def test_a_method_without_gradients_has_neither_backward_nor_optimiser() -> None
     assert spent["forward"] > 0
 
 
-def test_a_method_that_only_multiplies_matrices_is_near_its_floor_and_one_that_sleeps_is_not() -> None:
+def test_a_method_that_only_multiplies_matrices_is_near_its_floor() -> None:
     weight = torch.rand(1024, 1024)
     multiplying = profiled(Working(lambda: weight @ weight))
     floor = sum(kinds["conv+matmul"] for kinds in multiplying.milliseconds().values())

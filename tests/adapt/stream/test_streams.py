@@ -79,7 +79,7 @@ def test_a_seed_gives_an_order_and_the_first_clips_of_it_for_trials() -> None:
     assert order(CLIPS, 0, "online", max_clips=7) == whole[:7]
 
 
-def test_a_sorted_stream_has_the_same_clips_class_after_class_in_an_order_of_the_seeds() -> None:
+def test_a_sorted_stream_has_the_same_clips_class_after_class() -> None:
     def classes(seed: int) -> list[int]:
         return (
             [label for i, label in enumerate(labels) if i == 0 or labels[i - 1] != label]
@@ -114,7 +114,7 @@ def test_the_source_weights_come_back_when_the_setting_says(
         assert [sum(i < place for i in adapted) for place, what in enumerate(told) if what == "reset"] == resets
 
 
-def test_a_batch_is_answered_row_by_row_and_an_unreadable_clip_leaves_the_batch_but_not_the_stream(
+def test_a_batch_is_answered_row_by_row_without_its_unreadable_clips(
     told: list[str],
 ) -> None:
     streaming.run(options("source", corruptions=("clean",), batch_size=4, name="batched"))
@@ -321,9 +321,7 @@ def test_as_a_command_an_error_is_one_line_and_exit_1(here: Path) -> None:
 
 
 @pytest.mark.parametrize(("chosen", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
-def test_openmp_is_told_to_wait_quietly_before_torch_is_imported_unless_the_user_chose(
-    chosen: dict[str, str], policy: str, tmp_path: Path
-) -> None:
+def test_openmp_waits_quietly_unless_the_user_chose(chosen: dict[str, str], policy: str, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("import os\nprint(os.environ['OMP_WAIT_POLICY'])\nraise SystemExit\n")
     env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | {
         "PYTHONPATH": f"{tmp_path}:{ROOT}",

@@ -94,7 +94,8 @@ def test_the_same_code_in_another_place_is_the_same(package: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("name", [
-    "methods/vitta.py", "losses.py", "core/learner.py", "core/state.py", "video/clips.py", "video/decoding/_worker.py", "backbones/tanet.py",  # noqa: E501
+    "methods/vitta.py", "losses.py", "core/learner.py", "core/state.py", "video/clips.py",
+    "video/decoding/_worker.py", "backbones/tanet.py",
     "fusion/plain.py", "stream/_batches.py", "tables/cache.py", "contract.py",
 ])  # fmt: skip
 def test_a_run_depends_on_what_it_imports(name: str, package: Path) -> None:
@@ -106,7 +107,8 @@ def test_a_run_depends_on_what_it_imports(name: str, package: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [
-    "methods/audio.py", "methods/sar.py", "fusion/balanced.py", "backbones/swin3d.py", "report/table.py", "report/metrics.py", "stream/_pace.py",  # noqa: E501
+    "methods/audio.py", "methods/sar.py", "fusion/balanced.py", "backbones/swin3d.py", "report/table.py",
+    "report/metrics.py", "stream/_pace.py",
     "stream/_profile.py", "source/train.py", "wrapper.py", "settings.py",
 ])  # fmt: skip
 def test_a_run_does_not_depend_on_other_methods_and_what_makes_no_row(name: str, package: Path) -> None:

@@ -16,7 +16,8 @@ LABELS = ["cat", "dog"]
 
 def pseudo_label(clip_id: str, **changes: object) -> dict[str, object]:
     row: dict[str, object] = {
-        "clip_id": clip_id, "status": "ok", "probs": [0.25, 0.75], "evidence": [0.1, 0.3], "absent": [0.0, 0.0], "mass": 0.3, "top_label": "dog",  # noqa: E501
+        "clip_id": clip_id, "status": "ok", "probs": [0.25, 0.75], "evidence": [0.1, 0.3], "absent": [0.0, 0.0],
+        "mass": 0.3, "top_label": "dog",
         "causes": [{"sound": "Bark", "probability": 0.5, "weight": 0.6}],
     }  # fmt: skip
     return row | changes

@@ -111,7 +111,7 @@ def test_contrast_scales_about_the_channel_mean() -> None:
 
 
 @pytest.mark.parametrize("severity", range(1, 6))
-def test_motion_is_bit_for_bit_the_sum_over_its_line_that_earlier_results_were_made_with(severity: int) -> None:
+def test_motion_is_bit_for_bit_what_earlier_results_were_made_with(severity: int) -> None:
     clean = np.random.default_rng(1).integers(0, 256, (2, 40, 50, 3), np.uint8)
     radius, sigma = LINES[severity - 1]
     angle = math.radians(corruptions.generator(0, "a", "motion").uniform(-45, 45))

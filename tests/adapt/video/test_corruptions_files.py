@@ -129,7 +129,7 @@ def test_frames_are_read_in_parts_that_make_one_whole(tmp_path: Path) -> None:
     assert np.abs(seen.mean((1, 2, 3)) - 2 * np.arange(100)).max() <= 3
 
 
-def test_neither_the_order_of_clips_nor_the_number_of_threads_changes_how_one_is_corrupted(tmp_path: Path) -> None:
+def test_neither_order_nor_threads_change_how_a_clip_is_corrupted(tmp_path: Path) -> None:
     clips = [clip(write_video(tmp_path / f"{i}.mp4", [60 * i + 20] * 8, (64, 64)), str(i)) for i in range(3)]
     seen = {c.clip_id: frames for c, frames in stream(clips, OPTIONS, "gauss", 3, workers=1)}
     for c, frames in stream(clips[::-1], OPTIONS, "gauss", 3, workers=3):

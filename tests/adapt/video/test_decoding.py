@@ -21,22 +21,30 @@ B = ("-bf", "2")
 H264 = ("-c:v", "libx264", *GOP, "-bf", "3")
 X265 = ("-c:v", "libx265", *GOP, "-x265-params")
 KINDS = {
-    "h264.mp4": (*H264,), "fragmented.mp4": (*H264, "-movflags", "frag_keyframe+empty_moov"), "moov first.mp4": (*H264, "-movflags", "+faststart"),  # noqa: E501
-    "h264.mov": (*H264,), "h264.m4v": (*H264,), "h264.3gp": (*H264,), "h264.mkv": (*H264,), "h264.flv": (*H264,), "h264.ts": (*H264,),  # noqa: E501
+    "h264.mp4": (*H264,), "fragmented.mp4": (*H264, "-movflags", "frag_keyframe+empty_moov"),
+    "moov first.mp4": (*H264, "-movflags", "+faststart"),
+    "h264.mov": (*H264,), "h264.m4v": (*H264,), "h264.3gp": (*H264,), "h264.mkv": (*H264,), "h264.flv": (*H264,),
+    "h264.ts": (*H264,),
     "h264.avi": (*H264,), "intra refresh.mp4": ("-c:v", "libx264", *GOP, "-x264-params", "intra-refresh=1"),
     "open gop.mkv": (*H264, "-x264-params", "open-gop=1"), "prores.mov": ("-c:v", "prores_ks"),
     "h263.3gp": ("-c:v", "h263", *GOP, "-s", "176x144"), "flv1.flv": ("-c:v", "flv", *GOP),
-    "mpeg4.mp4": ("-c:v", "mpeg4", "-g", "12"), "mpeg4 b.mp4": ("-c:v", "mpeg4", *GOP, *B), "mpeg4.avi": ("-c:v", "mpeg4", *GOP),  # noqa: E501
+    "mpeg4.mp4": ("-c:v", "mpeg4", "-g", "12"), "mpeg4 b.mp4": ("-c:v", "mpeg4", *GOP, *B), "mpeg4.avi": ("-c:v",
+    "mpeg4", *GOP),
     "mpeg4 b.avi": ("-c:v", "mpeg4", *GOP, *B, "-vtag", "XVID"), "xvid b.mp4": ("-c:v", "libxvid", *GOP, *B),
     "xvid b.avi": ("-c:v", "libxvid", *GOP, *B), "mjpeg.avi": ("-c:v", "mjpeg"),
     "mpeg1.mpg": ("-c:v", "mpeg1video", "-g", "12", *B), "mpeg2.mpeg": ("-c:v", "mpeg2video", "-g", "12", *B),
-    "mpeg2.ts": ("-c:v", "mpeg2video", *GOP, *B), "wmv2.wmv": ("-c:v", "wmv2", *GOP), "theora.ogv": ("-c:v", "libtheora", *GOP, "-q:v", "9"),  # noqa: E501
-    "vp8.webm": ("-c:v", "libvpx", *GOP, "-b:v", "800k"), "vp9.webm": ("-c:v", "libvpx-vp9", *GOP, "-b:v", "800k", "-cpu-used", "8"),  # noqa: E501
-    "av1.webm": ("-c:v", "libaom-av1", *GOP, "-cpu-used", "8", "-crf", "20"), "av1.mp4": ("-c:v", "libaom-av1", *GOP, "-cpu-used", "8", "-crf", "20"),  # noqa: E501
+    "mpeg2.ts": ("-c:v", "mpeg2video", *GOP, *B), "wmv2.wmv": ("-c:v", "wmv2", *GOP), "theora.ogv": ("-c:v",
+    "libtheora", *GOP, "-q:v", "9"),
+    "vp8.webm": ("-c:v", "libvpx", *GOP, "-b:v", "800k"), "vp9.webm": ("-c:v", "libvpx-vp9", *GOP, "-b:v", "800k",
+    "-cpu-used", "8"),
+    "av1.webm": ("-c:v", "libaom-av1", *GOP, "-cpu-used", "8", "-crf", "20"), "av1.mp4": ("-c:v", "libaom-av1", *GOP,
+    "-cpu-used", "8", "-crf", "20"),
     "hevc.mp4": (*X265, "log-level=none:open-gop=0"), "hevc open gop.mkv": (*X265, "log-level=none"),
-    "vfr.mp4": (*H264, "-vf", "setpts='PTS+if(mod(N,7),0,1/TB/50)'", "-fps_mode", "passthrough", "-enc_time_base", "1/1000"),  # noqa: E501
+    "vfr.mp4": (*H264, "-vf", "setpts='PTS+if(mod(N,7),0,1/TB/50)'", "-fps_mode", "passthrough", "-enc_time_base",
+    "1/1000"),
 }  # fmt: skip
-BY_DECORD = {"h264.mp4", "fragmented.mp4", "moov first.mp4", "h264.mov", "h264.m4v", "h264.3gp", "h264.mkv", "h264.flv", "mpeg4.mp4", "vp8.webm",  # noqa: E501
+BY_DECORD = {"h264.mp4", "fragmented.mp4", "moov first.mp4", "h264.mov", "h264.m4v", "h264.3gp", "h264.mkv",
+"h264.flv", "mpeg4.mp4", "vp8.webm",
              "vp9.webm", "hevc.mp4", "vfr.mp4"}  # fmt: skip
 
 
@@ -152,7 +160,8 @@ def test_thirty_random_cuts_give_what_a_player_shows(
         check_as_played(decoders, path)
 
 
-@pytest.mark.parametrize("name", ["h264.avi", "mpeg4 b.avi", "h264.ts", "h264.mkv", "h264.flv", "moov first.mp4", "fragmented.mp4", "mpeg1.mpg",  # noqa: E501
+@pytest.mark.parametrize("name", ["h264.avi", "mpeg4 b.avi", "h264.ts", "h264.mkv", "h264.flv", "moov first.mp4",
+"fragmented.mp4", "mpeg1.mpg",
                                   "wmv2.wmv", "theora.ogv", "vp9.webm"])  # fmt: skip
 @pytest.mark.parametrize("share", [0.5, 0.93])
 def test_a_file_cut_short_gives_what_a_player_shows_of_it(

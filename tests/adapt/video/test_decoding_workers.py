@@ -1,4 +1,6 @@
-"""Reading happens in worker processes: what hangs, crashes or is no video costs one file, and nothing is left behind."""  # noqa: E501
+"""Reading happens in worker processes: what hangs, crashes or is no video costs one file, and nothing is left
+behind.
+"""
 
 import json
 import os
@@ -238,9 +240,7 @@ def test_any_name_of_a_file_can_be_read(tmp_path: Path, film: Path, name: str) -
         assert video.facts.reader == ("pyav" if "\udcff" in name else "decord")
 
 
-def test_a_film_with_a_cover_picture_shows_the_film_and_a_song_with_one_shows_nothing(
-    tmp_path: Path, film: Path
-) -> None:
+def test_a_cover_picture_is_not_shown_for_the_film_or_the_song(tmp_path: Path, film: Path) -> None:
     cover = tmp_path / "cover.png"
     numbered.ffmpeg("-f", "lavfi", "-i", "testsrc2=size=300x300", "-frames:v", "1", cover)
     both, song = tmp_path / "both.mp4", tmp_path / "song.mp4"
@@ -383,7 +383,8 @@ def test_adapting_on_cuts_on_which_decord_never_ends_ends(project: Path, tmp_pat
     clips = sorted((project / "data/videos/tiny/test").rglob("[0-3].mp4"))
     for i, path in enumerate(clips):
         numbered.ffmpeg("-ss", 16 - 0.37 * i, "-t", 3.5, "-i", long, "-c", "copy", path)
-    command = [sys.executable, "-m", "adapt", "--dataset", "tiny", "--backbone", "tanet", "--method", "source", "--corruptions", "clean",  # noqa: E501
+    command = [sys.executable, "-m", "adapt", "--dataset", "tiny", "--backbone", "tanet", "--method", "source",
+    "--corruptions", "clean",
                "--frames", "4", "--views", "2", "--resize", "32", "--size", "32", "--name", "cuts"]  # fmt: skip
     done = subprocess.run(
         command, cwd=project, env=environment(), capture_output=True, text=True, check=False, timeout=120
@@ -408,7 +409,8 @@ def test_ctrl_c_ends_a_run_whose_file_hangs(jobs: str, project: Path) -> None:
         found = found if jobs == "1" else set().union(*map(children, found))
         return set(filter(watches_its_parent, found))
 
-    command = [sys.executable, "-m", "adapt", "--dataset", "tiny", "--backbone", "tanet", "--method", "source", "--corruptions", "gauss", "jpeg",  # noqa: E501
+    command = [sys.executable, "-m", "adapt", "--dataset", "tiny", "--backbone", "tanet", "--method", "source",
+    "--corruptions", "gauss", "jpeg",
                "--frames", "4", "--views", "2", "--resize", "32", "--size", "32", "--name", "hangs", "--jobs", jobs,
                "--order_seeds", *map(str, range(50))]  # fmt: skip
     with subprocess.Popen(

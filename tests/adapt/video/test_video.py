@@ -60,7 +60,7 @@ def test_a_stream_keeps_its_order_and_hands_over_what_failed(tmp_path: Path) -> 
     assert [isinstance(f, VideoError) for _, f in seen] == [False] * 3 + [True] + [False] * 3
 
 
-def test_a_multi_scale_crop_keeps_the_shape_the_clips_choice_and_the_view_to_predict_from(tmp_path: Path) -> None:
+def test_a_multi_scale_crop_keeps_the_shape_and_the_view_to_predict_from(tmp_path: Path) -> None:
     """Frames are a ramp from left to right: a crop of share s has slope s, and no value that the frame lacks."""
     view = torch.arange(64, dtype=torch.uint8).mul(3).expand(3, 4, 64, 64).contiguous()
     spans = set()

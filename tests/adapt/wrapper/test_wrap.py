@@ -92,7 +92,7 @@ def test_wrapping_gives_what_the_method_itself_gives_on_the_same_views() -> None
     assert same_weights(mine, saved)
 
 
-def test_the_source_method_answers_the_models_own_log_probabilities_on_the_frames_as_they_are() -> None:
+def test_the_source_method_answers_the_models_own_log_probabilities() -> None:
     frames = clip(t=5)
     assert torch.equal(wrapped("source", predict="alone")(frames), trained()(frames).log_softmax(1))
 
@@ -161,13 +161,13 @@ def test_views_of_a_tensor_are_frames_of_equal_segments(n_frames: int, frames: i
     assert sampled == [[(4 * i + place) * n_frames // (4 * frames) for i in range(frames)] for place in quarters]
 
 
-def test_without_view_frames_a_view_holds_every_other_frame_twice_and_the_clip_is_predicted_as_it_is() -> None:
+def test_without_view_frames_a_view_holds_every_other_frame_twice() -> None:
     views, centre = views_of(torch.arange(5).view(1, 1, -1, 1, 1), 2, None)
     assert views.flatten(2).tolist() == [[[0, 0, 2, 2, 4], [1, 1, 3, 3, 4]]]
     assert centre.flatten().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_views_of_the_users_own_are_taken_as_they_are_and_the_middle_one_is_predicted() -> None:
+def test_the_users_own_views_are_taken_as_they_are() -> None:
     views = torch.stack([clip(i) for i in range(3)], 1)
     assert torch.equal(wrapped("source", predict="alone")(views), trained()(clip(1)).log_softmax(1))
 
@@ -250,7 +250,8 @@ def one_value(value: float) -> Tensor:
     (lambda: wrapped(learning_rate=1), "unknown setting 'learning_rate': choose among"),
     (lambda: wrapped(views=0), "views=0"),
     (lambda: wrapped(view_frames=9)(clip()), "the clip has 4 frames, a view takes 9"),
-    (lambda: adapt.wrap(trained(), classes=NAMES[:3])(clip()), r"answers \(1, 4\) to 1 clips, \(1, 3\) is wanted: classes= has 3 names"),  # noqa: E501
+    (lambda: adapt.wrap(trained(), classes=NAMES[:3])(clip()),
+    r"answers \(1, 4\) to 1 clips, \(1, 3\) is wanted: classes= has 3 names"),
     (lambda: wrapped(model=TimeFirst(), prepare=lambda x: x.transpose(1, 2))(clip()), "answers SimpleNamespace, no "
                                                                                       "tensor: pass read="),
     (lambda: wrapped()(one_value(float("nan"))), "frames hold NaN"),

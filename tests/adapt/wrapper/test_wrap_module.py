@@ -66,7 +66,7 @@ def test_loading_a_state_dict_sets_the_weights_and_not_what_reset_gives_back() -
     assert torch.equal(mine.norm.bias, source["norm.bias"])
 
 
-def test_inside_another_module_its_state_dict_is_saved_and_loaded_under_the_networks_names() -> None:
+def test_inside_another_module_its_state_dict_has_the_networks_names() -> None:
     def outer() -> nn.ModuleDict:
         return nn.ModuleDict({"seen": wrapped("vitta"), "rest": nn.Linear(2, 2)})
 

@@ -137,7 +137,7 @@ def test_ordinary_sound_is_ffmpegs_own_mix_sample_for_sample(name: str, n: int, 
     assert np.array_equal(samples, ffmpegs_own(path))
 
 
-def test_a_channel_that_is_heard_alone_is_that_channels_sound_sample_for_sample_in_blocks_of_30_s(
+def test_a_channel_heard_alone_is_that_channels_sound_sample_for_sample(
     tmp_path: Path,
 ) -> None:
     """As ffmpeg decodes that channel by itself: three blocks of another rate, so that ffmpeg resamples."""
@@ -204,7 +204,7 @@ class Dribble(io.BytesIO):
 
 
 @pytest.mark.parametrize("pipe", [io.BytesIO, Dribble])
-def test_a_choice_does_not_hang_on_the_cuts_of_the_pipe_or_on_what_stands_before_the_samples(
+def test_a_choice_does_not_hang_on_the_cuts_of_the_pipe(
     pipe: Callable[[bytes], io.BytesIO],
 ) -> None:
     file = io.BytesIO()
@@ -220,7 +220,7 @@ def test_a_choice_does_not_hang_on_the_cuts_of_the_pipe_or_on_what_stands_before
         assert (choice.mix, choice.channel, choice.lost_db) == ("channel 1", 0, 0.0)
 
 
-def test_what_is_no_wav_of_16_bits_is_refused_in_one_line_and_an_empty_pipe_is_no_channel() -> None:
+def test_what_is_no_wav_of_16_bits_is_refused_in_one_line() -> None:
     file = io.BytesIO()
     soundfile.write(file, TONE, RATE, format="WAV", subtype="PCM_24")
     with pytest.raises(DecodeError, match="ffmpeg wrote WAV of format 1 with 1 channels of 24 bits, not 16"):

@@ -182,8 +182,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_clips(names: str) -> None:
     rows = [
-        {"clip_id": name, "path": f"{name}.wav", "split": "test", "label_id": i // 2, "label": f"class {i // 2}", "status": "ok",  # noqa: E501
-         "duration_s": 0.5, "n_frames": 4, "content_sha256": sha256_file(Path(f"data/videos/tiny/{name}.wav")), "error": None}  # noqa: E501
+        {"clip_id": name, "path": f"{name}.wav", "split": "test", "label_id": i // 2, "label": f"class {i // 2}",
+        "status": "ok",
+         "duration_s": 0.5, "n_frames": 4, "content_sha256": sha256_file(Path(f"data/videos/tiny/{name}.wav")),
+         "error": None}
         for i, name in enumerate(names)
     ]  # fmt: skip
     parquet.write_table(Path("cache/tiny/clips.parquet"), "clips", rows)

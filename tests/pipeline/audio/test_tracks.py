@@ -122,7 +122,7 @@ def test_a_language_of_several_lines_costs_at_most_its_own_file(tmp_path: Path) 
     assert heard.error if heard.status == "failed" else heard.n_samples == pytest.approx(16000, abs=800)
 
 
-def test_streams_that_ffmpeg_lists_by_programme_are_put_in_the_files_order_and_counted_once() -> None:
+def test_streams_listed_by_programme_are_put_in_the_files_order() -> None:
     line = "[info]   Stream #0:{}[0x10{}]({}): Audio: aac (LC), 48000 Hz, {}, fltp{}\n"
     listed = [
         line.format(2, 2, "eng", "mono", " (default)"),

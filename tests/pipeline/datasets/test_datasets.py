@@ -35,7 +35,7 @@ def ucf(project: Path) -> Path:
     return root
 
 
-def test_ucf101_takes_labels_in_class_order_and_group_25_of_the_train_list_to_validate(ucf: Path) -> None:
+def test_ucf101_takes_labels_in_class_order_and_group_25_to_validate(ucf: Path) -> None:
     assert run("ucf101") == {
         "n_clips": 4,
         "n_missing": 0,
@@ -93,7 +93,8 @@ def test_ucf101_takes_files_that_were_encoded_again(ucf: Path) -> None:
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("v_Archery_g09_c01.avi 3", r"trainlist01\.txt line 4: 'v_Archery_g09_c01\.avi 3' is not `Class/video\.avi class_number`"),  # noqa: E501
+    ("v_Archery_g09_c01.avi 3",
+    r"trainlist01\.txt line 4: 'v_Archery_g09_c01\.avi 3' is not `Class/video\.avi class_number`"),
     ("Archery/v_Archery_g09_c01.avi", "line 4: .* is not `Class/video"),
     ("Archery/v_Archery_g09_c01.avi 4", "line 4: class number 4 of Archery, which is 3 in classInd.txt"),
     ("Fishing/v_Fishing_g01_c01.avi 3", "line 4: .* with a class of classInd"),
@@ -193,7 +194,8 @@ def test_a_hash_holds_one_in_twenty_out_whatever_the_others_are() -> None:
 
 
 @pytest.mark.parametrize(("name", "n_labels"), [
-    ("ucf101", 101), ("ucf101_with_sound", 51), ("kinetics_sounds", 31), ("ave", 28), ("avmit", 16), ("ssv2", 174), ("ava60", 60),  # noqa: E501
+    ("ucf101", 101), ("ucf101_with_sound", 51), ("kinetics_sounds", 31), ("ave", 28), ("avmit", 16), ("ssv2", 174),
+    ("ava60", 60),
 ])  # fmt: skip
 def test_the_label_lists_have_as_many_classes_as_their_data_sets(name: str, n_labels: int) -> None:
     assert len(datasets.read_labels(Path("data/labels") / f"{name}.txt")) == n_labels

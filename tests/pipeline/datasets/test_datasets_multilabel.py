@@ -60,7 +60,7 @@ def test_an_answer_is_right_where_it_is_any_of_the_clips_classes(rows: list[dict
     assert metrics.top1(rows[1:2]) == 0
 
 
-def test_predictions_of_such_clips_keep_their_classes_and_probabilities_and_others_have_neither(
+def test_only_predictions_of_such_clips_keep_classes_and_probabilities(
     rows: list[dict[str, object]],
 ) -> None:
     cache.write_table(Path("predictions.parquet"), "predictions", rows, {})
@@ -70,7 +70,7 @@ def test_predictions_of_such_clips_keep_their_classes_and_probabilities_and_othe
     assert kept["c"] == (None, None)
 
 
-def test_a_summary_has_a_mean_average_precision_only_where_clips_have_several_classes(
+def test_a_summary_has_map_only_where_clips_have_several_classes(
     rows: list[dict[str, object]],
 ) -> None:
     assert "map_alone" in metrics.summary(rows, set())

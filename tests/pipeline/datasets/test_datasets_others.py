@@ -68,7 +68,8 @@ def test_ssv2_reads_the_older_names_of_its_files(ssv2: Path) -> None:
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("train", "[{", r"train\.json: not JSON"),
     ("train", "{}", r"train\.json: not a list of entries"),
-    ("train", '[{"id": "1", "template": "x"}, {"id": "../2", "template": "x"}]', r"train\.json entry 2: .* has no `id` of digits"),  # noqa: E501
+    ("train", '[{"id": "1", "template": "x"}, {"id": "../2", "template": "x"}]',
+    r"train\.json entry 2: .* has no `id` of digits"),
     ("labels", "[]", r"labels\.json: not an object of class names and numbers"),
     ("labels", '{"Tearing something": "0"}', "has no class"),
 ])  # fmt: skip
@@ -93,8 +94,10 @@ def films(project: Path) -> Path:
     """AVA's lists, and a folder of two films as long as the first key frames need; one film of the lists is missing."""
     root = project / "ava"
     put(root, {
-        "annotations/ava_train_v2.2.csv": f"-5KQ66BBWC4,0002,{BOX},80,1\n-5KQ66BBWC4,0002,{BOX},9,1\n-5KQ66BBWC4,0003,{BOX},2,0\n",  # noqa: E501
-        "annotations/ava_val_v2.2.csv": f"1j20qq1JyX4,0001,{BOX},12,0\n1j20qq1JyX4,0002,{BOX},12,0\ngone,0902,{BOX},12,0\n",  # noqa: E501
+        "annotations/ava_train_v2.2.csv": f"-5KQ66BBWC4,0002,{BOX},80,1\n-5KQ66BBWC4,0002,{BOX},9,1\n"
+    f"-5KQ66BBWC4,0003,{BOX},2,0\n",
+        "annotations/ava_val_v2.2.csv": f"1j20qq1JyX4,0001,{BOX},12,0\n1j20qq1JyX4,0002,{BOX},12,0\n"
+    f"gone,0902,{BOX},12,0\n",
         "annotations/ava_val_excluded_timestamps_v2.2.csv": "1j20qq1JyX4,0002\n",
     })  # fmt: skip
     source = ["-f", "lavfi", "-i", "testsrc2=size=96x64:rate=8:duration=5", "-f", "lavfi", "-i", "sine=duration=5"]
@@ -127,7 +130,8 @@ def test_ava_cuts_key_frames_out_and_lists_every_evaluated_action_of_each(
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("gone,902,0.1,0.1,0.2,0.2,12,0", r"ava_val_v2\.2\.csv line 4: 'gone,902,.*' is not `video_id,timestamp,x1,y1,x2,y2,action_id,person_id`"),  # noqa: E501
+    ("gone,902,0.1,0.1,0.2,0.2,12,0",
+    r"ava_val_v2\.2\.csv line 4: 'gone,902,.*' is not `video_id,timestamp,x1,y1,x2,y2,action_id,person_id`"),
     ("../x,0902,0.1,0.1,0.2,0.2,12,0", "line 4: .* is not `video_id"),
     ("gone,0902,0.1,0.1,0.2,0.2,dance,0", "line 4: .* is not `video_id"),
     ("gone,0902", "line 4: .* is not `video_id"),

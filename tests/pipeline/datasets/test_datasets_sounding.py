@@ -33,7 +33,7 @@ def kinetics(project: Path) -> Path:
     return root
 
 
-def test_kinetics_sounds_takes_its_31_classes_from_a_kinetics_csv_and_counts_what_is_missing(
+def test_kinetics_sounds_takes_31_classes_and_counts_what_is_missing(
     kinetics: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     counts = run("kinetics_sounds")
@@ -122,7 +122,8 @@ def test_ave_has_a_clip_for_every_sample_also_of_a_video_with_two_events(ave: Pa
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("Bark&-hChcJAh5N0&good", r"testSet\.txt line 2: 'Bark&-hChcJAh5N0&good' is not `Category&VideoID&Quality&StartTime&EndTime`"),  # noqa: E501
+    ("Bark&-hChcJAh5N0&good",
+    r"testSet\.txt line 2: 'Bark&-hChcJAh5N0&good' is not `Category&VideoID&Quality&StartTime&EndTime`"),
     ("Bark&../../x&good&0&10", "line 2: .* is not `Category"),
     ("Bark&-hChcJAh5N0&good&0&ten", "line 2: .* is not `Category"),
     ("Thunder&-hChcJAh5N0&good&0&10", "line 2: category 'Thunder' is not in the label list"),
@@ -148,12 +149,13 @@ def avmit(project: Path) -> Path:
                                          "barking/yt-b_2.mp4,barking,0,1,2,barking,MIT_validation,x\n",
         "AVMIT_validation.csv": AVMIT_TRAIN + "frying/yt-c_3.mp4,frying,1,0,2,frying,MIT_training,x\n",
         **{f"Moments_in_Time_Raw/{name}.mp4": film() for name in
-           ("training/laughing/yt-a_1", "validation/barking/yt-b_2", "training/cooking/u7hOHgNEW1g_81", "training/frying/yt-c_3")},  # noqa: E501
+           ("training/laughing/yt-a_1", "validation/barking/yt-b_2", "training/cooking/u7hOHgNEW1g_81",
+           "training/frying/yt-c_3")},
     })  # fmt: skip
     return root
 
 
-def test_avmit_labels_moments_in_time_by_its_own_classes_and_keeps_test_clips_out_of_train(avmit: Path) -> None:
+def test_avmit_labels_by_its_own_classes_and_keeps_test_clips_out_of_train(avmit: Path) -> None:
     assert run("avmit") == {
         "n_clips": 4,
         "n_missing": 0,
@@ -178,7 +180,8 @@ def test_avmit_does_with_the_test_set_alone(avmit: Path, caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize(("row", "message"), [
-    ("../../secret.mp4,barking,barking,training,x,x", r"test_set\.csv line 4: path 'Moments_in_Time_Raw/training/\.\./\.\./secret\.mp4' leads out"),  # noqa: E501
+    ("../../secret.mp4,barking,barking,training,x,x",
+    r"test_set\.csv line 4: path 'Moments_in_Time_Raw/training/\.\./\.\./secret\.mp4' leads out"),
     ("barking/a.mp4,barking,barking,elsewhere,x,x", "line 4: location 'elsewhere' or class 'barking' is unknown"),
     ("barking/a.mp4,meowing,barking,training,x,x", "line 4: location 'training' or class 'meowing' is unknown"),
     ("barking/a.mp4", "line 4: 1 fields where 6 are expected"),

@@ -214,7 +214,7 @@ def test_a_variant_that_the_recipe_does_not_offer_is_named(videos: Path) -> None
         scan.run(scan.Options("mine", variant="2"))
 
 
-def test_the_sound_of_a_clip_is_that_of_the_original_of_the_same_name_where_there_is_one(videos: Path) -> None:
+def test_a_clips_sound_is_that_of_the_original_of_the_same_name(videos: Path) -> None:
     for name in ("test/cat/a.mp4", "test/cat/b.mp4"):
         write_video(videos / name, [0, 255])
     original = touch(videos / "sound/deeper/a.avi")

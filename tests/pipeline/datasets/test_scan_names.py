@@ -85,9 +85,7 @@ def test_a_link_to_a_folder_that_it_lies_in_is_cut_counted_and_named(
     assert f"mine: 7 left out ({LOOP}): test/cat/dogs/cats, test/cat/root, test/cat/up" in caplog.text
 
 
-def test_a_link_to_nowhere_is_counted_and_named_whether_it_would_be_a_clip_a_class_or_a_split(
-    videos: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_link_to_nowhere_is_counted_and_named_on_every_level(videos: Path, caplog: pytest.LogCaptureFixture) -> None:
     (videos / "test/cat/gone.mp4").symlink_to("/nowhere/gone.mp4")
     (videos / "test/cat/itself.mp4").symlink_to("itself.mp4")
     (videos / "test/dog").symlink_to("/nowhere/dog")
@@ -172,7 +170,7 @@ def test_two_names_that_would_be_written_alike_are_one_error(videos: Path) -> No
         scan.run(scan.Options("mine"))
 
 
-def test_a_file_that_cannot_be_read_is_a_failed_row_for_the_picture_and_for_the_sound(videos: Path) -> None:
+def test_a_file_that_cannot_be_read_is_a_failed_row_for_picture_and_sound(videos: Path) -> None:
     (videos / "test/cat/broken.mp4").symlink_to(
         "/proc/self/mem"
     )  # a file whose first byte is an I/O error, for root too
@@ -193,7 +191,7 @@ def test_a_file_that_cannot_be_read_is_a_failed_row_for_the_picture_and_for_the_
     assert decode.run(decode.Options("mine", "yamnet"))["n_kept"] == 2
 
 
-def test_an_original_whose_sound_cannot_be_read_leaves_the_picture_and_fails_the_sound(
+def test_an_original_without_readable_sound_fails_the_sound_alone(
     videos: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     put(videos, {"test/cat/odd.mp4": film()})

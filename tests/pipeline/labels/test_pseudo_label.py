@@ -181,7 +181,8 @@ def test_shards_made_with_two_lists_of_sounds_are_an_error(project: Path) -> Non
     pets.write_tags({"talks": [[0.0] * 4]}, "part-00001-of-00002.parquet", labels_file="data/labels/nose.csv")
     with pytest.raises(
         CacheError,
-        match=r"was made with 2 lists of sounds, \['data/labels/ears.csv', 'data/labels/nose.csv'\]: run `dvc repro tag`",  # noqa: E501
+        match=r"was made with 2 lists of sounds, \['data/labels/ears.csv', 'data/labels/nose.csv'\]: "
+        r"run `dvc repro tag`",
     ):
         label()
 
@@ -299,7 +300,8 @@ def test_a_shard_with_another_column_type_is_named(project: Path) -> None:
     pq.write_table(wide.replace_schema_metadata(table.schema.metadata), FOLDER / SHARD)
     with pytest.raises(
         CacheError,
-        match=rf"{SHARD}: column logits is DOUBLE\[\], but table tags of cache/schema.sql says FLOAT\[\]: run `dvc repro tag`",  # noqa: E501
+        match=rf"{SHARD}: column logits is DOUBLE\[\], but table tags of cache/schema.sql says "
+        r"FLOAT\[\]: run `dvc repro tag`",
     ):
         label()
 

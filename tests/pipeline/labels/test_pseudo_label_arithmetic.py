@@ -161,7 +161,7 @@ def test_a_dog_and_a_cat_are_two_sounds_even_under_one_parent() -> None:
     assert found.s[0, 0] == pytest.approx(1 - 0.5 * 0.2)  # Animal is the cat, which is louder; the dog is another sound
 
 
-def test_related_sounds_that_support_different_classes_both_count_there_but_once_in_the_mass() -> None:
+def test_related_sounds_of_different_classes_count_once_in_the_mass() -> None:
     index, kin = audioset_kin()
     probabilities, m = np.zeros((1, len(index))), np.zeros((len(index), 2))
     probabilities[0, index["Animal"]], probabilities[0, index["Dog"]] = 0.5, 0.8

@@ -87,9 +87,7 @@ def test_one_block_asks_every_sound_against_every_class(project: Path, chat: Cha
     assert request["max_tokens"] == 8000
 
 
-def test_pick_shows_classes_shuffled_by_sound_without_underscores_and_beside_none_of_these(
-    project: Path, chat: Chat
-) -> None:
+def test_pick_shows_shuffled_classes_without_underscores_and_none_of_these(project: Path, chat: Chat) -> None:
     record(chat)
     shown = [request["messages"][1]["content"] for request in chat.requests]
     assert all('"fire truck"' in text and '"none of these"' in text for text in shown)
@@ -174,9 +172,7 @@ def test_the_empty_list_is_a_good_answer(form: str, project: Path, chat: Chat) -
     assert replay() == []
 
 
-def test_a_model_that_never_answers_well_fails_naming_the_sound_and_is_not_asked_the_same_again(
-    project: Path, chat: Chat
-) -> None:
+def test_a_model_that_never_answers_well_fails_naming_the_sound(project: Path, chat: Chat) -> None:
     chat.answer = lambda request: PICK_FAULTS["invented class"][0] if sounds_of(request) == ["Bark"] else right(request)
     for _ in range(2):
         with pytest.raises(
@@ -364,7 +360,7 @@ def test_the_stage_writes_the_same_bytes_each_time(project: Path, chat: Chat) ->
     assert written[0] == written[1]
 
 
-def test_a_generic_sound_maps_to_nothing_unless_the_model_calls_it_necessary_and_says_why(
+def test_a_generic_sound_maps_to_nothing_unless_the_model_calls_it_necessary(
     project: Path, chat: Chat, caplog: pytest.LogCaptureFixture
 ) -> None:
     said = [match("dog"), match("cat") | {"necessary": True, "reason": "in these videos cats speak"}]

@@ -130,9 +130,7 @@ def test_two_runs_cannot_record_the_same_data_set_at_once(project: Path, chat: C
     assert len(seen) == 2
 
 
-def test_replies_to_a_class_list_that_has_grown_are_kept_where_the_question_is_the_same(
-    project: Path, chat: Chat
-) -> None:
+def test_when_a_class_list_grows_replies_to_the_same_question_are_kept(project: Path, chat: Chat) -> None:
     record(chat)
     served.write_classes(project, (*CLASSES, "yoga"))
     assert record(chat)["n_requests"] == 0
@@ -143,7 +141,7 @@ KEY = "sk-very-secret-0123456789"
 
 
 @pytest.mark.parametrize("status", [401, 500])
-def test_the_key_is_sent_and_stands_in_no_error_log_or_file_even_if_the_endpoint_says_it(
+def test_the_key_is_in_no_error_log_or_file_even_if_the_endpoint_says_it(
     status: int,
     project: Path,
     chat: Chat,

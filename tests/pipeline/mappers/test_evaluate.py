@@ -72,7 +72,7 @@ def test_the_command_prints_a_table_or_json_and_fails_in_one_line(
     assert capsys.readouterr().err.startswith("pipeline.map_labels evaluate: data/replies/pets.jsonl is missing: run `")
 
 
-def test_references_ship_for_six_data_sets_and_are_hand_made_or_computed_never_a_mappers(
+def test_references_ship_for_six_data_sets_and_are_no_mappers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)
@@ -84,7 +84,7 @@ def test_references_ship_for_six_data_sets_and_are_hand_made_or_computed_never_a
         assert found.pairs
 
 
-def test_the_reference_of_ave_is_the_sounds_of_the_same_name_and_all_below_them_in_the_ontology(
+def test_aves_reference_is_the_sounds_of_the_same_name_and_all_below_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(ROOT)

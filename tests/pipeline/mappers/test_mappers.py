@@ -192,7 +192,7 @@ def test_lexical_weighs_a_class_by_the_share_of_its_words_that_the_sound_says() 
     }
 
 
-def test_the_embedding_maps_names_at_or_over_the_threshold_and_weighs_them_by_the_cosine() -> None:
+def test_the_embedding_maps_names_from_the_threshold_on_by_the_cosine() -> None:
     # 0.6660, 0.1046, 0.1411: all-MiniLM-L6-v2 in the quickstart of sentence-transformers
     lists = any_lists(("The weather is lovely today.", "He drove to the stadium."), ("It's so sunny outside!",))
     (pair,) = mappers.build("embedding", Settings(min_cosine=0.6))(lists).pairs

@@ -71,8 +71,10 @@ def write_audio(clips: dict[str, np.ndarray], sample_rate: int = RATE, statuses:
         blocks = [samples[i : i + BLOCK] for i in range(0, samples.size, BLOCK)]
         levels = dict.fromkeys(("track", "mix", "expected_s", "level_dbfs", "rms_dbfs", "peak_dbfs", "error"))
         audio.append(
-            levels | {"clip_id": clip_id, "status": (statuses or {}).get(clip_id, "ok"), "sample_rate": sample_rate, "n_channels": 1,  # noqa: E501
-                      "duration_s": samples.size / sample_rate, "n_samples": samples.size, "n_blocks": len(blocks), "cache_key": key}  # noqa: E501
+            levels | {"clip_id": clip_id, "status": (statuses or {}).get(clip_id, "ok"), "sample_rate": sample_rate,
+            "n_channels": 1,
+                      "duration_s": samples.size / sample_rate, "n_samples": samples.size, "n_blocks": len(blocks),
+                      "cache_key": key}
         )  # fmt: skip
         waveforms += [
             {"clip_id": clip_id, "block": i, "n_samples": len(b), "flac": flac(b), "cache_key": key}
@@ -308,7 +310,7 @@ tag.run(OPTIONS)
 """
 
 
-def test_a_tag_stage_killed_with_signal_9_goes_on_and_ends_with_the_bytes_of_an_undisturbed_run(
+def test_a_tag_stage_killed_with_signal_9_goes_on_and_ends_with_the_same_bytes(
     tagger: FakeTagger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_audio({f"clip{i:02d}": ramp(50 + i) for i in range(60)})

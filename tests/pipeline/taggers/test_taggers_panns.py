@@ -217,7 +217,7 @@ def test_the_package_answers_as_its_class_does_and_as_ours_within_1e_4(published
     assert stated | differ == ours.provenance() | differ
 
 
-def test_the_package_is_imported_without_what_its_import_downloads_and_leaves_no_stub(published: Published) -> None:
+def test_the_package_is_imported_without_its_downloads_and_leaves_no_stub(published: Published) -> None:
     before = set(sys.modules)
     assert _panns_package.models().Cnn14.__module__ == "panns_inference.models"
     assert not [

@@ -7,7 +7,9 @@ Floats = npt.NDArray[np.float32]
 
 
 def sound(rate: int) -> Floats:
-    """1.2 s of noise, a rising tone, and a loud click; the same samples for ever (the stream of RandomState is frozen)."""  # noqa: E501
+    """1.2 s of noise, a rising tone, and a loud click; the same samples for ever (the stream of RandomState is
+    frozen).
+    """
     n = rate * 12 // 10
     seconds = np.arange(n) / rate
     samples = 0.05 * np.random.RandomState(0).standard_normal(n) + 0.3 * np.sin(
