@@ -1,15 +1,10 @@
-"""What all tests share: one thread a process, how many processes, and for the adapter's stage a copy of the tiny
-project.
-"""
+"""What all tests share: one thread a process, and how many processes."""
 
 import os
 import typing
-from pathlib import Path
 
 import pytest
 import torch
-
-from tests import tiny_project
 
 N_PROCESSES = 8  # each loads torch, which takes seconds and half a GB: more would wait for the longest file
 
@@ -38,16 +33,3 @@ def pytest_xdist_auto_num_workers() -> int:
     as many.
     """
     return min(len(os.sched_getaffinity(0)), N_PROCESSES)
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tiny project, for one file of tests."""
-    return tiny_project.copy(tmp_path_factory)
-
-
-@pytest.fixture
-def here(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, and the working directory in it."""
-    monkeypatch.chdir(project)
-    return project

@@ -1,6 +1,7 @@
-"""A data set made for tests, in a project folder of its own: two classes of flat grey clips, dark and bright."""
+"""The data set made for tests: two classes of flat grey clips, dark and bright, in a project folder of its own."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from adapt.tables import parquet
@@ -11,23 +12,40 @@ from tests.places import ROOT
 LABELS = ["dark", "bright"]
 LEVELS = (40, 200)
 VIDEO = VideoOptions(frames=4, views=2, resize=32, size=32)
+CLIPS = {"train": 4, "val": 2, "test": 1}  # a class
+Row = dict[str, object]
 
 
-def make(folder: Path, n_train: int = 4, n_val: int = 2, size: tuple[int, int] = (32, 32)) -> Path:
-    """Write data set `greys` into the project `folder`: `n_train` and `n_val` clips a class, and one to test."""
-    (folder / "cache/greys").mkdir(parents=True)
+def make(
+    folder: Path, dataset: str = "greys", n: Mapping[str, int] = CLIPS, size: tuple[int, int] = (32, 32)
+) -> list[Row]:
+    """Write the videos, `n` clips a class in each split, and clips.parquet of `dataset` into the project `folder`.
+
+    Returns the rows of `clips`.
+    """
+    (folder / "cache" / dataset).mkdir(parents=True)
     shutil.copy(ROOT / "cache/schema.sql", folder / "cache/schema.sql")
-    (folder / "cache/greys/labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
-    rows = []
-    for split, n in (("train", n_train), ("val", n_val), ("test", 1)):
-        for label_id, label in enumerate(LABELS):
-            for i in range(n):
-                name, level = f"{split}/{label}/{i}", LEVELS[label_id]
-                write_video(folder / f"data/videos/greys/{name}.mp4", [level + 4 * i, level, level + i, level], size)
-                rows.append({
-                    "clip_id": name, "path": f"{name}.mp4", "split": split, "label_id": label_id, "label": label,
-                    "status": "ok",
-                    "duration_s": 0.5, "n_frames": 4, "content_sha256": "0" * 64, "error": None,
-                })  # fmt: skip
-    parquet.write_table(folder / "cache/greys/clips.parquet", "clips", rows)
-    return folder
+    (folder / f"cache/{dataset}/labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
+    rows = [
+        _clip(folder / "data/videos" / dataset, split, label_id, i, size)
+        for split in n
+        for label_id in range(len(LABELS))
+        for i in range(n[split])
+    ]
+    write_clips(folder / "cache" / dataset, rows)
+    return rows
+
+
+def write_clips(cache: Path, rows: list[Row]) -> None:
+    """Write clips.parquet into a data set's folder of the cache, as `scan` does."""
+    parquet.write_table(cache / "clips.parquet", "clips", rows)
+
+
+def _clip(videos: Path, split: str, label_id: int, i: int, size: tuple[int, int]) -> Row:
+    """Write a video of four frames; its row of `clips`."""
+    name, level = f"{split}/{LABELS[label_id]}/{i}", LEVELS[label_id]
+    write_video(videos / f"{name}.mp4", [level + 4 * i, level, level + i, level], size)
+    return {
+        "clip_id": name, "path": f"{name}.mp4", "split": split, "label_id": label_id, "label": LABELS[label_id],
+        "status": "ok", "duration_s": 0.5, "n_frames": 4, "content_sha256": "0" * 64, "error": None,
+    }  # fmt: skip

@@ -13,26 +13,10 @@ import pytest
 from adapt.source import statistics, train
 from adapt.stream.options import Options
 from adapt.tables import classes, parquet
-from adapt.video.clips import VideoOptions
-from tests import built
-from tests.clips import write_video
-from tests.places import ROOT
+from tests import built, greys
+from tests.greys import LABELS, VIDEO
 
-LABELS = ["dark", "bright"]
-VIDEO = VideoOptions(frames=4, views=2, resize=32, size=32)
 N_TEST = 9  # clips of the test split, one of which cannot be read
-
-
-def add_clip(split: str, label_id: int, i: int) -> dict[str, object]:
-    """Write a video of four frames; its row of `clips`."""
-    name = f"{split}/{LABELS[label_id]}/{i}"
-    level = (40, 200)[label_id]
-    write_video(Path(f"data/videos/tiny/{name}.mp4"), [level + 3 * i, level, level + i, level])
-    return {
-        "clip_id": name, "path": f"{name}.mp4", "split": split, "label_id": label_id, "label": LABELS[label_id],
-        "status": "ok",
-        "duration_s": 0.5, "n_frames": 4, "content_sha256": "0" * 64, "error": None,
-    }  # fmt: skip
 
 
 def pseudo_label(clip_id: str, label_id: int | None) -> dict[str, object]:
@@ -45,11 +29,6 @@ def pseudo_label(clip_id: str, label_id: int | None) -> dict[str, object]:
         "mass": 0.9 if heard else 0.0,
         "top_label": LABELS[label_id] if label_id is not None else None, "causes": [],
     }  # fmt: skip
-
-
-def write_clips(rows: list[dict[str, object]]) -> None:
-    """Write cache/tiny/clips.parquet as `scan` does."""
-    parquet.write_table(Path("cache/tiny/clips.parquet"), "clips", rows)
 
 
 def make(base: Path) -> Path:
@@ -68,15 +47,7 @@ def fill(folder: Path) -> None:
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        Path("cache/tiny").mkdir(parents=True)
-        shutil.copy(ROOT / "cache/schema.sql", "cache/schema.sql")
-        Path("cache/tiny/labels.txt").write_text("\n".join(LABELS) + "\n")
-        rows = [
-            add_clip(split, label, i)
-            for split, n in (("train", 8), ("val", 2), ("test", 4))
-            for label in (0, 1)
-            for i in range(n)
-        ]
+        rows = greys.make(Path(), "tiny", {"train": 8, "val": 2, "test": 4})
         broken = Path("data/videos/tiny/test/dark/broken.mp4")
         broken.write_bytes(b"not a video")
         rows.append(
@@ -89,7 +60,7 @@ def fill(folder: Path) -> None:
                 "status": "failed",
             }
         )
-        write_clips(rows)
+        greys.write_clips(Path("cache/tiny"), rows)
         heard = [pseudo_label(str(r["clip_id"]), 0 if r["label"] == "dark" else None) for r in rows]
         parquet.write_table(
             Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": classes.sha256(LABELS)}

@@ -23,7 +23,7 @@ from adapt.errors import AdaptError, CheckpointError, MethodError
 from adapt.methods import tent
 from adapt.source import checkpoints, statistics
 from adapt.tables import cache, code
-from tests import built, greys
+from tests import built
 from tests.greys import LABELS, VIDEO
 from tests.tiny import trained
 
@@ -59,11 +59,6 @@ def clips(n: int = 5) -> list[Tensor]:
     """Clips of unequal sizes, some of more than one clip, each with a level of its own."""
     random = torch.Generator().manual_seed(1)
     return [torch.rand(1 + i % 2, 3, 2 + i, 4 + 3 * i, 5, generator=random) + i / n for i in range(n)]
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return greys.make(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from adapt.source import _loader, checkpoints, train
 from adapt.source._resume import Progress
 from adapt.tables import cache, code
 from adapt.tables.cache import Clip
-from tests import greys
 from tests.greys import LABELS, VIDEO
 from tests.places import ROOT
 
@@ -77,11 +76,6 @@ def initialise_head(model, names, weights):
     for value in model.head.parameters():
         nn.init.constant_(value, len(names[0]))
 """
-
-
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return greys.make(tmp_path_factory.mktemp("project"))
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from adapt.report import metrics
 from adapt.source import checkpoints
 from adapt.stream import streaming
 from adapt.tables import cache
-from tests.tiny_project import LABELS, VIDEO, options
+from tests.greys import LABELS, VIDEO
+from tests.tiny_project import options
 
 
 def test_source_counts_the_clip_that_cannot_be_read_as_wrong(here: Path) -> None:

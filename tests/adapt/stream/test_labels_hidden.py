@@ -13,8 +13,9 @@ import pytest
 
 from adapt import methods
 from adapt.stream import streaming
-from tests import built, tiny_project
-from tests.tiny_project import LABELS, options
+from tests import built, greys, tiny_project
+from tests.greys import LABELS
+from tests.tiny_project import options
 
 CLIPS = Path("cache/tiny/clips.parquet")
 ANSWERS = [
@@ -47,7 +48,7 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         assert sum(a != b for a, b in zip(true, shuffled, strict=True)) >= 4
         for i, label_id in zip(tested, shuffled, strict=True):
             rows[i] |= {"label_id": label_id, "label": LABELS[label_id]}
-        tiny_project.write_clips(rows)
+        greys.write_clips(CLIPS.parent, rows)
     return made
 
 

@@ -28,7 +28,7 @@ from adapt.tables import cache
 from adapt.tables.cache import Clip
 from adapt.video import clips
 from adapt.video.clips import LOOKAHEAD, ClipFrames
-from tests import built, tiny_project
+from tests import built, greys
 from tests.places import ROOT
 from tests.tiny_project import N_TEST, options
 
@@ -227,7 +227,7 @@ def test_a_reader_never_holds_more_than_its_few_clips(monkeypatch: pytest.Monkey
         return frames
 
     monkeypatch.setattr(clips, "read_clip", read)
-    reader = clips.stream(CLIPS * 5, tiny_project.VIDEO, "clean", 0, workers=3)
+    reader = clips.stream(CLIPS * 5, greys.VIDEO, "clean", 0, workers=3)
     while in_hand := next(reader, None):
         del in_hand
     assert most == LOOKAHEAD

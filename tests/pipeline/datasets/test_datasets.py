@@ -8,13 +8,7 @@ import pytest
 
 from adapt.errors import DatasetError
 from pipeline import datasets
-from tests.pipeline.datasets.layouts import clips, enter_project, film, put, run, splits
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return enter_project(tmp_path, monkeypatch)
-
+from tests.pipeline.datasets.layouts import clips, film, put, run, splits
 
 UCF = ("Archery/v_Archery_g08_c01.avi", "Archery/v_Archery_g25_c01.avi", "Basketball/v_Basketball_g08_c01.avi")
 HANDSTAND = "HandstandPushups/v_HandStandPushups_g01_c01.avi"  # as the release spells it

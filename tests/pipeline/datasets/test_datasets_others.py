@@ -10,13 +10,8 @@ import pytest
 
 from adapt.errors import DatasetError
 from pipeline.datasets import ava
-from tests.pipeline.datasets.layouts import clips, enter_project, film, put, run
+from tests.pipeline.datasets.layouts import clips, film, put, run
 from tests.sounds import encode
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return enter_project(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -5,13 +5,7 @@ from pathlib import Path
 import pytest
 
 from adapt.errors import DatasetError
-from tests.pipeline.datasets.layouts import clips, enter_project, film, put, run, splits
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    return enter_project(tmp_path, monkeypatch)
-
+from tests.pipeline.datasets.layouts import clips, film, put, run, splits
 
 KINETICS = "label,youtube_id,time_start,time_end,split,is_cc\n"
 

@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +36,6 @@ from tests.chat import (
     sounds_of,
 )
 from tests.places import ROOT
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(shortlist, "shortlist", served.three_of_four)
-    monkeypatch.delenv(endpoint.KEY, raising=False)
-    monkeypatch.chdir(served.make_project(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def chat() -> Iterator[Chat]:
-    with served.serving() as running:
-        yield running
 
 
 @pytest.mark.parametrize(("form", "n_requests"), [("pick", 3), ("block", 2)])

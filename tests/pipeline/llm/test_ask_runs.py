@@ -9,13 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from adapt.errors import MapperError
-from pipeline.labels import shortlist
 from pipeline.llm import _endpoint as endpoint
 from tests import chat as served
 from tests.chat import (
@@ -34,20 +33,6 @@ from tests.chat import (
     sounds_of,
 )
 from tests.places import ROOT
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(shortlist, "shortlist", served.three_of_four)
-    monkeypatch.delenv(endpoint.KEY, raising=False)
-    monkeypatch.chdir(served.make_project(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def chat() -> Iterator[Chat]:
-    with served.serving() as running:
-        yield running
 
 
 def test_a_dry_run_tells_requests_and_tokens_and_asks_nothing(project: Path, chat: Chat) -> None:

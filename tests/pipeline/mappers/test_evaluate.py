@@ -12,7 +12,6 @@ from adapt.errors import MapperError
 from pipeline import evaluate, mappers
 from pipeline.labels.lists import label_lists, listed_classes
 from pipeline.mappers import Settings
-from tests import chat as served
 from tests.places import ROOT
 
 REFERENCES = sorted(path.stem for path in (ROOT / "data/maps/reference").glob("*.csv"))
@@ -20,13 +19,12 @@ HEAD = "audio_label,label,weight,necessary,reason\n"
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(served.make_project(tmp_path))
+def project(project: Path) -> Path:
     Path("data/maps/reference").mkdir(parents=True)
     Path("data/maps/reference/pets.csv").write_text(
         f"{HEAD}Dog,dog,1,false,same\nBark,dog,1,false,voice\nMeow,cat,1,false,voice\n"
     )
-    return tmp_path
+    return project
 
 
 def test_precision_recall_and_coverage_are_counted_as_by_hand(project: Path) -> None:

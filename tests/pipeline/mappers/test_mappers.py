@@ -25,10 +25,9 @@ RECORDED = sorted(path.stem for path in (ROOT / "data/replies").glob("*.jsonl"))
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(shortlist, "shortlist", served.three_of_four)
-    monkeypatch.chdir(served.make_project(tmp_path))
-    return tmp_path
+    return project
 
 
 @pytest.fixture

@@ -16,12 +16,6 @@ HEAD = "audio_label,label,weight,necessary,reason\n"
 TABLE = Path("map.csv")
 
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(served.make_project(tmp_path))
-    return tmp_path
-
-
 def read(path: Path = TABLE) -> LabelMap:
     return mappers.build("table", Settings(table=str(path)))(label_lists("pets", read_classes("pets")))
 
