@@ -17,6 +17,8 @@ from typing import Any, Protocol, cast
 from adapt.errors import MapperError
 from adapt.tables.files import sha256_text
 from pipeline.labels.lists import LabelLists, shown
+from pipeline.llm.forms._reading import objects
+from pipeline.llm.forms._reading import without_reasoning as without_reasoning
 
 PROMPTS = Path("data/prompts")
 MAX_REASON = 200  # characters
@@ -133,23 +135,42 @@ def quoted(names: object) -> str:
     return json.dumps(names, ensure_ascii=False)
 
 
+def is_cut(finish_reason: str | None) -> bool:
+    """Whether a reply ended at the token limit, in the words of OpenAI or of those behind a proxy."""
+    return str(finish_reason).lower() in ("length", "max_tokens")
+
+
+def is_refusal(finish_reason: str | None) -> bool:
+    """Whether the model, or a filter, would not answer."""
+    return finish_reason in ("refusal", "content_filter")
+
+
 def parse(raw: str, finish_reason: str | None, member: str) -> list[Any]:
-    """The list `member` of a reply.  Raises ReplyError where the reply was cut off, refused, or has no such list."""
-    if finish_reason == "length":
+    """The list `member` of a reply, which may stand after reasoning, in fences, or between sentences.
+
+    Raises ReplyError where the reply was cut off, refused, is empty, or has no such list, or two that differ.
+    """
+    if is_cut(finish_reason):
         raise ReplyError("the reply was cut off at the token limit: answer shorter")
-    if finish_reason in ("refusal", "content_filter"):
+    if is_refusal(finish_reason):
         raise ReplyError(
             f"the model refused to answer ({finish_reason}): {_one_line(raw)!r}: the question is only about names of "
             "sounds"
         )
-    try:
-        reply = json.loads(raw)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ReplyError(f"the reply is not JSON ({error})") from None
-    if not isinstance(reply, dict) or not isinstance(reply.get(member), list):
+    answer = without_reasoning(raw)
+    if not answer.strip():
+        raise ReplyError("the reply is empty" if not raw.strip() else "the reply holds reasoning and no answer")
+    values = objects(answer)
+    if not values:
+        raise ReplyError(f"the reply is not JSON: {_one_line(answer)[:80]!r}")
+    found: list[list[Any]] = [
+        value[member] for value in values if isinstance(value, dict) and isinstance(value.get(member), list)
+    ]
+    if not found:
         raise ReplyError(f'the reply is not an object with a list "{member}"')
-    found: list[Any] = reply[member]
-    return found
+    if len(found) > 1:
+        raise ReplyError(f'the reply holds {len(found)} different objects with a list "{member}": give one')
+    return found[0]
 
 
 def match_schema(shown_classes: Sequence[str], max_items: int) -> Record:
