@@ -1,7 +1,9 @@
 """A chat endpoint on this machine that answers as a test tells it, and a small project to ask it about."""
 
 import json
+import re
 import shutil
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,9 +34,14 @@ class Answer:
     finish_reason: str = "stop"
     refusal: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    body: str | None = None  # instead of a chat completion
+    message: dict[str, Any] | None = None  # instead of one with `content`
+    choice: dict[str, Any] = field(default_factory=dict)  # what the choice holds besides
+    body: str | bytes | None = None  # instead of a chat completion
     n_cut: int = 0  # bytes of the body that are promised and never sent
     wait_for: threading.Event | None = None  # before answering
+    pause_s: float = 0.0  # after each byte of the body, or with `drips_head` of the head
+    drips_head: bool = False
+    n_times: int = 1  # the body is sent
 
 
 class Chat:
@@ -53,8 +60,8 @@ class Chat:
 
 
 @contextmanager
-def serving() -> Iterator[Chat]:
-    """Run an endpoint on a free port."""
+def serving(certificate: Path | None = None) -> Iterator[Chat]:
+    """Run an endpoint on a free port, over TLS with the certificate and key of that file."""
     chat = Chat()
 
     class Handler(BaseHTTPRequestHandler):
@@ -66,28 +73,43 @@ def serving() -> Iterator[Chat]:
             answer = chat.answer(request)
             if answer.wait_for is not None:
                 answer.wait_for.wait(30)
-            body = (completion(answer) if answer.body is None else answer.body).encode()
+            said = completion(answer) if answer.body is None else answer.body
+            body = said if isinstance(said, bytes) else said.encode()
             try:
                 self.send_response(answer.status)
-                for name, value in (
-                    {"Content-Type": "application/json", "Content-Length": str(len(body))} | answer.headers
-                ).items():
+                size = {"Content-Type": "application/json", "Content-Length": str(len(body) * answer.n_times)}
+                for name, value in (size | answer.headers).items():
                     self.send_header(name, value)
+                if answer.drips_head:
+                    self.drip(b"X-Slow: " + b"." * 1000, answer.pause_s)
                 self.end_headers()
-                self.wfile.write(body[: len(body) - answer.n_cut])
-            except (BrokenPipeError, ConnectionResetError):
+                if answer.pause_s:
+                    self.drip(body, answer.pause_s)
+                for _ in range(answer.n_times):
+                    self.wfile.write(body[: len(body) - answer.n_cut])
+            except OSError:
                 pass  # the client has given up or was killed, which is what the test is about
-            if answer.n_cut:
+            if answer.n_cut or answer.pause_s:
                 self.close_connection = True
+
+        def drip(self, told: bytes, pause_s: float) -> None:
+            self.flush_headers()
+            for byte in told:
+                self.wfile.write(bytes([byte]))
+                time.sleep(pause_s)
 
         def log_message(self, *args: object) -> None:
             return None
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    chat.url = f"http://127.0.0.1:{server.server_port}/v1"
+    chat.url = f"{'http' if certificate is None else 'https'}://127.0.0.1:{server.server_port}/v1"
     yield chat
     server.shutdown()
     thread.join()
@@ -97,21 +119,39 @@ def serving() -> Iterator[Chat]:
 def completion(answer: Answer) -> str:
     content = answer.content if isinstance(answer.content, str) else json.dumps(answer.content)
     message = {"role": "assistant", "content": None if answer.refusal else content, "refusal": answer.refusal}
-    choice = {"index": 0, "finish_reason": answer.finish_reason, "message": message}
+    if answer.message is not None:
+        message = {"role": "assistant"} | answer.message
+    choice = {"index": 0, "finish_reason": answer.finish_reason, "message": message} | answer.choice
     usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
     return json.dumps(
         {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
     )
 
 
+def user_text(request: Request) -> str:
+    """What the first user's turn says, the system's text cut off where it stands there too."""
+    text: str = next(message["content"] for message in request["messages"] if message["role"] == "user")
+    return text[[found.start() for found in re.finditer(r"^Sounds? ?(?:\(\d+\))?: ", text, re.MULTILINE)][-1] :]
+
+
 def sounds_of(request: Request) -> list[str]:
     """The sounds that a request asks about, read back from the prompt's quotes: one of the form pick, a list of the
     form block.
     """
-    text = request["messages"][1]["content"]
-    start = min(i for i in (text.find('"'), text.find("[")) if i >= 0)
-    found = json.JSONDecoder().raw_decode(text[start:])[0]
+    text = user_text(request)
+    found = json.JSONDecoder().raw_decode(text[text.index(": ") + 2 :])[0]
     return [found] if isinstance(found, str) else list(found)
+
+
+def is_first(request: Request) -> bool:
+    """Whether it is the question's first attempt, which is told of no fault."""
+    return "Not valid: " not in request["messages"][-1]["content"]
+
+
+def format_of(request: Request) -> str:
+    """The structured-output format that a request wants, by its name in `_formats`."""
+    wanted = request.get("response_format", {"type": "text"})
+    return "json_object_plain" if wanted == {"type": "json_object"} else str(wanted["type"])
 
 
 def match(label: object, weight: object = 1.0) -> dict[str, object]:
@@ -129,14 +169,14 @@ TRUTH = {"Dog": [match("dog")], "Bark": [match("dog", 0.5)], "Meow": [match("cat
 def right(request: Request) -> Answer:
     """What a good model says about the four sounds, in the form in which it was asked."""
     sounds = sounds_of(request)
-    if "Sounds (" in request["messages"][1]["content"]:
+    if user_text(request).startswith("Sounds ("):
         return Answer({"sounds": [{"sound": sound, "matches": TRUTH[sound]} for sound in sounds]})
     return Answer(reply(*TRUTH[sounds[0]]))
 
 
 def only(sound: str, answer: Answer) -> Callable[[Request], Answer]:
     """Answer so when first asked about `sound`, and rightly otherwise."""
-    return lambda request: answer if sound in sounds_of(request) and len(request["messages"]) == 2 else right(request)
+    return lambda request: answer if sound in sounds_of(request) and is_first(request) else right(request)
 
 
 def record(chat: Chat, **changed: Any) -> dict[str, object]:
@@ -178,4 +218,4 @@ def three_of_four(sounds: object, classes: object, floor: float, top_n: int) -> 
 
 def lines(path: Path = FINISHED) -> list[dict[str, Any]]:
     """The records of a recording."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text().split("\n") if line]

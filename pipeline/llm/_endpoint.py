@@ -1,157 +1,120 @@
 """An OpenAI-compatible chat endpoint: one request at a time in, what it said out, with tokens and seconds.
 
 The `openai` client waits and tries again on 429, 5xx and timeouts (Retry-After is honoured up to its limit of two
-minutes, else the wait doubles).  Endpoints differ in the structured output that they take, so the first request finds
-out.  The key comes from OPENAI_API_KEY, goes into the request's header and nowhere else: it is cut out of everything
-that the endpoint says.
+minutes, else the wait doubles).  The first questions find out what the endpoint takes: which structured output
+(`_formats`), and whether its model has a system role.  The key goes into the request's header and nowhere else: it is
+cut out of everything that the endpoint says.
 """
 
-import json
 import logging
-import os
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
-from urllib.parse import urlsplit
+
+import openai
 
 from adapt.errors import MapperError
+from pipeline.llm import _faults
+from pipeline.llm._answer import NoCompletionError, read_completion
+from pipeline.llm._connection import KEY as KEY
+from pipeline.llm._connection import RedirectError, TooLargeError, check_address, open_client, public, read_key
+from pipeline.llm._formats import Formats, response_format
 from pipeline.llm.forms import Record
 
 log = logging.getLogger(__name__)
-KEY = "OPENAI_API_KEY"
-REFUSES_FORMAT = {400, 404, 415, 422, 500, 501}  # what endpoints answer to a response_format that they do not know
-FORMATS = (
-    "json_schema",
-    "json_object",
-    "json_object_plain",
-    "text",
-)  # strictest first; json_object carries the schema inside
 
 
 class Endpoint:
-    """A chat endpoint, and the structured-output format that it turned out to take.  Threads may share it after the
-    first request.
-    """
+    """A chat endpoint, and what it turned out to take.  Threads may share it."""
 
     def __init__(self, base_url: str, model: str, settings: Record, timeout_s: float, max_retries: int) -> None:
-        import openai
-
         for name in ("httpx2", "openai"):  # or the client and its transport log a line a request, the client a retry
             logging.getLogger(name).setLevel(logging.WARNING)
-        if urlsplit(base_url).scheme not in ("http", "https"):
-            raise MapperError(
-                f"--base_url {_public(base_url)!r} is no http(s) address: give the part before /chat/completions"
-            )
-        self._openai, self._model, self._settings = openai, model, settings
-        self._where, self._key = _public(base_url), _read_key()
+        check_address(base_url)
+        self._model, self._settings = model, settings
+        self._where, self._key = public(base_url), read_key()
         key = self._key or "none"  # local servers want no key, the client wants one
-        self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout_s, max_retries=max_retries)
-        self._format: str | None = None
+        http = open_client(timeout_s)
+        self._client = openai.OpenAI(
+            base_url=base_url, api_key=key, timeout=timeout_s, max_retries=max_retries, http_client=http
+        )
+        self._formats = Formats()
+        self._has_system_role = True
 
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
 
-    def ask(self, messages: list[Record], schema: Record, name: str) -> Record:
-        """Send one request about `name`; return raw text, finish reason, format, tokens, seconds and date.
+    def takes(self, format_: str | None) -> bool:
+        """Whether it may be asked in this format (again): nothing has shown otherwise."""
+        return format_ in self._formats.to_try()
+
+    def ask(self, messages: Sequence[Record], schema: Record, name: str) -> Record:
+        """Send one request about `name`; return raw text, where it stood, finish reason, format, tokens, seconds, date.
 
         Raises MapperError where no answer comes, in one line that holds no key.
         """
         start = time.monotonic()
         try:
-            completion = self._complete(messages, schema)
-            message, finish_reason = completion.choices[0].message, completion.choices[0].finish_reason
-        except self._openai.OpenAIError as error:
-            raise self._failure(name, f"{type(error).__name__}: {error}") from None
-        except (AttributeError, IndexError, TypeError, ValueError) as error:  # 200, but no chat completion
-            raise self._failure(name, f"its answer is no chat completion: {error}") from None
-        refusal = getattr(message, "refusal", None)
-        usage = completion.usage
-        return {
+            reply = self._ask(messages, schema)
+        except (openai.OpenAIError, NoCompletionError, TooLargeError, RedirectError) as error:
+            what, to_do = _faults.told(error)
+            raise MapperError(
+                f"{self._where} did not answer for {name!r} ({_faults.one_line(self._clean(what))}): {to_do}, "
+                "then run the same command again: it goes on where it stopped"
+            ) from None
+        return reply | {
             "endpoint": "chat.completions",
-            "form": self._format,
-            "raw": self._clean(message.content or refusal or ""),
-            "finish_reason": "refusal" if refusal and not message.content else finish_reason,
-            "prompt_tokens": usage.prompt_tokens if usage else None,
-            "completion_tokens": usage.completion_tokens if usage else None,
+            "raw": self._clean(reply["raw"]),
             "seconds": round(time.monotonic() - start, 2),
             "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
-
-    def _failure(self, name: str, what: str) -> MapperError:
-        told = "".join(character if character.isprintable() else " " for character in self._clean(what))[:300]
-        return MapperError(
-            f"{self._where} did not answer for {name!r} ({told}): check --base_url, --model, --settings and {KEY}, "
-            "then run the same command again: it goes on where it stopped"
-        )
 
     def _clean(self, text: str) -> str:
         """Text of the endpoint's without the key, and without halves of characters, which no file takes."""
         told = text.replace(self._key, "[key]") if self._key else text
         return told.encode("utf-8", "replace").decode()
 
-    def _complete(self, messages: list[Record], schema: Record) -> Any:
-        if self._format is not None:
-            return self._create(self._client, self._format, messages, schema)
-        for format_ in FORMATS:
+    def _ask(self, messages: Sequence[Record], schema: Record) -> Record:
+        """The reply in the first format that the endpoint does not refuse."""
+        turned_away: list[str] = []
+        for format_ in self._formats.to_try():
             try:
-                # one retry: an endpoint that answers 500 to a format does so each time
-                completion = self._create(self._client.with_options(max_retries=1), format_, messages, schema)
-            except self._openai.APIStatusError as error:
-                if error.status_code not in REFUSES_FORMAT or format_ == FORMATS[-1]:
+                reply = read_completion(self._send(format_, messages, schema))
+            except openai.APIStatusError as error:
+                if not self._formats.refused(format_, error.status_code):
                     raise
-                log.info(
-                    "the endpoint answered %d to %s: trying %s",
-                    error.status_code,
-                    format_,
-                    FORMATS[FORMATS.index(format_) + 1],
-                )
+                turned_away.append(format_)
             else:
-                self._format = format_
-                return completion
+                self._formats.answered(format_, reply, turned_away)
+                return reply | {"form": format_, "system_role": self._has_system_role}
         raise AssertionError("the last format returns or raises")
 
-    def _create(self, client: Any, format_: str, messages: list[Record], schema: Record) -> Any:
-        formats: dict[str, Record] = {
-            "json_schema": {
-                "type": "json_schema",
-                "json_schema": {"name": "matches", "schema": schema, "strict": True},
-            },
-            "json_object": {"type": "json_object", "schema": schema},
-            "json_object_plain": {"type": "json_object"},
-        }
-        wanted = {"response_format": formats[format_]} if format_ in formats else {}
-        # as extra_body: endpoints know settings that the client does not
-        return client.chat.completions.create(model=self._model, messages=messages, extra_body=self._settings, **wanted)
+    def _send(self, format_: str, messages: Sequence[Record], schema: Record) -> str:
+        if self._has_system_role:
+            try:
+                return self._create(format_, messages, schema)
+            except openai.APIStatusError as error:
+                if not _faults.knows_no_system_role(error):
+                    raise
+            log.info("the endpoint's model takes no system role: the user's turn says it all")
+            self._has_system_role = False
+        return self._create(format_, without_system_role(messages), schema)
 
-
-def _read_key() -> str:
-    key = os.environ.get(KEY, "").strip()
-    if not key.isascii() or not key.isprintable():
-        raise MapperError(f"{KEY} holds characters that no header can carry: set it again")
-    return key
-
-
-def _public(base_url: str) -> str:
-    """The address without user, password, query and fragment, which may be secrets."""
-    parts = urlsplit(base_url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def read_settings(text: str, default: Record) -> Record:
-    """Sampling settings from a flag: `default` where it is empty, else the JSON object that it holds, whole.
-
-    Raises MapperError where it is none, or sets what the questions set.
-    """
-    if not text:
-        return default
-    try:
-        settings = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise MapperError(f"--settings {text!r} is not JSON ({error}): write it like '{json.dumps(default)}'") from None
-    ours = {"model", "messages", "response_format", "stream", "n", "tools"}
-    if not isinstance(settings, dict) or ours & settings.keys():
-        raise MapperError(
-            f"--settings {text!r}: write a JSON object without {sorted(ours)}, like '{json.dumps(default)}'"
+    def _create(self, format_: str, messages: Sequence[Record], schema: Record) -> str:
+        client = self._client.with_options(max_retries=0) if self._formats.is_doubted(format_) else self._client
+        response = client.chat.completions.with_raw_response.create(
+            model=self._model,
+            messages=list(messages),  # type: ignore[arg-type]  # roles and texts; the client's types name each role
+            stream=False,
+            extra_body=self._settings,  # endpoints know settings that the client does not
+            **response_format(format_, schema),
         )
-    return settings
+        return response.text
+
+
+def without_system_role(messages: Sequence[Record]) -> list[Record]:
+    """The messages with the system's text at the head of the first user's turn."""
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    others = [message for message in messages if message["role"] != "system"]
+    return [others[0] | {"content": "\n\n".join([*system, others[0]["content"]])}, *others[1:]]

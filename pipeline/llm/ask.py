@@ -9,25 +9,23 @@ it stopped and asks nothing twice; the recording that the stage replays changes 
 import itertools
 import logging
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from threading import Event, Lock
 
 import tyro
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from adapt.errors import MapperError
-from adapt.tables.files import sha256_text
 from pipeline.labels.lists import LabelLists, label_lists, read_classes
 from pipeline.llm import forms
-from pipeline.llm._endpoint import Endpoint, read_settings
-from pipeline.llm.forms import Cut, Prompt, Question, Record, ReplyError, read_prompt
+from pipeline.llm._settings import about_tokens, read_settings
+from pipeline.llm.forms import Cut, Prompt, Question, Record, read_prompt
 from pipeline.llm.recording import Journal, question_sha256, stale
 from pipeline.workers import crew
 
 log = logging.getLogger(__name__)
-CHARACTERS_PER_TOKEN = 3.4  # of the recorded prompts, by Qwen2.5's tokenizer: 850 tokens a question of 2,880 characters
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,9 @@ class Options:
     """pick: one sound and a few classes, for a small model; block: many sounds and all classes, for a strong one"""
     dry_run: bool = False  # print how many requests and about how many tokens it takes, ask nothing
     max_tokens_total: int | None = None  # stop before this run has used more, in and out
-    max_attempts: int = 3  # per question, each with the last reply's fault
+    max_attempts: int = 3  # per question and output format, each with the last reply's fault
     concurrency: int = 1  # questions in flight
-    timeout_s: float = 120.0  # per request
+    timeout_s: float = 120.0  # per request, its whole reply included
     max_retries: int = 4  # of a request that fails with 429, 5xx or a timeout
     settings: str = ""
     """sampling settings as JSON instead of the form's own, e.g. '{"max_completion_tokens": 9000}'; recorded"""
@@ -116,6 +114,8 @@ def _check(options: Options) -> None:
         value = getattr(options, name)
         if value is not None and value < least:
             raise MapperError(f"--{name} {value}: give at least {least}")
+    if not 0 < options.timeout_s < threading.TIMEOUT_MAX:
+        raise MapperError(f"--timeout_s {options.timeout_s}: give seconds above 0")
 
 
 def _plan(options: Options, lists: LabelLists, prompt: Prompt, recorded: Sequence[Record]) -> Record:
@@ -141,16 +141,16 @@ def _plan(options: Options, lists: LabelLists, prompt: Prompt, recorded: Sequenc
 
 
 def _estimate(plan: Record, prompt: Prompt, questions: Sequence[Question]) -> dict[str, int]:
-    tokens_in = sum(_about_tokens(question.messages(prompt)) for question in questions)
+    tokens_in = sum(about_tokens(question.messages(prompt)) for question in questions)
     tokens_out = sum(question.n_sounds for question in questions) * forms.build(plan["form"]).TOKENS_OUT
     return {"n_requests": len(questions), "n_tokens_in": tokens_in, "n_tokens_out": tokens_out}
 
 
-def _about_tokens(messages: Sequence[Record]) -> int:
-    return round(sum(len(message["content"]) for message in messages) / CHARACTERS_PER_TOKEN)
-
-
 def _ask_all(options: Options, plan: Record, prompt: Prompt, questions: Sequence[Question], journal: Journal) -> None:
+    # these load the client, which a dry run does not need
+    from pipeline.llm._endpoint import Endpoint
+    from pipeline.llm._interview import Budget, Interview, OverBudget
+
     settings = plan["settings"]
     budget = Budget(options.max_tokens_total)
     with closing(
@@ -191,92 +191,3 @@ def _left(questions: Sequence[Question], plan: Record, prompt: Prompt, journal: 
         f"{n_left} questions are left, {journal.path} keeps what was answered: run the same command again, it goes "
         "on from there"
     )
-
-
-class OverBudget(Exception):  # noqa: N818 - what happened; the caller makes it a MapperError that says what is left
-    """A request that might spend more than the budget was not sent."""
-
-    def __init__(self, total: int, spent: int, wanted: int) -> None:
-        super().__init__()
-        self.total, self.spent, self.wanted = total, spent, wanted
-
-
-class Budget:
-    """Tokens that a run may use; each request reserves the most that it may take and settles for what it took."""
-
-    def __init__(self, total: int | None) -> None:
-        self._total, self._spent, self._reserved = total, 0, 0
-        self._lock = Lock()
-
-    def reserve(self, n_tokens: int) -> None:
-        """Raises OverBudget where these and those of the requests in flight might be too many."""
-        with self._lock:
-            if self._total is not None and self._spent + self._reserved + n_tokens > self._total:
-                raise OverBudget(self._total, self._spent, n_tokens)
-            self._reserved += n_tokens
-
-    def settle(self, reserved: int, n_tokens: int) -> None:
-        """Give back what was reserved and count what was used."""
-        with self._lock:
-            self._reserved -= reserved
-            self._spent += n_tokens
-
-
-@dataclass(frozen=True)
-class Interview:
-    """What asking one question after the other takes."""
-
-    max_attempts: int
-    plan: Record
-    prompt: Prompt
-    journal: Journal
-    endpoint: Endpoint
-    budget: Budget
-
-    def ask(self, question: Question, stop: Event) -> None:
-        """Ask until a reply is valid, telling the model each time what was wrong.  Recorded attempts count."""
-        key = question_sha256(self.plan, self.prompt, question)
-        past = self.journal.attempts(key)
-        while (not past or past[-1]["error"] is not None) and not stop.is_set():
-            if len(past) >= self.max_attempts:
-                raise MapperError(
-                    f"the sound {question.sound!r} got no valid reply in {len(past)} attempts, the last fault: "
-                    f"{past[-1]['error']}: "
-                    f"raise --max_attempts or choose another --model; {self.journal.path} keeps what was answered"
-                )
-            request = question.messages(self.prompt)
-            for last in past[-1:]:
-                request.append({"role": "assistant", "content": last["raw"]})
-                request.append({"role": "user", "content": f"Not valid: {last['error']}. Answer again."})
-            header = {"kind": "reply", "audio_id": question.audio_id, "sound": question.sound, "attempt": len(past) + 1}
-            hashes = {"prompt_sha256": self.prompt.sha256, "question_sha256": key}
-            hashes["request_sha256"] = sha256_text(self.plan["model"], self.plan["settings"], request)
-            reply = self._send(request, question)
-            said = {
-                "request": request[1:],
-                "error": _fault(reply, question),
-            }  # the system prompt is data/prompts', by its hash
-            past.append(header | {"model": self.plan["model"]} | hashes | said | reply)
-            self.journal.append(past[-1])
-
-    def _send(self, request: list[Record], question: Question) -> Record:
-        about = _about_tokens(request)
-        most = about + int(
-            self.plan["settings"].get("max_tokens") or self.plan["settings"].get("max_completion_tokens") or 0
-        )
-        self.budget.reserve(most)
-        used = 0
-        try:
-            reply = self.endpoint.ask(request, question.schema(), question.sound)
-            used = (reply["prompt_tokens"] or about) + (reply["completion_tokens"] or len(reply["raw"]) // 3)
-        finally:
-            self.budget.settle(most, used)
-        return reply
-
-
-def _fault(reply: Record, question: Question) -> str | None:
-    try:
-        question.read(reply["raw"], reply["finish_reason"])
-    except ReplyError as error:
-        return str(error)
-    return None

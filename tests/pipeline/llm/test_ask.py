@@ -12,8 +12,8 @@ from adapt.errors import MapperError
 from pipeline import map_labels, mappers
 from pipeline.labels import shortlist
 from pipeline.labels.lists import label_lists, shown
-from pipeline.llm import _endpoint as endpoint
 from pipeline.llm import ask
+from pipeline.llm._formats import FORMATS
 from pipeline.llm.forms import Prompt, block, pick
 from pipeline.mappers import llm
 from tests import chat as served
@@ -26,6 +26,8 @@ from tests.chat import (
     Answer,
     Chat,
     Request,
+    format_of,
+    is_first,
     lines,
     match,
     only,
@@ -91,6 +93,8 @@ PICK_FAULTS: dict[str, tuple[Answer, str]] = {
     "no reason": (Answer(reply(match("dog") | {"reason": " "})), "the reason for 'dog' is empty"),
     "prose": (Answer("Sure! It is a dog."), "not JSON"),
     "truncated JSON": (Answer('{"matches": [{"cla'), "not JSON"),
+    "two answers": (Answer('{"matches": []} or {"matches": [1]}'), "2 different objects"),
+    "nothing": (Answer(""), "the reply is empty"),
     "nested without end": (Answer("[" * 200_000), "not JSON"),
     "no list": (Answer({"class": "dog"}), 'not an object with a list "matches"'),
     "cut at the token limit": (Answer('{"matches": [{"cla', finish_reason="length"), "cut off"),
@@ -105,9 +109,9 @@ def test_a_reply_that_breaks_a_rule_is_asked_again_with_the_rule(fault: str, pro
     answer, rule = PICK_FAULTS[fault]
     chat.answer = only("Bark", answer)
     assert record(chat)["n_requests"] == 4
-    again = [request for request in chat.requests if len(request["messages"]) == 4]
+    again = [request for request in chat.requests if not is_first(request)]
     assert [sounds_of(request) for request in again] == [["Bark"]]
-    assert rule in again[0]["messages"][3]["content"]
+    assert rule in again[0]["messages"][-1]["content"]
     assert [(r["attempt"], r["error"] is None) for r in lines()[1:] if r["sound"] == "Bark"] == [(1, False), (2, True)]
     assert replay() == TRUE_PAIRS
 
@@ -144,7 +148,7 @@ def test_a_block_that_breaks_a_rule_is_asked_again_naming_the_sounds(fault: str,
     answer, rule = BLOCK_FAULTS[fault]
     chat.answer = only("Bark", answer)
     assert record(chat, form="block")["n_requests"] == 2
-    assert rule in chat.requests[1]["messages"][3]["content"]
+    assert rule in chat.requests[1]["messages"][-1]["content"]
     assert replay() == TRUE_PAIRS
 
 
@@ -179,23 +183,13 @@ def test_a_model_that_never_answers_well_fails_naming_the_sound(project: Path, c
 def test_the_strictest_output_format_that_the_endpoint_takes_is_found_once(
     refused: tuple[str, ...], status: int, project: Path, chat: Chat
 ) -> None:
-    def answer(request: Request) -> Answer:
-        wanted = request.get("response_format", {"type": "text"})
-        plain = wanted["type"] == "json_object" and "schema" not in wanted
-        return (
-            Answer(status=status, body="{}")
-            if ("json_object_plain" if plain else wanted["type"]) in refused
-            else right(request)
-        )
-
-    chat.answer = answer
+    chat.answer = lambda request: Answer(status=status, body="{}") if format_of(request) in refused else right(request)
     record(chat)
-    taken = endpoint.FORMATS[len(refused)]
+    taken = FORMATS[len(refused)]
     assert {r["form"] for r in lines()[1:]} == {taken}
-    assert len(chat.requests) <= 3 + 2 * len(
-        refused
-    )  # each refused format is tried at most twice, by the first question only
-    assert ("response_format" in chat.requests[-1]) == (taken != "text")
+    # in words: once.  500: with a retry by the first question, then once more by the second, which is sure
+    assert len(chat.requests) == 3 + len(refused) * (1 if status == 400 else 3)
+    assert format_of(chat.requests[-1]) == taken
 
 
 def test_too_many_requests_is_waited_out_for_as_long_as_retry_after_says(project: Path, chat: Chat) -> None:
