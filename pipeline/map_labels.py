@@ -1,8 +1,9 @@
 """The stage map_labels: two label lists -> cache/<dataset>/label_map.parquet, which sound supports which class.
 
-Hangs off label lists only, so new clips never ask again.  Three more commands of this room: `python -m
+Hangs off label lists only, so new clips never ask again.  Four more commands of this room: `python -m
 pipeline.map_labels ask DATASET` asks a language model and records the replies that the mapper `llm` replays; `export`
-writes a map as a CSV that a person can correct; `evaluate` compares the mappers with maps that a person made.
+writes a map as a CSV that a person can correct; `evaluate` compares the mappers with maps that a person made; `diff`
+shows what one map says otherwise than another.
 """
 
 import sys
@@ -23,8 +24,8 @@ from pipeline.mappers import LabelMap, Settings, table
 class Options:
     """Map the sounds of AudioSet to the classes of a data set.
 
-    With ask, export or evaluate as first word: record a language model's replies, write a map as CSV, compare maps with
-    references.
+    With ask, export, evaluate or diff as first word: record a language model's replies, write a map as CSV, compare
+    maps with references, or two maps with each other.
     """
 
     dataset: str
@@ -115,6 +116,10 @@ def main() -> None:
             from pipeline import evaluate
 
             evaluate.main(args)
+        case ["diff"]:
+            from pipeline import diff
+
+            diff.main(args)
         case _:
             command.main(Options, run, prog="pipeline.map_labels")
 

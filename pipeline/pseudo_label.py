@@ -10,10 +10,10 @@ heard of each clip (its few loudest sounds) waits in a scratch file in between.
 import math
 import tempfile
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import duckdb
 import numpy as np
@@ -27,7 +27,8 @@ from adapt.errors import CacheError, OptionsError
 from adapt.tables import cache, parquet
 from adapt.tables.files import sha256_file
 from pipeline.labels import ontology
-from pipeline.labels.evidence import Causes, Evidence, Floats, Heard, Mask, absence, clip_probabilities, loudest, weigh
+from pipeline.labels.evidence import Causes, Evidence, Floats, Mask, absence, clip_probabilities, loudest, weigh
+from pipeline.labels.scratch import Scratch
 from pipeline.sql import tables
 
 WITH_SOUND = ("ok", "truncated")
@@ -74,37 +75,6 @@ class Sounds:
     weights: Floats  # (A, K) of the label map
     necessary: Mask  # (A, K)
     kin: Mask | None  # (A, A); None: every sound counts by itself
-
-
-class Scratch:
-    """What was heard in each clip, in a file and in the order of clips; zero where nothing was put."""
-
-    def __init__(self, file: IO[bytes], n_clips: int, n_sounds: int, n_classes: int) -> None:
-        """Lay out `n_clips` records of up to `n_sounds` sounds and the absences of `n_classes` classes."""
-        self._file, self._n_clips = file, n_clips
-        self._record = np.dtype(
-            [("sounds", "<i4", (n_sounds,)), ("probabilities", "<f8", (n_sounds,)), ("absent", "<f4", (n_classes,))]
-        )
-        file.truncate(n_clips * self._record.itemsize)
-
-    def put(self, ranks: npt.NDArray[np.int64], heard: Heard, absent: npt.NDArray[np.float32]) -> None:
-        """Keep what was heard in the clips that stand at `ranks`."""
-        rows = self._rows()
-        rows["sounds"][ranks], rows["probabilities"][ranks], rows["absent"][ranks] = (
-            heard.sounds,
-            heard.probabilities,
-            absent,
-        )
-
-    def get(self, start: int, stop: int) -> tuple[Heard, npt.NDArray[np.float32]]:
-        """(what was heard, the absences) of the clips from `start` to `stop`."""
-        rows = np.array(self._rows()[start:stop])
-        return Heard(rows["sounds"], rows["probabilities"]), rows["absent"]
-
-    def _rows(self) -> npt.NDArray[np.void]:
-        return np.memmap(
-            self._file, self._record, "r+", shape=(self._n_clips,)
-        )  # mapped for one block only: pages seen must not pile up
 
 
 def run(options: Options) -> dict[str, object]:
@@ -191,24 +161,79 @@ def _read_sounds(
         name: str(getattr(options, name))
         for name in ("combine", "related", "reduce", "threshold", "top_k", "temperature")
     }
-    files = tables.needed(folder, "tags")
-    if not files:
+    labels = _read_tagger(options, folder, connection)
+    if labels is None:
         nothing = np.zeros((0, len(classes)))
         return classes, Sounds([], nothing, nothing > 0, None), provenance
+    provenance["labels_sha256"] = sha256_file(labels.path)
+    weights, necessary = _matrices(map_path, labels, len(classes))
+    if options.related == "strongest":
+        provenance["ontology_sha256"] = sha256_file(ontology.ONTOLOGY)
+    return classes, Sounds(labels.sounds, weights, necessary, _kin(options, labels)), provenance
+
+
+def _read_tagger(options: Options, folder: Path, connection: duckdb.DuckDBPyConnection) -> tables.TaggerLabels | None:
+    """The sounds of the tags, None where there are no tags.  Raises CacheError where another tagger made them."""
+    files = tables.needed(folder, "tags")
+    if not files:
+        return None
     known = tables.check("tags", files, connection)
     if (by := known.get("tagger", {options.tagger})) != {options.tagger}:
         names = " and ".join(map(repr, sorted(by)))
         raise CacheError(
             f"{folder / 'tags'} was made by the tagger {names}, not {options.tagger!r}: {tables.repair('tags')}"
         )
-    labels = tables.read_tagger_labels(folder / "tags", known)
-    provenance["labels_sha256"] = sha256_file(labels.path)
-    weights, necessary = _matrices(map_path, labels, len(classes))
-    kin = None
-    if options.related == "strongest":
-        kin = ontology.kinship(labels.mids)
-        provenance["ontology_sha256"] = sha256_file(ontology.ONTOLOGY)
-    return classes, Sounds(labels.sounds, weights, necessary, kin), provenance
+    return tables.read_tagger_labels(folder / "tags", known)
+
+
+def _kin(options: Options, labels: tables.TaggerLabels) -> Mask | None:
+    return ontology.kinship(labels.mids) if options.related == "strongest" else None
+
+
+def recorded_options(dataset: str) -> Options | None:
+    """The options that the cached pseudo-labels of `dataset` were made with, None where there are none.
+
+    Raises CacheError where the file does not say.
+    """
+    path = cache.folder(dataset) / "pseudo_labels.parquet"
+    if not path.exists():
+        return None
+    said = parquet.check_version(path, "pseudo_labels")
+    kinds = {"threshold": float, "top_k": int, "temperature": float}
+    names = ("tagger", "combine", "related", "reduce", *kinds)
+    try:
+        return Options(dataset, **{name: kinds.get(name, str)(said[name]) for name in names})  # type: ignore[arg-type]
+    except (KeyError, ValueError) as error:
+        raise CacheError(f"{path} does not say how it was made ({error!r}): run `dvc repro pseudo_label`") from None
+
+
+def top_labels(
+    options: Options, classes: Sequence[str], maps: Sequence[Mapping[tuple[str, int], float]]
+) -> Iterator[tuple[str, list[str | None]]]:
+    """(clip_id, its sound's top class under each of `maps`, None where no sound of the map is heard), clips by id.
+
+    A map: (sound, label_id) -> weight.  The tags are read once.  Raises CacheError as `run` does.
+    """
+    _check(options)
+    folder = cache.folder(options.dataset)
+    with duckdb.connect() as connection:
+        clips = _read_clips(folder, connection)
+        labels = _read_tagger(options, folder, connection)
+    names = labels.sounds if labels else []
+    sounds = Sounds(names, np.zeros((len(names), 0)), np.zeros((len(names), 0), np.bool_), None)
+    kin = _kin(options, labels) if labels else None
+    weights = [np.array([[m.get((name, i), 0.0) for i in range(len(classes))] for name in names]) for m in maps]
+    with tempfile.TemporaryFile(dir=folder) as file:
+        scratch = Scratch(file, len(clips.ids), min(options.top_k, max(1, len(names))), 0)
+        _listen(options, folder / "tags", clips, sounds, np.zeros(0, np.int64), scratch)
+        for start in range(0, len(clips.ids), CLIPS_AT_ONCE):
+            ids = clips.ids[start : start + CLIPS_AT_ONCE]
+            heard, _ = scratch.get(start, start + len(ids))
+            found = [
+                weigh(heard, w.reshape(len(names), len(classes)), combine=options.combine, kin=kin) for w in weights
+            ]
+            for n, clip_id in enumerate(ids):
+                yield clip_id, [classes[e.top[n]] if e.mass[n] > 0 else None for e in found]
 
 
 def _matrices(map_path: Path, labels: tables.TaggerLabels, n_classes: int) -> tuple[Floats, Mask]:

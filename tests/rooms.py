@@ -29,8 +29,9 @@ PIPELINE: Rooms = {
     "decode": {"audio", "taggers", "workers"},
     "tag": {"audio", "taggers", "workers", "decode"},
     "evaluate": {"labels", "mappers"},
-    "map_labels": {"labels", "llm", "mappers", "evaluate"},
     "pseudo_label": {"labels", "sql"},
+    "diff": {"labels", "mappers", "pseudo_label"},
+    "map_labels": {"labels", "llm", "mappers", "evaluate", "diff"},
     "query": {"sql"},
     "listen": {"audio", "taggers", "tag"},
 }

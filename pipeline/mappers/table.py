@@ -47,6 +47,11 @@ def default_path(dataset: str) -> Path:
     return MAPS / f"{dataset}.csv"
 
 
+def dataset_of(path: Path) -> str:
+    """The data set that an export names in its first line, "" where there is no such line.  Raises MapperError."""
+    return str(_head(path, next(_lines(path), (1, []))[1]).get("dataset", ""))
+
+
 def rows_sha256(rows: Iterable[Row]) -> str:
     """Hash of what the rows say, in any order."""
     return sha256_text(sorted((r.audio_label, r.label, r.weight, r.necessary, r.reason) for r in rows))
@@ -114,14 +119,8 @@ def _read(path: Path) -> tuple[dict[int, Row], str, str]:
     """({line: row}, "exported", "edited" or "hand", the source of an export)."""
     lines = _lines(path)
     number, first = next(lines, (1, []))
-    head: dict[str, object] = {}
-    if first and first[0].startswith(MARK):
-        try:
-            head = dict(json.loads(first[0].removeprefix(MARK)))
-        except (ValueError, TypeError) as error:
-            raise MapperError(
-                f"{path}, line 1: {first[0]!r} is not what an export writes ({error}): restore or delete the line"
-            ) from None
+    head = _head(path, first)
+    if head:
         number, first = next(lines, (2, []))
     while first and not first[-1]:
         first.pop()
@@ -132,6 +131,18 @@ def _read(path: Path) -> tuple[dict[int, Row], str, str]:
     if "sha256" not in head:
         return rows, "hand", source
     return rows, "exported" if head["sha256"] == rows_sha256(rows.values()) else "edited", source
+
+
+def _head(path: Path, first: list[str]) -> dict[str, object]:
+    """What an export's first line says, {} where it is none."""
+    if not first or not first[0].startswith(MARK):
+        return {}
+    try:
+        return dict(json.loads(first[0].removeprefix(MARK)))
+    except (ValueError, TypeError) as error:
+        raise MapperError(
+            f"{path}, line 1: {first[0]!r} is not what an export writes ({error}): restore or delete the line"
+        ) from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
