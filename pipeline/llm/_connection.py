@@ -10,7 +10,7 @@ import os
 import threading
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
@@ -33,8 +33,11 @@ class RedirectError(Exception):
 class Client(httpx2.Client):
     """What the `openai` client sends its requests with."""
 
-    def __init__(self, timeout_s: float) -> None:
-        super().__init__(timeout=timeout_s, follow_redirects=False)
+    def __init__(self, timeout_s: float, direct: bool) -> None:
+        """`direct`: past the proxies of the environment."""
+        super().__init__(
+            timeout=timeout_s, follow_redirects=False, transport=httpx2.HTTPTransport() if direct else None
+        )
         self._timeout_s = timeout_s
 
     def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
@@ -111,10 +114,13 @@ def status_within(body: bytes) -> int | None:
     return int(code) if code.isdecimal() and 400 <= int(code) < 600 else UNKNOWN_ERROR
 
 
-def open_client(timeout_s: float) -> Client:
-    """A client with the proxies of the environment.  Raises MapperError where one of them is none that it can use."""
+def open_client(base_url: str, timeout_s: float) -> Client:
+    """A client with the proxies of the environment, or without them where NO_PROXY says so of the address.
+
+    Raises MapperError where one of them is none that it can use.
+    """
     try:
-        return Client(timeout_s)
+        return Client(timeout_s, direct=bool(proxy_bypass(urlsplit(base_url).hostname or "")))
     except (ValueError, ImportError, httpx2.InvalidURL) as error:
         proxies = getproxies()
         names = {"http": "HTTP_PROXY", "https": "HTTPS_PROXY", "all": "ALL_PROXY"}

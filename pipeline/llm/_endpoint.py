@@ -34,7 +34,7 @@ class Endpoint:
         self._model, self._settings = model, settings
         self._where, self._key = public(base_url), read_key()
         key = self._key or "none"  # local servers want no key, the client wants one
-        http = open_client(timeout_s)
+        http = open_client(base_url, timeout_s)
         self._client = openai.OpenAI(
             base_url=base_url, api_key=key, timeout=timeout_s, max_retries=max_retries, http_client=http
         )

@@ -76,7 +76,10 @@ def told(error: Exception) -> tuple[str, str]:
     match error:
         case openai.APIStatusError():
             said = words(error)
-            advice = BY_STATUS.get(error.status_code, "check --base_url, --model and --settings")
+            otherwise = (
+                "wait, or see its log" if error.status_code >= 500 else "check --base_url, --model and --settings"
+            )
+            advice = BY_STATUS.get(error.status_code, otherwise)
             return f"{type(error).__name__} {error.status_code}: {said or 'no words'}", _advice(said) or advice
         case openai.APITimeoutError():
             cause = _first_cause(error)

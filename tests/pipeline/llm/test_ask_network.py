@@ -111,6 +111,8 @@ def test_a_proxy_that_cannot_be_used_is_one_line_that_names_it(
         record(chat)
     assert "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
+    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
+    record(chat)
 
 
 def test_a_proxy_that_does_not_answer_is_one_line(project: Path, chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
