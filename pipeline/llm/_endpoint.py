@@ -82,7 +82,7 @@ class Endpoint:
             try:
                 reply = read_completion(self._send(format_, messages, schema))
             except openai.APIStatusError as error:
-                if not self._formats.refused(format_, error.status_code):
+                if not self._formats.refused(format_, error.status_code, _faults.words(error)):
                     raise
                 turned_away.append(format_)
             else:

@@ -1,12 +1,13 @@
 """Which structured-output format an endpoint takes, found out by the first questions.
 
 Endpoints differ: some refuse a format with 400, some crash over it with 500, some accept it and do as they like.  A
-format is settled when the endpoint has obeyed it; one that it refused in words is not asked for again; a 500 may be a
-passing fault, so only a second question that is answered 500 as well refuses a format.
+format is settled when the endpoint has obeyed it; one that it refused in words is not asked for again; an error that
+says nothing of formats may be a passing fault, so only a second question that ends so as well refuses a format.
 """
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 from threading import Lock
 
@@ -14,8 +15,8 @@ from pipeline.llm.forms import Record, is_cut, is_refusal, without_reasoning
 
 log = logging.getLogger(__name__)
 FORMATS = ("json_schema", "json_object", "json_object_plain", "text")  # strictest first; json_object holds the schema
-REFUSES_FORMAT = {400, 404, 415, 422, 501}  # what endpoints answer to a response_format that they do not know
-PERHAPS_REFUSES = 500  # llama-cpp-python's answer to json_schema; any server's on a bad day
+REFUSES_FORMAT = {400, 404, 415, 422, 500, 501}  # answers to a response_format that is not known; 500: llama-cpp-python
+IN_WORDS = re.compile(r"response_format|json.?(schema|object|mode)|grammar|structured|guided", re.IGNORECASE)
 
 
 def response_format(name: str, schema: Record) -> Record:
@@ -46,7 +47,7 @@ class Formats:
 
     def __init__(self) -> None:
         self._left = list(FORMATS)  # those that may be settled yet; one that is alone is settled
-        self._doubted: set[str] = set()  # answered 500 by a question that was answered in another format
+        self._doubted: set[str] = set()  # an error to a question that was then answered in another format
         self._lock = Lock()
 
     def to_try(self) -> list[str]:
@@ -55,16 +56,16 @@ class Formats:
             return list(self._left)
 
     def is_doubted(self, name: str) -> bool:
-        """Whether it was answered 500 before: then one try tells."""
+        """Whether it was an error before: then one try tells."""
         with self._lock:
             return name in self._doubted
 
-    def refused(self, name: str, status: int) -> bool:
-        """Take note of an error; return whether the next format may be tried."""
+    def refused(self, name: str, status: int, words: str) -> bool:
+        """Take note of an error and the server's words; return whether the next format may be tried."""
         with self._lock:
-            if status not in {*REFUSES_FORMAT, PERHAPS_REFUSES} or name == self._left[-1]:
+            if status not in REFUSES_FORMAT or name == self._left[-1]:
                 return False
-            if status != PERHAPS_REFUSES or name in self._doubted:
+            if name in self._doubted or IN_WORDS.search(words):
                 self._drop(name)
         log.info("the endpoint answered %d to the format %s: trying the next", status, name)
         return True

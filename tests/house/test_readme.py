@@ -44,6 +44,7 @@ RUN_ELSEWHERE = {
     "python -m pipeline.map_labels export ave --mapper llm --out ave.csv": (
         "tests/pipeline/mappers/test_mappers_table.py"
     ),
+    "python -m pipeline.map_labels diff embedding ave.csv": "tests/pipeline/mappers/test_diff.py",
     "python -m pipeline.map_labels evaluate": "tests/pipeline/mappers/test_evaluate.py",
     "python -m pipeline.map_labels ask NAME --base_url http://localhost:8000/v1 --model MODEL": (
         "tests/pipeline/mappers/test_mappers.py asks a local server"

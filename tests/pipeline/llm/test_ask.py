@@ -179,16 +179,24 @@ def test_a_model_that_never_answers_well_fails_naming_the_sound(project: Path, c
 @pytest.mark.parametrize(
     "refused", [("json_schema",), ("json_schema", "json_object"), ("json_schema", "json_object", "json_object_plain")]
 )
-@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize(
+    ("status", "words", "n_each"),
+    [  # an error without words may pass: the second question makes sure.  500 is tried again before
+        (400, "'response_format.type' must be 'text'", 1),
+        (400, "no", 2),
+        (500, "no", 3),
+    ],
+)
 def test_the_strictest_output_format_that_the_endpoint_takes_is_found_once(
-    refused: tuple[str, ...], status: int, project: Path, chat: Chat
+    refused: tuple[str, ...], status: int, words: str, n_each: int, project: Path, chat: Chat
 ) -> None:
-    chat.answer = lambda request: Answer(status=status, body="{}") if format_of(request) in refused else right(request)
+    chat.answer = lambda request: (
+        Answer(status=status, body=json.dumps({"error": words})) if format_of(request) in refused else right(request)
+    )
     record(chat)
     taken = FORMATS[len(refused)]
     assert {r["form"] for r in lines()[1:]} == {taken}
-    # in words: once.  500: with a retry by the first question, then once more by the second, which is sure
-    assert len(chat.requests) == 3 + len(refused) * (1 if status == 400 else 3)
+    assert len(chat.requests) == 3 + len(refused) * n_each
     assert format_of(chat.requests[-1]) == taken
 
 

@@ -106,9 +106,14 @@ def test_answers_in_an_ignored_format_are_kept_and_the_formats_after_it_are_trie
     assert replay() == TRUE_PAIRS
 
 
-def test_two_server_errors_do_not_change_the_format_of_a_recording(project: Path, chat: Chat) -> None:
-    broken = Answer(status=500, body='{"error": {"message": "CUDA out of memory", "code": 500}}')
-    chat.answer = lambda request: broken if len(chat.requests) <= 2 else right(request)
+@pytest.mark.parametrize(
+    ("status", "n_times"), [(500, 2), (200, 1), (400, 1)], ids=["500, tried again", "an error under 200", "400"]
+)
+def test_a_passing_error_does_not_change_the_format_of_a_recording(
+    status: int, n_times: int, project: Path, chat: Chat
+) -> None:
+    broken = Answer(status=status, body='{"error": {"message": "CUDA out of memory"}}')
+    chat.answer = lambda request: broken if len(chat.requests) <= n_times else right(request)
     record(chat, max_retries=1)
     assert [r["form"] for r in lines()[1:]] == ["json_object", "json_schema", "json_schema"]
 
