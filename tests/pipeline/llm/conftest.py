@@ -14,7 +14,8 @@ from tests.chat import Chat
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(shortlist, "shortlist", served.three_of_four)
-    for name in (endpoint.KEY, "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+    proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+    for name in (endpoint.KEY, *proxies, *map(str.lower, proxies)):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(served.make_project(tmp_path))
     return tmp_path
