@@ -11,6 +11,10 @@ class CacheError(EarshotError):
     """A file of the cache is missing, broken, or of another schema or label order."""
 
 
+class BusyError(EarshotError):
+    """Another process makes the same files; the message says which, since when."""
+
+
 class AdaptError(EarshotError):
     """Base of what goes wrong in the adapter."""
 

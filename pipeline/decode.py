@@ -18,7 +18,7 @@ import numpy as np
 
 from adapt import command
 from adapt.errors import CacheError, DatasetError, DecodeError
-from adapt.tables import cache, parquet
+from adapt.tables import cache, lock, parquet
 from adapt.tables.files import sha256_file, sha256_text
 from pipeline import taggers
 from pipeline.audio import perturb, sound
@@ -133,6 +133,7 @@ class Plan:
         return sound.stream(self.decoder, source.path, change)
 
 
+@lock.alone("decode")
 def run(options: Options) -> dict[str, int]:
     """Bring cache/<dataset>/audio and waveforms in line with clips.parquet and return the counts.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapt import command
-from adapt.tables import cache
+from adapt.tables import cache, lock
 from adapt.tables.files import sha256_file, write_text
 
 LABELS, MAPS, REPLIES = Path("data/labels"), Path("data/maps"), Path("data/replies")
@@ -27,6 +27,7 @@ class Options:
     min_cosine: float = 0.0
 
 
+@lock.alone("lists", makes_folder=True)
 def run(options: Options) -> dict[str, int]:
     """Write both files; return how many files each names."""
     folder = cache.folder(options.dataset) / "lists"

@@ -14,7 +14,7 @@ import tyro
 
 from adapt import command
 from adapt.errors import MapperError
-from adapt.tables import cache, parquet
+from adapt.tables import cache, lock, parquet
 from pipeline import mappers
 from pipeline.labels.lists import LabelLists, label_lists, read_classes
 from pipeline.mappers import LabelMap, Settings, table
@@ -34,6 +34,7 @@ class Options:
     min_cosine: float = Settings.min_cosine  # for the mapper embedding: names less near than this are not connected
 
 
+@lock.alone("map_labels")
 def run(options: Options) -> dict[str, object]:
     """Write the label map; return counts.  Raises MapperError for an unknown mapper or one that cannot answer."""
     lists = label_lists(options.dataset, cache.read_labels(options.dataset))

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from adapt import command
 from adapt.errors import CacheError, OptionsError
-from adapt.tables import cache, parquet
+from adapt.tables import cache, lock, parquet
 from adapt.tables.files import sha256_file
 from pipeline.labels import ontology
 from pipeline.labels.evidence import Causes, Evidence, Floats, Mask, absence, clip_probabilities, loudest, weigh
@@ -77,6 +77,7 @@ class Sounds:
     kin: Mask | None  # (A, A); None: every sound counts by itself
 
 
+@lock.alone("pseudo_label")
 def run(options: Options) -> dict[str, object]:
     """Write one row a clip; return counts.  Raises CacheError where tables are missing or do not fit each other.
 

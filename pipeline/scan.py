@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from adapt import command
 from adapt.errors import DatasetError
-from adapt.tables import cache, classes, parquet
+from adapt.tables import cache, classes, lock, parquet
 from adapt.tables.classes import ClassesError
 from adapt.tables.files import sha256_file, write_text
 from adapt.video.decoding import TIMEOUT_S, DecodeError, Decoders
@@ -39,6 +39,7 @@ class Options:
     decode_timeout_s: float = TIMEOUT_S  # a file that takes longer to look into is a failed row
 
 
+@lock.alone("scan", makes_folder=True)
 def run(options: Options) -> dict[str, int]:
     """Write clips.parquet and labels.txt of `options.dataset` and return counts.
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from adapt import command
 from adapt.errors import CacheError, TaggerError
-from adapt.tables import cache, parquet
+from adapt.tables import cache, lock, parquet
 from adapt.tables.files import sha256_text
 from pipeline import decode, taggers
 from pipeline.audio import sound
@@ -64,6 +64,7 @@ class Heard:
     n_blocks: int  # 0 where the sound was not kept
 
 
+@lock.alone("tag")
 def run(options: Options) -> dict[str, int]:
     """Bring cache/<dataset>/tags in line with cache/<dataset>/audio and return the counts.
 

@@ -18,6 +18,7 @@ from adapt.errors import MethodError
 from adapt.report import _runs, _significance, metrics
 from adapt.report._runs import GROUPS, METRICS, Run
 from adapt.report._significance import Estimate
+from adapt.tables import lock
 from adapt.tables.files import replacing, write_text
 
 
@@ -277,6 +278,7 @@ def _write_csv(path: Path, rows: Sequence[Row], corruptions: Sequence[str]) -> N
             writer.writerows((row.name, column, round(100 * row.scores[column], 2)) for column in ("all", *corruptions))
 
 
+@lock.alone(lambda options: f"report.{options.out}")
 def run(options: Options) -> dict[str, object]:
     """Write the three files; return the means in per cent by row.  Raises CacheError for runs that are missing or
     cannot be compared.

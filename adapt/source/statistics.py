@@ -22,7 +22,7 @@ from adapt.errors import AdaptError, VideoError
 from adapt.methods import eata
 from adapt.source import checkpoints
 from adapt.source._loader import to_device
-from adapt.tables import cache, code, files
+from adapt.tables import cache, code, files, lock
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions, stream
 
@@ -78,6 +78,7 @@ def identity(options: Options, model_sha256: str) -> dict[str, str]:
     }
 
 
+@lock.alone(lambda options: f"statistics.{options.backbone}")
 def run(options: Options) -> dict[str, object]:
     """Stream the clean train split through the source model."""
     device = device_of(options.device)

@@ -31,7 +31,7 @@ from adapt.source._augment import augmented
 from adapt.source._loader import Loaded
 from adapt.source._resume import Progress
 from adapt.source._trainer import Trainer, check_precision
-from adapt.tables import cache, classes, code, files
+from adapt.tables import cache, classes, code, files, lock
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions
 
@@ -263,6 +263,7 @@ def identity(options: Options, labels: list[str]) -> dict[str, str]:
     )
 
 
+@lock.alone(lambda options: f"train.{options.backbone}")
 def run(options: Options) -> dict[str, object]:
     """Train on the train split and choose by the val split, or take what is published; save."""
     device = device_of(options.device)

@@ -8,7 +8,6 @@ At the end the parts of all lanes become one file a table, ordered by key, whate
 goes.
 """
 
-import fcntl
 import logging
 import os
 import pickle
@@ -23,16 +22,16 @@ import pyarrow.parquet as pq
 import torch
 
 from adapt.contract import Method
-from adapt.errors import AdaptError
+from adapt.errors import CacheError
 from adapt.stream._batches import Row
 from adapt.stream._fingerprint import differences
 from adapt.stream._streams import Rows, Stream
-from adapt.tables import cache
+from adapt.tables import cache, lock, parquet, schema
+from adapt.tables.files import replacing
 
 log = logging.getLogger("adapt")
 TABLES = ("predictions", "traces")
 SAVE_EVERY_S = 60.0  # a save is due after this time too, however few clips it was
-LOCK_WAIT_S = 3.0  # processes of a run that was just killed may hold its lock for a moment longer
 
 N_NAMED = 8  # changes, where a run starts anew
 
@@ -42,20 +41,20 @@ def output(folder: Path, table: str) -> Path:
     return folder / f"{table}.parquet"
 
 
-def metadata_of(path: Path) -> dict[str, str] | None:
-    """The `earshot.*` metadata of a Parquet file without the prefix; None where there is no such file, or a broken
-    one.
-    """
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowInvalid):
+def metadata_of(path: Path, table: str) -> dict[str, str] | None:
+    """What a whole file of `table` says it was made of; None where there is no such file, or a damaged one."""
+    if not path.exists():
         return None
-    return {k.decode().removeprefix("earshot."): v.decode() for k, v in metadata.items() if k.startswith(b"earshot.")}
+    try:
+        return parquet.verify(path, table)
+    except CacheError as error:
+        log.warning("%s: made again", str(error).rpartition(": run ")[0])
+        return None
 
 
 def is_finished(folder: Path, fingerprint: Mapping[str, str]) -> bool:
     """Whether the folder holds what a run of this fingerprint would make; a run of another one is named in one line."""
-    found = [metadata_of(output(folder, table)) for table in TABLES]
+    found = [metadata_of(output(folder, table), table) for table in TABLES]
     known = [{name: value for name, value in (one or {}).items() if name not in ("table", "schema")} for one in found]
     if all(one == fingerprint for one in known):
         shutil.rmtree(folder / "progress", ignore_errors=True)  # of a run killed while it let go of them
@@ -80,10 +79,9 @@ def _sync(path: Path) -> None:
 
 def _write(path: Path, write: Callable[[Path], object]) -> None:
     """Have `write` fill a temporary name, then rename: after a crash the file is there whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    write(temporary)
-    _sync(temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        write(temporary)
+        _sync(temporary)
     _sync(path.parent)
 
 
@@ -96,24 +94,16 @@ class Progress:
         self.fingerprint, self.save_every = dict(fingerprint), save_every
 
     def __enter__(self) -> "Progress":
-        """Take hold of the folder.  Raises AdaptError where another run has it."""
+        """Take hold of the folder.  Raises BusyError where another run has it."""
+        place = self.target.relative_to(cache.ROOT)
+        path = lock.path_of(place.parts[0], "adapt." + "/".join(place.parts[2:]))
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT)
-        until = time.monotonic() + LOCK_WAIT_S
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return self
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    os.close(self._lock)
-                    raise AdaptError(
-                        f"{self.target} is being written by another run: wait for it, or give this one another --name"
-                    ) from None
-                time.sleep(0.1)
+        self._held = lock.holding(path, f"{self.target}")
+        self._held.__enter__()
+        return self
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self._lock)
+    def __exit__(self, *error: Any) -> None:
+        self._held.__exit__(*error)
 
     def lane(self, numbers: range) -> "Lane":
         """The progress of the streams with these numbers, which follow one another."""
@@ -128,7 +118,7 @@ class Progress:
             if not self._parts(table):
                 cache.write_table(output(self.target, table), table, [], self.fingerprint)
                 continue
-            _write(output(self.target, table), lambda path, table=table: self._merge(table, ordered, path))  # type: ignore[misc]
+            self._merge(table, ordered, output(self.target, table))
         self.drop()
 
     def _merge(self, table: str, ordered: Sequence[int], path: Path) -> None:
@@ -136,11 +126,16 @@ class Progress:
         parts: dict[int, list[Path]] = {}
         for part in self._parts(table):
             parts.setdefault(_place(part)[0], []).append(part)
-        with pq.ParquetWriter(path, pq.read_schema(self._parts(table)[0]), compression="zstd") as writer:
+        names = schema.schema_of(table).names
+        columns = schema.schema_of(table).with_metadata(pq.read_schema(self._parts(table)[0]).metadata)
+        with parquet.sealed(path, columns) as writer:
             for number in ordered:
                 if number in parts:
-                    rows = pa.concat_tables([pq.read_table(part) for part in parts[number]]).combine_chunks()
-                    writer.write_table(rows, row_group_size=len(rows))
+                    read = [parquet.read_file(part, table, names) for part in parts[number]]
+                    rows = pa.concat_tables(read).combine_chunks()
+                    writer.write_table(rows.cast(columns), row_group_size=len(rows))
+        _sync(path)
+        _sync(path.parent)
 
     def _parts(self, table: str) -> list[Path]:
         """Of all lanes, in the order of stream and position."""
@@ -252,7 +247,11 @@ class Lane:
     def predictions(self, number: int) -> list[Row]:
         """The rows of a stream that is on disk."""
         rows: list[Row] = pa.concat_tables(
-            [pq.read_table(part) for part in self._parts("predictions") if _place(part)[0] == number]
+            [
+                parquet.read_file(part, "predictions", schema.schema_of("predictions").names)
+                for part in self._parts("predictions")
+                if _place(part)[0] == number
+            ]
         ).to_pylist()
         return rows
 
@@ -264,7 +263,7 @@ class Lane:
         """Predictions on disk of each stream of the lane up to the one in hand."""
         counts = [0] * (min(self.number + 1, self.numbers.stop) - self.numbers.start)
         for part in self._parts("predictions"):
-            if _place(part) < self._start and metadata_of(part) is not None:
+            if _place(part) < self._start and metadata_of(part, "predictions") is not None:
                 counts[_place(part)[0] - self.numbers.start] += pq.read_metadata(part).num_rows
         return counts
 

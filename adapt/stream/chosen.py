@@ -17,7 +17,7 @@ from adapt import methods
 from adapt.core import settings
 from adapt.errors import MethodError
 from adapt.stream.options import FUSION
-from adapt.tables import cache
+from adapt.tables import cache, lock
 from adapt.tables.files import write_text
 
 
@@ -57,6 +57,7 @@ def options_for(words: Sequence[str]) -> type[Options]:
     return kind
 
 
+@lock.alone("choose", makes_folder=True)
 def run(options: Options) -> dict[str, object]:
     """Write a file a run; return how many settings each has.  Raises MethodError for a setting that no run reads."""
     given = dict(options.settings) if isinstance(options.settings, dict) else dataclasses.asdict(options.settings)

@@ -1,7 +1,11 @@
 """Files of both packages: hashed, and written whole or not at all."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,19 +13,59 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`, and make the folder.
+    """Give a temporary name beside `path`, where an empty file lies, and make the folder.
 
     What is written under that name becomes `path` when the block ends, and is deleted where it raises.  Whoever reads
-    `path` meanwhile, or after a run that was killed, finds the old file or the new one, whole.
+    `path` meanwhile, or after a run that was killed, finds the old file or the new one, whole.  The name is nobody
+    else's: two that write `path` at once do not touch each other's file, and the last to end has it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)  # of a run that was killed
+    sweep(path.parent, path.name)
+    temporary, descriptor = _create(path)
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _create(path: Path) -> tuple[Path, int]:
+    """(a new name beside `path`, its open file, which is locked for as long as it is in use)."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o666)
+        if _is_ours(descriptor) and os.fstat(descriptor).st_nlink:
+            return temporary, descriptor
+        os.close(descriptor)  # a sweep came in between, and took it for an orphan
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Delete temporary files of `name`, or of any name, in `folder` that a killed process left; those in use stay."""
+    if not folder.is_dir():
+        return
+    start, end = (f".{name}." if name else "."), ".tmp"
+    for file in sorted(folder.iterdir()):
+        if not (file.name.startswith(start) and file.name.endswith(end)):
+            continue
+        try:
+            descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:  # gone meanwhile, or a link, which is none of ours
+            continue
+        try:
+            if _is_ours(descriptor):
+                file.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
+
+
+def _is_ours(descriptor: int) -> bool:
+    """Lock an open file, unless another process holds it."""
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,6 +12,17 @@ from adapt.errors import CacheError
 
 ROOT = Path("cache")  # relative to the project's root, where every command runs
 SCHEMA = ROOT / "schema.sql"
+STAGES = {  # which stage makes a table, and so makes it again
+    "clips": "scan",
+    "audio": "decode",
+    "waveforms": "decode",
+    "tags": "tag",
+    "label_map": "map_labels",
+    "pseudo_labels": "pseudo_label",
+    "predictions": "adapt",
+    "traces": "adapt",
+}
+SHARDED = ("audio", "waveforms", "tags")  # tables that are a folder of shards, which may be empty
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ recording is replaced only when every question has its answer: whatever happens 
 replays stays whole.
 """
 
-import fcntl
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from adapt.errors import MapperError
+from adapt.tables import lock
 from adapt.tables.files import sha256_text, write_text
 from pipeline.labels.lists import SOUNDS, LabelLists
 from pipeline.llm.forms import PROMPTS, Prompt, Question, Record
@@ -37,6 +37,11 @@ def finished_path(dataset: str) -> Path:
 def unfinished_path(dataset: str) -> Path:
     """Where replies wait until all are there."""
     return REPLIES / f"{dataset}.asking.jsonl"
+
+
+def lock_path(dataset: str) -> Path:
+    """What the process that asks holds."""
+    return REPLIES / f".{dataset}.lock"
 
 
 def ask_command(dataset: str, model: str = "MODEL", form: str = "pick") -> str:
@@ -98,23 +103,28 @@ def stale(plan: Mapping[str, Any], lists: LabelLists, prompt: Prompt) -> str | N
 class Journal:
     """The unfinished recording of a data set, open for one process at a time; a context manager.
 
-    Entering cuts off a line that a kill tore.  Raises MapperError where another process is recording the same data set.
+    Entering cuts off a line that a kill tore.  Raises BusyError where another process is recording the same data set.
     """
 
     def __init__(self, dataset: str) -> None:
-        self.path, self._finished = unfinished_path(dataset), finished_path(dataset)
+        self._dataset, self.path, self._finished = dataset, unfinished_path(dataset), finished_path(dataset)
         self.n_appended = 0
         self._lock = Lock()
         self._replies: dict[tuple[str, int], Record] = {}
 
     def __enter__(self) -> "Journal":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: BinaryIO = self.path.open("a+b")
+        self._held = lock.holding(lock_path(self._dataset), str(self._finished))
+        self._held.__enter__()
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise MapperError(f"{self.path}: another run is recording there: wait for it or stop it") from None
+            self._open()
+        except BaseException:
+            self._held.__exit__(None, None, None)
+            raise
+        return self
+
+    def _open(self) -> None:
+        self._file: BinaryIO = self.path.open("a+b")
         self._file.seek(0)
         whole = self._file.read().rpartition(b"\n")
         self._file.truncate(len(whole[0]) + len(whole[1]))
@@ -125,7 +135,6 @@ class Journal:
             last_plan(finished),
         ]  # the newer one first; empty where there is none
         self._remember([*finished, *self._unfinished])
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -133,6 +142,7 @@ class Journal:
         if not self.n_appended and not any(record.get("kind") == "reply" for record in self._unfinished):
             self.path.unlink(missing_ok=True)  # nothing was answered: leave no file that says so
         self._file.close()
+        self._held.__exit__(kind, error, trace)
 
     def _remember(self, records: Iterable[Record]) -> None:
         self._replies |= {(r["question_sha256"], r["attempt"]): r for r in records if r.get("kind") == "reply"}

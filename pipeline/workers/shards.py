@@ -7,8 +7,11 @@ stage to new shards as a stream, so memory grows neither with the data set nor w
 
 import hashlib
 import heapq
+import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +22,10 @@ import pyarrow.parquet as pq
 
 from adapt.errors import CacheError
 from adapt.tables import parquet
+from adapt.tables.files import sweep
 from adapt.tables.schema import schema_of
 
+log = logging.getLogger(__name__)
 CLIPS_PER_SHARD = 64
 ROWS_PER_GROUP = {"waveforms": 8}  # of 30 s: about 10 MB
 DEFAULT_ROWS_PER_GROUP = 1024
@@ -88,22 +93,24 @@ class Stored:
 
     @classmethod
     def read(cls, group: Group, wanted: Mapping[str, str]) -> "Stored":
-        """Look at every shard's clip_id and cache_key.  A broken shard, or one of another schema, holds nothing that
-        can be kept.
+        """Verify every shard and look at its clip_id and cache_key.  A damaged shard, or one of another schema, counts
+        as absent, which is said.
         """
         holds: dict[Path, set[str]] = {}
         rows_of: dict[str, dict[tuple[str, str], dict[Path, int]]] = {table: {} for table in group.folders}
         for table, folder in group.folders.items():
             folder.mkdir(parents=True, exist_ok=True)
+            sweep(folder)
             for file in _usable_shards(folder, table):
-                keys = pq.read_table(file, columns=["clip_id", "cache_key"])
+                keys = parquet.read_file(file, table, ["clip_id", "cache_key"])
                 counted = Counter(zip(keys.column(0).to_pylist(), keys.column(1).to_pylist(), strict=True))
                 holds[file] = {clip_id for clip_id, _ in counted}
                 for key, n in counted.items():
                     rows_of[table].setdefault(key, {})[file] = n
         where = {}
         for file in [file for file in holds if file.parent == group.folders[group.index]]:
-            for row in pq.read_table(file, columns=["clip_id", "cache_key", *group.n_rows.values()]).to_pylist():
+            columns = ["clip_id", "cache_key", *group.n_rows.values()]
+            for row in parquet.read_file(file, group.index, columns).to_pylist():
                 clip_id, key = row["clip_id"], (row["clip_id"], row["cache_key"])
                 if wanted.get(clip_id) != row["cache_key"]:
                     continue
@@ -149,12 +156,19 @@ class Stored:
 def read_rows(file: Path, table: str, clip_ids: Iterable[str], columns: Sequence[str]) -> Iterator[dict[str, object]]:
     """Yield rows of one shard, of the clips asked for, in key order, a row group's rows at a time.
 
-    Raises CacheError where the shard is missing, cut short, or of another version of cache/schema.sql.
+    Raises CacheError where the shard is missing, damaged, or of another version of cache/schema.sql.
     """
-    parquet.check_version(file, table)
+    parquet.verify(file, table)
     n, wanted = ROWS_PER_GROUP.get(table, DEFAULT_ROWS_PER_GROUP), pa.array(sorted(clip_ids), pa.string())
-    with pq.ParquetFile(file, pre_buffer=False) as opened:
-        for batch in opened.iter_batches(batch_size=n, columns=[*columns], use_threads=False):
+    with pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True) as opened:
+        batches = opened.iter_batches(batch_size=n, columns=[*columns], use_threads=False)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (OSError, pa.ArrowException) as error:  # it was verified: the disk changes what it gives
+                raise parquet.damaged(file, table, error) from error
+            if batch is None:
+                return
             yield from batch.filter(pc.is_in(batch.column("clip_id"), wanted)).to_pylist()
 
 
@@ -193,11 +207,16 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _usable_shards(folder: Path, table: str) -> list[Path]:
-    usable = []
-    for file in _shards(folder):
+    def look(file: Path) -> str:
         try:
-            parquet.check_version(file, table)
-            usable.append(file)
-        except CacheError:
-            continue  # its clips are made again
-    return usable
+            parquet.verify(file, table)
+        except CacheError as error:
+            return str(error)
+        return ""
+
+    files = _shards(folder)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        problems = list(pool.map(look, files))
+    for problem in filter(None, problems):
+        log.warning("%s: counts as absent, and is made again", problem.rpartition(": run ")[0])
+    return [file for file, problem in zip(files, problems, strict=True) if not problem]

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from adapt import methods
-from adapt.errors import AdaptError
+from adapt.errors import AdaptError, BusyError
 from adapt.stream import _progress, streaming
 from adapt.stream._progress import Lane, Progress
 from adapt.stream._streams import Rows, adapt_batches
@@ -268,7 +268,7 @@ def test_a_reworded_comment_keeps_a_finished_run_and_changed_code_does_not(
 def test_two_runs_of_one_name_at_once_are_one_clear_error(here: Path) -> None:
     with (
         Progress(OUT / "both", {}, 10),
-        pytest.raises(AdaptError, match="is being written by another run"),
+        pytest.raises(BusyError, match=r"adapt/both is being made by process \d+ on .* since 20"),
         Progress(OUT / "both", {}, 10),
     ):
         pass

@@ -161,6 +161,29 @@ def test_a_broken_shard_is_made_again(tmp_path: Path) -> None:
     assert parquet.read_table(tmp_path, "tags").num_rows == 100
 
 
+@pytest.mark.parametrize("table", ["audio", "waveforms"])
+@pytest.mark.parametrize("where", ["pages", "footer", "empty", "other"])
+def test_a_damaged_shard_counts_as_absent_is_named_and_is_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, table: str, where: str
+) -> None:
+    wanted = keys(10)
+    shards.sync(sounds_in(tmp_path), wanted, sound_rows, {})
+    before, shard = contents(tmp_path), next((tmp_path / table).iterdir())
+    damaged = bytearray(shard.read_bytes())
+    place = pq.read_metadata(shard).row_group(0).column(0).dictionary_page_offset + 30 if where == "pages" else -40
+    damaged[place] ^= 1
+    shard.write_bytes({"empty": b"", "other": b"PAR1" + bytes(20) + b"PAR1"}.get(where, bytes(damaged)))
+    (orphan := shard.with_name(f".{shard.name}.0123.tmp")).write_bytes(b"of a killed run")
+    asked: list[str] = []
+    shards.sync(sounds_in(tmp_path), wanted, asking(asked, sound_rows), {})
+    assert contents(tmp_path) == before
+    assert set(asked) >= {clip for clip in wanted if not clip.endswith("0")}
+    assert [record.getMessage().partition(": ")[0].split(" ")[0] for record in caplog.records] == [
+        str(shard).rstrip(":")
+    ]
+    assert not orphan.exists()
+
+
 def test_a_shard_of_another_provenance_is_written_again_from_its_own_rows(tmp_path: Path) -> None:
     asked: list[str] = []
     shards.sync(tags_in(tmp_path), keys(10), tag_rows, {"tagger": "a"})
