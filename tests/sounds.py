@@ -65,8 +65,9 @@ def stored_sound(dataset: str) -> dict[str, "np.ndarray"]:
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    """Every file below `folder`, by its path there."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    """Every file below `folder`, by its path there, but for locks, which say when they were taken."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def write_clips(dataset: str, names: list[str]) -> None:

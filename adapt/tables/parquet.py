@@ -221,17 +221,14 @@ def check_version(path: Path, table: str) -> dict[str, str]:
 
 
 def files_of(path: Path, table: str) -> list[Path]:
-    """The files of `table`, which lies at `path`: that file, or the shards of that folder, where the table has shards.
+    """The files of `table` at `path`: that file, or the shards of that folder, where the table has shards.
 
     Raises CacheError, which names the stage to run, where there is nothing or something else.
     """
     if not path.exists():
         raise CacheError(f"{path} is missing: run `dvc repro {STAGES[table]}`")
-    if path.is_dir() != (table in SHARDED):
-        there, wanted = ("a folder", "a file") if path.is_dir() else ("a file", "a folder of shards")
-        raise CacheError(
-            f"{path} is {there}, but table {table} is {wanted}: delete it and run `dvc repro {STAGES[table]}`"
-        )
+    if path.is_dir() and table not in SHARDED:
+        raise CacheError(f"{path} is a folder, but a table is a file: delete it and run `dvc repro {STAGES[table]}`")
     return sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
 
 

@@ -1,15 +1,19 @@
 """What ffmpeg says on stderr while it decodes: its input's streams, where the sound track's timestamps leave gaps, the
 last errors.
 
-ffmpeg writes into a file and this module reads it as it grows, in memory that does not grow with it, so that a broken
-file with a million complaints neither blocks ffmpeg nor fills memory.
+ffmpeg writes into a pipe, which a thread empties and parses as it comes, in memory that does not grow with it: so a
+broken file with a million complaints neither blocks ffmpeg nor fills memory, and no full disk can swallow a line.  What
+ffmpeg says of a sample it says before it writes the sample; so whoever has read a sample empties the pipe as well
+before it looks at what was said, and need not wait for the thread.
 """
 
 import math
 import os
 import re
+import select
 from collections import deque
 from dataclasses import dataclass
+from threading import Lock
 
 LEVEL = "level+verbose"  # info names the streams, verbose tells of a corrected start, level+ marks the errors
 GAP_S = 0.1  # timestamps that leave less than this open are jitter
@@ -24,6 +28,9 @@ WHO = r"(?:\[[^\[\]]* @ \w+\] )*"
 CHUNK_BYTES = 1 << 16  # also the longest line that is kept whole
 HEADER_CHARS = 1 << 20
 N_ERRORS, ERROR_CHARS = 4, 300  # kept: the reason, and what followed from it
+# ffmpeg's last words: from 6.1 on its exit code, before that its sums
+LAST = re.compile(rf"\[verbose\] Exiting with exit code |{WHO}\[info\] video:.* muxing overhead: ")
+TOLD_TO_STOP = re.compile(r"\[info\] Exiting normally, received signal (\d+)")
 NAMED_LAYOUTS = {
     "mono": 1,
     "stereo": 2,
@@ -58,25 +65,51 @@ class Jump:
 
 
 class Log:
-    """Follow a file that ffmpeg writes its stderr to, at LEVEL and with TELL_TIMES."""
+    """What ffmpeg writes to its stderr, a pipe, at LEVEL and with TELL_TIMES."""
 
     def __init__(self, descriptor: int) -> None:
-        """Read from the start of the open file `descriptor`, without moving the offset that ffmpeg shares."""
+        """Read from the pipe's open end `descriptor`, which is set not to block."""
+        os.set_blocking(descriptor, False)
         self.errors: deque[str] = deque(maxlen=N_ERRORS)
         self.jumps: deque[Jump] = deque()  # not yet taken by the reader
         self.header = ""
-        self._descriptor, self._at, self._rest = descriptor, 0, b""
+        self.told_to_stop = 0  # the signal
+        self._descriptor, self._rest, self._lock = descriptor, b"", Lock()
+        self._has_ended = self._has_last_words = False
         self._numbers: list[float] = []
         self._corrected_s = 0.0
 
+    def follow(self) -> None:
+        """Read until ffmpeg has closed its end; for a thread.  Whatever fails, the pipe is emptied."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        try:
+            while not self._has_ended:
+                poll.poll()
+                self.read()
+        except BaseException:
+            os.set_blocking(self._descriptor, True)
+            while os.read(self._descriptor, CHUNK_BYTES):
+                pass
+            raise
+
     def read(self) -> None:
-        """Take in what ffmpeg has written since the last time."""
-        while chunk := os.pread(self._descriptor, CHUNK_BYTES, self._at):
-            self._at += len(chunk)
-            *lines, rest = (self._rest + chunk).split(b"\n")
-            self._rest = rest[:CHUNK_BYTES]
-            for line in lines:
-                self._take(line.decode("utf-8", errors="replace"))
+        """Take in all that ffmpeg has written until now."""
+        with self._lock:
+            while not self._has_ended:
+                try:
+                    chunk = os.read(self._descriptor, CHUNK_BYTES)
+                except BlockingIOError:
+                    return
+                self._has_ended = not chunk
+                *lines, rest = (self._rest + chunk).split(b"\n")
+                self._rest = rest[:CHUNK_BYTES]
+                for line in lines:
+                    self._take(line.decode("utf-8", errors="replace"))
+
+    def is_whole(self) -> bool:
+        """Whether ffmpeg said all that it had to say, to its last word."""
+        return self._has_ended and not self._rest and (self._has_last_words or bool(self.errors))
 
     def _take(self, line: str) -> None:
         if line.startswith("[Eval @") and (number := re.match(r"\[Eval @ \w+\] \[info\] (-?[\d.]+|-?nan)$", line)):
@@ -92,6 +125,10 @@ class Log:
                 r"\[(s16le|wav) @ \w+\] .*to muxer", line
             ):  # that is about the samples we get: they keep timestamps that step back
                 self.errors.append(line[:ERROR_CHARS])
+        elif LAST.match(line):
+            self._has_last_words = True
+        elif stopped := TOLD_TO_STOP.match(line):
+            self.told_to_stop = int(stopped[1])
         elif len(self.header) < HEADER_CHARS:
             self.header += f"{line}\n"
             # MPEG's streams count from the first timestamp of those that are read: that is of the sound, not of the

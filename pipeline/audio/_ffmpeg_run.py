@@ -5,8 +5,8 @@ Beside the mono sound, ffmpeg writes all channels on a second pipe, where a thre
 """
 
 import os
+import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -41,6 +41,10 @@ class Decoder:
     silent_below_dbfs: float  # a track with a lower RMS level in every channel is silent (0 = full scale)
     track: Track = "default"
     """which of a file's sound tracks, from 0; default: the first that is marked so, else the first"""
+
+
+class KilledError(Exception):
+    """ffmpeg was ended by a signal, by out of memory or a fault of its own: what it wrote is not all of the sound."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +94,16 @@ def weights(binary: str, form: Form) -> Floats:
     """By how much each channel of `form` counts in ffmpeg's mix: it is asked to mix a sound in which each plays alone
     in turn.
 
-    Zeros where ffmpeg cannot mix such channels; it then says so of the track as well.
+    Zeros where ffmpeg cannot mix such channels; it then says so of the track as well.  Raises KilledError.
     """
     n, of_each = form.n_channels, WEIGHT_SAMPLES
     turns = "|".join(f"eq(floor(n/{of_each})\\,{i})/2" for i in range(n))
     source = ffmpeg.input(f"aevalsrc={turns}:c={form.layout}:s=8000:d={of_each * n / 8000}", format="lavfi")
     command = source.output("pipe:1", format="s16le", acodec="pcm_s16le", ac=1).global_args(*FLAGS).compile(cmd=binary)
-    answer = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False).stdout
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode < 0:
+        raise KilledError(signal.Signals(-done.returncode).name)
+    answer = done.stdout if done.returncode == 0 else b""
     mixed = np.frombuffer(answer, "<i2", len(answer) // 2)
     return mixed[of_each // 2 :: of_each] / (FULL_SCALE / 2) if mixed.size == of_each * n else np.zeros(n)
 
@@ -109,6 +116,7 @@ class Run:
     sample_rate: int
     process: "subprocess.Popen[bytes]"
     log: Log  # of what `process` says
+    followed: "Future[None]"  # done when `log` has all of it
     channels: Channels
     measured: "Future[None] | None"  # done when `channels` are measured; None where they are not
 
@@ -129,10 +137,24 @@ class Run:
         return _recut(_in_time(_chunks(self.process, n_block), self.log, Clock(self.sample_rate), n_block), n_block)
 
     def end(self) -> Ending:
-        """Wait for ffmpeg, whose sound was read, and say how it went."""
+        """Wait for ffmpeg, whose sound was read, and say how it went.
+
+        Raises KilledError where a signal ended it, DecodeError where it was told to stop or did not say all: then
+        nobody knows whether the sound is whole, and in its place in time.
+        """
         code = self.process.wait()
+        self.followed.result()
+        if code < 0:
+            raise KilledError(signal.Signals(-code).name)
         if self.measured is not None:
             self.measured.result()
+        if self.log.told_to_stop:
+            raise DecodeError(f"ffmpeg was told to stop by signal {self.log.told_to_stop}: run it again")
+        if not self.log.is_whole():
+            raise DecodeError(
+                f"ffmpeg ended with {code}, but its log is incomplete, so nobody knows whether the sound is: "
+                "set decode.ffmpeg to packaged"
+            )
         promise = self.promise()
         n_channels = self.n_channels or promise.n_channels
         return Ending(self.track, promise, n_channels, self.channels.choose(), code, self.log.error())
@@ -154,32 +176,35 @@ def opened(decoder: Decoder, path: Path) -> Iterator[Run]:
 
 
 @contextmanager
-def running(decoder: Decoder, path: Path, track: int, channel: int | None = None) -> Iterator[Run]:
-    """ffmpeg at work, ended and reaped when the block is left.  Where one `channel` is taken, the channels are not
-    measured.
+def running(
+    decoder: Decoder, path: Path, track: int, channel: int | None = None, *, measure: bool = True
+) -> Iterator[Run]:
+    """ffmpeg at work on its mix, or on one `channel`; ended and reaped when the block is left.  `measure` the channels
+    beside.
     """
     with ExitStack() as stack:
-        folder, name = stack.enter_context(_harmless(path))
-        stderr = stack.enter_context(tempfile.TemporaryFile())
+        name, handed = stack.enter_context(_harmless(path))
+        said, stderr = os.pipe()
+        stack.callback(os.close, said)
+        log = Log(said)
+        reader = stack.enter_context(ThreadPoolExecutor(2))  # left after ffmpeg, whose end is the end of its work
         channels = Channels(decoder.silent_below_dbfs, lambda form: weights(decoder.binary, form))
         measured, write_to = None, None
-        if channel is None:
-            reader = stack.enter_context(ThreadPoolExecutor(1))  # left after ffmpeg, whose end is the end of its work
-            read_from, write_to = os.pipe()
-            measured = reader.submit(channels.read, os.fdopen(read_from, "rb"))
         try:
-            command, handed = (
-                arguments(decoder, name, track, channel, write_to),
-                () if write_to is None else (write_to,),
-            )
+            if measure:
+                read_from, write_to = os.pipe()
+                measured = reader.submit(channels.read, os.fdopen(read_from, "rb"))
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, cwd=folder, pass_fds=handed
-            )
+                arguments(decoder, name, track, channel, write_to), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=stderr, pass_fds=handed if write_to is None else (*handed, write_to),
+            )  # fmt: skip
         finally:
+            os.close(stderr)
             if write_to is not None:
                 os.close(write_to)
         try:
-            yield Run(track, decoder.sample_rate, process, Log(stderr.fileno()), channels, measured)
+            followed = reader.submit(log.follow)
+            yield Run(track, decoder.sample_rate, process, log, followed, channels, measured)
         finally:
             process.kill()  # nothing where it has ended
             process.wait()
@@ -188,17 +213,15 @@ def running(decoder: Decoder, path: Path, track: int, channel: int | None = None
 
 
 @contextmanager
-def _harmless(path: Path) -> Iterator[tuple[str | None, str]]:
-    """(working directory or None, name there) of `path`: a name with a line break could forge lines of the log, so such
-    a file gets another.
+def _harmless(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(a name of `path`, open files that ffmpeg must be handed): a name with a line break could forge lines of the log,
+    so such a file gets its number among the open ones for a name.
     """
     if str(path).isprintable():
-        yield None, str(path)
+        yield str(path), ()
         return
-    with tempfile.TemporaryDirectory() as folder:
-        name = "clip" + (path.suffix if path.suffix[1:].isalnum() else "")
-        Path(folder, name).symlink_to(path.resolve())
-        yield folder, name
+    with path.open("rb") as file:
+        yield f"/dev/fd/{file.fileno()}", (file.fileno(),)
 
 
 def _chunks(process: "subprocess.Popen[bytes]", n_samples: int) -> Iterator[Block]:

@@ -1,21 +1,28 @@
 """The room for sound: any media file in, blocks of mono int16 and a verdict out, in constant memory; and blocks stored
 as FLAC.
 
-ffmpeg writes samples on a pipe (_ffmpeg_run.py) and what it has to say into a file (_ffmpeg_log.py).  Sound keeps its
+ffmpeg writes samples on one pipe (_ffmpeg_run.py) and what it has to say on another (_ffmpeg_log.py).  Sound keeps its
 place in time: a track that starts late, or has a gap, is filled with silence here, since ffmpeg itself holds the
 silence that it fills in whole (an hour of it took 3 GB).  A track of several channels is mixed by ffmpeg; its blocks
-wait in a temporary file until the channels are measured to the end (_channels.py), and where the mix loses them, one
-channel is decoded instead.
+wait in memory until the channels are measured to the end (_channels.py), and where the mix loses them, one channel is
+decoded instead.  Of a long track no more is held than HELD_BYTES, and the mix is decoded once more.  No step needs a
+temporary file.
+
+ffmpeg that is ended by a signal (mostly out of memory) is run once more, and its sound goes on where the first one
+stopped; a clip that costs it twice is failed, so that one file cannot block a data set.  ffmpeg that was told to stop,
+or whose log is not whole, is an error of the machine and not of the file: the stage ends, and no row is kept.
 """
 
+import hashlib
 import io
+import logging
 import math
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -24,13 +31,18 @@ import soundfile
 
 from adapt.errors import CacheError, DecodeError
 from pipeline.audio._channels import FULL_SCALE as FULL_SCALE
+from pipeline.audio._channels import Choice
+from pipeline.audio._ffmpeg_log import read_promise
 from pipeline.audio._ffmpeg_run import BLOCK_S as BLOCK_S
 from pipeline.audio._ffmpeg_run import Block as Block
 from pipeline.audio._ffmpeg_run import Decoder as Decoder
-from pipeline.audio._ffmpeg_run import Ending, opened, running
+from pipeline.audio._ffmpeg_run import Ending, KilledError, opened, running
 from pipeline.audio._ffmpeg_run import Track as Track
 
-HELD_BYTES = 4_000_000  # of blocks that wait in memory; more of them wait on the disk
+log = logging.getLogger("decode")
+HELD_BYTES = 8_000_000  # of a track's blocks that wait: 4 minutes at 16 kHz; a longer one is decoded twice
+KILLED = -1  # in place of ffmpeg's exit code
+TRIES = 2  # of an ffmpeg that a signal ends
 STATUSES = ("ok", "no_track", "silent", "truncated", "failed")
 TRUNCATED_S = 0.5  # sound may end this much before the container's duration, which is that of its longest stream...
 TRUNCATED_SHARE = 0.05  # ...or this share of it, whichever is more (priming and the last frame of AAC are below 0.1 s)
@@ -186,26 +198,6 @@ class Meter:
         return 20 * math.log10(self._peak / FULL_SCALE) if self._peak else None
 
 
-class _Held:
-    """Blocks that wait: few in memory, many on the disk."""
-
-    def __init__(self, file: "tempfile.SpooledTemporaryFile[bytes]", sample_rate: int) -> None:
-        """Keep them in `file`."""
-        self._file, self._n_bytes = file, 2 * round(BLOCK_S * sample_rate)
-
-    def add(self, block: Block) -> None:
-        """Let it wait; all but the last have BLOCK_S."""
-        self._file.write(block.astype("<i2", copy=False).tobytes())
-
-    def release(self) -> Iterator[Block]:
-        """Yield all that waited, in order."""
-        self._file.seek(0)
-        while data := self._file.read(self._n_bytes):
-            yield np.frombuffer(data, "<i2")
-        self._file.seek(0)
-        self._file.truncate()
-
-
 def _metered(blocks: Iterator[Block], meter: Meter) -> Iterator[Block]:
     for block in blocks:
         meter.add(block)
@@ -213,19 +205,55 @@ def _metered(blocks: Iterator[Block], meter: Meter) -> Iterator[Block]:
 
 
 def _blocks(decoder: Decoder, path: Path, endings: list[Ending]) -> Generator[Block, None, None]:
-    """The sound as it is to be heard, mixed or one channel; then `endings` holds how that went."""
-    with opened(decoder, path) as run, tempfile.SpooledTemporaryFile(HELD_BYTES) as file:
-        held = _Held(file, decoder.sample_rate)
-        for block in run.blocks():
-            held.add(block)
-            if run.n_channels == 1:  # there is nothing to choose
-                yield from held.release()
-        ending = run.end()
-        if ending.choice.channel is None:
-            endings.append(ending)
-            yield from held.release()
+    """The sound as it is to be heard; then `endings` holds how that went.
+
+    Where ffmpeg is ended by a signal, another goes on behind the blocks that were given out; it must give the same
+    ones.
+    """
+    given: list[bytes] = []  # hashes
+    for n_left in reversed(range(TRIES)):
+        try:
+            with closing(_chosen(decoder, path, endings)) as blocks:
+                # one is held back: the last of an ffmpeg that is killed may be cut
+                for i, (block, _) in enumerate(pairwise(chain(blocks, [None]))):
+                    assert block is not None
+                    sha256 = hashlib.sha256(block.tobytes()).digest()
+                    if i == len(given):
+                        given.append(sha256)
+                        yield block
+                    elif given[i] != sha256:
+                        raise DecodeError("ffmpeg does not give the same sound twice")
             return
-    with running(decoder, path, ending.track, ending.choice.channel) as run:
+        except DecodeError as error:
+            raise DecodeError(f"{path}: {error}") from error
+        except KilledError as error:
+            log.warning("%s: ffmpeg was ended by %s%s", path, error, ": once more" if n_left else "")
+            how = f"ffmpeg was ended by {error} {TRIES} times (out of memory?)"
+    endings.append(Ending(0, read_promise(""), None, Choice(None, None, 0.0), KILLED, how))
+
+
+def _chosen(decoder: Decoder, path: Path, endings: list[Ending]) -> Generator[Block, None, None]:
+    """The sound, mixed or one channel, of one ffmpeg or two, one after the other.  Raises KilledError."""
+    with opened(decoder, path) as run:
+        held: list[Block] = []
+        n_bytes = 0
+        for block in run.blocks():
+            if run.n_channels == 1 and n_bytes <= HELD_BYTES:  # there is nothing to choose
+                yield from held
+                held.clear()
+                yield block
+                continue
+            n_bytes += block.nbytes
+            if n_bytes <= HELD_BYTES:
+                held.append(block)
+            else:
+                held.clear()
+        ending = run.end()
+    if ending.choice.channel is None and n_bytes <= HELD_BYTES:
+        endings.append(ending)
+        yield from held
+        return
+    with running(decoder, path, ending.track, ending.choice.channel, measure=False) as run:
         yield from run.blocks()
         endings.append(replace(run.end(), n_channels=ending.n_channels, choice=ending.choice))
 
@@ -236,7 +264,9 @@ def _verdict(decoder: Decoder, source: Meter, given: Meter, ending: Ending) -> H
     level_dbfs, left_dbfs = (
         None if level is None else level + ending.choice.lost_db for level in (source.level_dbfs, given.level_dbfs)
     )
-    if not given.n_samples:
+    if code == KILLED:
+        status = "failed"
+    elif not given.n_samples:
         if promise.opened and promise.n_tracks <= ending.track:
             error = (
                 f"no sound track {ending.track}, counted from 0: the file has {promise.n_tracks}"

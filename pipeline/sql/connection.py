@@ -78,8 +78,10 @@ def export(dataset: str, target: Path) -> None:
     refuse_to_write(target)
     if target.exists():
         raise QueryError(f"{target} exists: delete it, or choose another name")
-    with replacing(target) as temporary, duckdb.connect(str(temporary)) as connection:
-        _fill(connection, dataset)
+    with replacing(target) as temporary:
+        temporary.unlink()  # DuckDB takes no empty file for a database
+        with duckdb.connect(str(temporary)) as connection:
+            _fill(connection, dataset)
 
 
 def refuse_to_write(target: Path) -> None:

@@ -76,10 +76,7 @@ def test_a_damaged_table_is_one_line_that_names_the_stage_to_run_again(path: Pat
         parquet.read_table(path.parent, "tags")
 
 
-def test_a_folder_in_place_of_a_table_and_a_file_in_place_of_shards_are_errors(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_table_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "clips.parquet").mkdir()
-    (tmp_path / "tags").write_bytes(b"")
-    with pytest.raises(CacheError, match=r"clips.parquet is a folder, but table clips is a file: delete it and run"):
+    with pytest.raises(CacheError, match=r"clips.parquet is a folder, but a table is a file: delete it and run"):
         parquet.read_table(tmp_path / "clips.parquet", "clips")
-    with pytest.raises(CacheError, match=r"tags is a file, but table tags is a folder of shards"):
-        parquet.read_table(tmp_path / "tags", "tags")

@@ -1,12 +1,13 @@
 """sound: whatever a file is, its sound comes out in its place in time and in constant memory, with one verdict."""
 
 import math
+import resource
 import shutil
 import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -373,6 +374,9 @@ def test_a_reader_that_stops_early_leaves_no_ffmpeg_behind(tmp_path: Path, monke
     assert started[-1].returncode == -9
 
 
+LAST_WORDS = "echo '[verbose] Exiting with exit code 0' >&2"
+
+
 def fake_ffmpeg(path: Path, script: str) -> sound.Decoder:
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -380,7 +384,7 @@ def fake_ffmpeg(path: Path, script: str) -> sound.Decoder:
 
 
 def test_megabytes_of_complaints_neither_block_nor_fill_memory(tmp_path: Path) -> None:
-    complaints = "yes '[mp3 @ 0x55aa] [error] Header missing' | head -c 4000000 >&2"
+    complaints = "yes '[mp3 @ 0x55aa] [error] Header missing' | head -n 100000 >&2"
     decoder = fake_ffmpeg(
         tmp_path / "chatty", f"{complaints}; yes no | head -c 32000; exit 1"
     )  # "no\nno\n" is three loud samples
@@ -399,16 +403,70 @@ def test_megabytes_of_complaints_neither_block_nor_fill_memory(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("script", "status", "error"),
     [
-        ("yes no | head -c 3200; exit 3", "truncated", "ffmpeg ended with 3"),
-        ("exit 3", "failed", "ffmpeg ended with 3 and no samples"),
-        ("kill -9 $$", "failed", "ffmpeg ended with -9 and no samples"),
-        ("yes no | head -c 3201", "ok", None),  # half a sample is none
+        (f"yes no | head -c 3200; {LAST_WORDS}; exit 3", "truncated", "ffmpeg ended with 3"),
+        (f"{LAST_WORDS}; exit 3", "failed", "ffmpeg ended with 3 and no samples"),
+        ("kill -9 $$", "failed", "ffmpeg was ended by SIGKILL 2 times (out of memory?)"),
+        ("yes no | head -c 3200; kill -11 $$", "failed", "ffmpeg was ended by SIGSEGV 2 times (out of memory?)"),
+        (f"yes no | head -c 3201; {LAST_WORDS}", "ok", None),  # half a sample is none
     ],
 )
 def test_the_way_ffmpeg_ended_is_told(tmp_path: Path, script: str, status: str, error: str | None) -> None:
     *_, heard = sound.stream(fake_ffmpeg(tmp_path / "ffmpeg", script), tmp_path / "ffmpeg")
     assert isinstance(heard, sound.Heard)
     assert (heard.status, heard.error) == (status, error)
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("yes no | head -c 3200", "its log is incomplete"),
+        ("exec 2>&-; yes no | head -c 3200", "its log is incomplete"),
+        (f"yes no | head -c 3200; {LAST_WORDS}; printf '[verbose] torn' >&2", "its log is incomplete"),
+        (
+            f"echo '[info] Exiting normally, received signal 15.' >&2; {LAST_WORDS}; exit 255",
+            "told to stop by signal 15",
+        ),
+    ],
+)
+def test_sound_of_an_ffmpeg_that_did_not_say_all_is_an_error_and_no_row(
+    tmp_path: Path, script: str, error: str
+) -> None:
+    with pytest.raises(DecodeError, match=error):
+        list(sound.stream(fake_ffmpeg(tmp_path / "ffmpeg", script), tmp_path / "ffmpeg"))
+
+
+def test_sound_goes_on_where_an_ffmpeg_was_killed_and_is_that_of_an_undisturbed_one(tmp_path: Path) -> None:
+    write_wav(path := tmp_path / "a.wav", sine(100, RATE), RATE)  # three blocks, and a fourth of 10 s
+    real, once = sound.ffmpeg_binary("packaged"), tmp_path / "once"
+    part = f"'{real}' \"$@\" | head -c {2 * RATE * 70}; kill -9 $$"
+    decoder = fake_ffmpeg(tmp_path / "ffmpeg", f"[ -e {once} ] || {{ touch {once}; {part}; }}; exec '{real}' \"$@\"")
+    *blocks, heard = sound.stream(decoder, path)
+    *expected, undisturbed = sound.stream(replace(decoder, binary=real), path)
+    assert once.exists()
+    assert heard == undisturbed
+    assert [len(block) for block in blocks] == [30 * RATE] * 3 + [10 * RATE]  # type: ignore[arg-type]
+    assert all((a == b).all() for a, b in zip(blocks, expected, strict=True))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_nothing_of_the_sound_depends_on_a_disk_that_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_channels: int
+) -> None:
+    sound_of = ("-itsoffset", "1", "-f", "lavfi", "-i", "sine=frequency=440:duration=300")
+    picture = ("-f", "lavfi", "-i", "testsrc=duration=301:size=32x32:rate=1", "-map", "0:a", "-map", "1:v")
+    path = encode(tmp_path / "late\n.mkv", *sound_of, *picture, "-ac", str(n_channels), "-c:a", "pcm_s16le")
+    expected, whole = hear(path)
+    assert not expected[: RATE - 100].any()  # a track that starts late keeps its silence
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # as on a full disk: no file can grow, of children neither
+    try:
+        found, heard = hear(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert heard == whole
+    assert np.array_equal(found, expected)
 
 
 def test_a_file_that_is_not_there_is_an_error() -> None:

@@ -105,6 +105,7 @@ def test_a_second_run_writes_the_same_bytes(project: Path) -> None:
     label()
     assert (FOLDER / "pseudo_labels.parquet").read_bytes() == before
     assert {path.name for path in FOLDER.iterdir()} == {
+        ".pseudo_label.lock",
         "audio",
         "clips.parquet",
         "label_map.parquet",
