@@ -28,7 +28,7 @@ from adapt.command import until_the_reader_leaves
 from adapt.errors import EarshotError, OptionsError, QueryError
 from adapt.tables.files import replacing
 from adapt.tables.schema import SCHEMA
-from pipeline.sql.connection import VIEWS, export, reason, refuse_to_write, select
+from pipeline.sql.connection import VIEWS, export, reason, refuse_to_write, select, within
 from pipeline.sql.connection import connect as connect  # for users: the cache as a DuckDB connection
 
 ROWS_AT_ONCE = 8192  # of a result that is written as CSV, JSON or Parquet
@@ -58,6 +58,8 @@ class Options:
     parquet: Path | None = None  # write the result to this file
     export: Path | None = None
     """write a DuckDB file of all views for the plain duckdb client, which reads the cache where it lies now"""
+    timeout_s: float = 0.0  # seconds that an answer may take; 0 for no limit
+    memory_limit: str = ""  # that an answer may take, such as 4GB; empty: 80 % of the machine's
 
 
 def run(options: Options) -> None:
@@ -72,20 +74,26 @@ def _answer_all(options: Options) -> None:
         if options.export is not None:
             export(options.dataset, options.export)
             return
-        with connect(options.dataset) as connection:
+        with connect(options.dataset, options.memory_limit) as connection:
             sql = _sql(options)
             if sql is None:
-                prompt(connection, options.dataset, _format(options))
-            elif options.parquet is not None:
-                write_parquet(select(connection, sql), options.parquet)
-            else:
-                _format(options)(select(connection, sql), sys.stdout)
+                prompt(connection, options.dataset, _format(options), timeout_s=options.timeout_s)
+                return
+            with within(options.timeout_s, connection):
+                if options.parquet is not None:
+                    write_parquet(select(connection, sql), options.parquet)
+                else:
+                    _format(options)(select(connection, sql), sys.stdout)
     except duckdb.Error as error:
         raise QueryError(reason(error, options.dataset)) from error
 
 
 def prompt(
-    connection: duckdb.DuckDBPyConnection, dataset: str, write: Write, read: Callable[[str], str] = input
+    connection: duckdb.DuckDBPyConnection,
+    dataset: str,
+    write: Write,
+    read: Callable[[str], str] = input,
+    timeout_s: float = 0.0,
 ) -> None:
     """Answer SELECT after SELECT until the input ends; what cannot be answered is one line on stderr, and the next may
     be asked.
@@ -113,7 +121,7 @@ def prompt(
             continue
         asked = f"{asked}\n{line}".strip()
         if asked.endswith(";"):
-            _answer(connection, dataset, asked, write)
+            _answer(connection, dataset, asked, write, timeout_s)
             asked = ""
 
 
@@ -216,9 +224,10 @@ def _format(options: Options) -> Write:
     return write_csv if options.csv else write_json if options.json else write_table
 
 
-def _answer(connection: duckdb.DuckDBPyConnection, dataset: str, sql: str, write: Write) -> None:
+def _answer(connection: duckdb.DuckDBPyConnection, dataset: str, sql: str, write: Write, timeout_s: float) -> None:
     try:
-        write(select(connection, sql), sys.stdout)
+        with within(timeout_s, connection):
+            write(select(connection, sql), sys.stdout)
     except (duckdb.Error, EarshotError) as error:
         print(reason(error, dataset) if isinstance(error, duckdb.Error) else error, file=sys.stderr)
 

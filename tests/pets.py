@@ -8,6 +8,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
+
 from adapt.tables import parquet
 from adapt.tables.files import sha256_file
 from adapt.tables.schema import schema_of
@@ -41,6 +43,12 @@ def make(root: Path) -> None:
     write_audio({clip_id: status for clip_id, status in STATUSES.items() if status})
     write_tags(TAGS)
     write_map()
+
+
+def rewrite(path: Path, rows: pa.Table) -> None:
+    """Write a file of the cache with other rows or metadata, whole and sealed."""
+    with parquet.sealed(path, rows.schema) as file:
+        file.write_table(rows)
 
 
 def write_labels(sounds: list[str]) -> None:

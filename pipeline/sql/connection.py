@@ -1,26 +1,40 @@
 """SQL over a data set's cache: a DuckDB connection with a view per table, the views and macros of cache/views.sql, and
 nothing else.
 
-The connection lives in memory, reads the files of that data set only, and its settings are locked.  A table whose stage
+The connection lives in memory and its settings are locked.  Its tables are views of Arrow's: SQL itself reads and
+writes no file, whatever parses, nor does it spill to one; what does not fit in memory is an error.  A table whose stage
 has not run is left out with all that needs it, so that what is there can be asked; `reason` names the stage when
 something left out is used.
 """
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
-from adapt.errors import CacheError, QueryError
-from adapt.tables import cache
+from adapt.errors import CacheError, EarshotError, OptionsError, QueryError
+from adapt.tables import cache, parquet
 from adapt.tables.files import replacing, sha256_file
 from adapt.tables.schema import ROOT
 from pipeline.labels import ontology
-from pipeline.sql.tables import FILES, Known, TaggerLabels, add, check, made, read_classes, read_tagger_labels, repair
+from pipeline.sql.tables import (
+    FILES,
+    Known,
+    TaggerLabels,
+    add,
+    add_read_only,
+    check,
+    made,
+    read_classes,
+    read_tagger_labels,
+    repair,
+)
 
 VIEWS = ROOT / "views.sql"
 STAGES = {table: stage for table, (_, stage) in FILES.items()} | {
@@ -41,6 +55,8 @@ STAGES = {table: stage for table, (_, stage) in FILES.items()} | {
 }
 SETTINGS = {"combine": "VARCHAR", "related": "VARCHAR", "reduce": "VARCHAR", "threshold": "DOUBLE", "top_k": "INTEGER",
             "temperature": "DOUBLE", "tagger": "VARCHAR", "mapper": "VARCHAR"}  # fmt: skip
+VERIFIED_BYTES = 1 << 26  # a table of at most so many is verified before SQL reads it: 0.1 s; of a larger one each page
+INTERRUPT_EVERY_S = 0.1
 ORDERED_BY_CLASS = ("clips", "label_map", "pseudo_labels")
 
 
@@ -51,22 +67,64 @@ class _Tables:
     folder: Path
     files: dict[str, list[Path]]
     known: dict[str, Known]
+    read_only: bool  # nothing may be written to what SQL is given
 
 
-def connect(dataset: str) -> duckdb.DuckDBPyConnection:
+def connect(dataset: str, memory_limit: str = "") -> duckdb.DuckDBPyConnection:
     """Open the cache of `dataset`: its tables and all of cache/views.sql that they allow.
 
-    The connection reaches no other file, and its settings are locked; `select` is what keeps a stranger's SQL from
-    writing to these. Raises QueryError where the data set has no table, CacheError where a file is broken or does not
-    fit the others.
+    The connection reaches no file, and its settings are locked.  `memory_limit` is DuckDB's, such as 4GB; empty for
+    80 % of the machine's.  Raises QueryError where the data set has no table, OptionsError for such a limit as DuckDB
+    does not know, CacheError where a file is broken or does not fit the others.
     """
     connection = duckdb.connect()
-    found = _fill(connection, dataset)
-    readable = [str(path.absolute()) for paths in found.files.values() for path in paths]
-    connection.execute(f"SET allowed_paths = {_literal(readable)}")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
+    try:
+        _fill(connection, dataset, read_only=True)
+        if memory_limit:
+            connection.execute(f"SET memory_limit = {_literal(memory_limit)}")
+        for setting in ("temp_directory = ''", "enable_external_access = false", "lock_configuration = true"):
+            connection.execute(f"SET {setting}")
+    except duckdb.Error as error:
+        connection.close()
+        if memory_limit and isinstance(error, duckdb.ParserException):
+            raise OptionsError(f"memory_limit is {memory_limit!r}: give a size such as 4GB or 500MB") from error
+        raise
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+@contextmanager
+def within(timeout_s: float, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Interrupt what the block asks of `connection` after `timeout_s` seconds, 0 for never.
+
+    Raises QueryError where it was interrupted, OptionsError for a time below 0.
+    """
+    if not 0 <= timeout_s < threading.TIMEOUT_MAX:
+        raise OptionsError(f"timeout_s is {timeout_s}: give seconds, or 0 for no limit")
+    if not timeout_s:
+        yield
+        return
+    answered, late = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        if not answered.wait(timeout_s):
+            late.set()
+            while not answered.wait(INTERRUPT_EVERY_S):  # one may fall between two statements
+                connection.interrupt()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    except (duckdb.Error, EarshotError) as error:
+        if late.is_set():
+            raise QueryError(f"no answer within {timeout_s:g} s: ask for less, or raise --timeout_s") from error
+        raise
+    finally:
+        answered.set()
+        thread.join()
 
 
 def export(dataset: str, target: Path) -> None:
@@ -81,7 +139,7 @@ def export(dataset: str, target: Path) -> None:
     with replacing(target) as temporary:
         temporary.unlink()  # DuckDB takes no empty file for a database
         with duckdb.connect(str(temporary)) as connection:
-            _fill(connection, dataset)
+            _fill(connection, dataset, read_only=False)
 
 
 def refuse_to_write(target: Path) -> None:
@@ -113,11 +171,23 @@ def reason(error: duckdb.Error, dataset: str) -> str:
     unknown = re.search(r"Table(?: Function)? with name (\w+) does not exist", said)
     if unknown and unknown[1].lower() in STAGES:
         return f"{dataset} has no {unknown[1]} yet: run `dvc repro {STAGES[unknown[1].lower()]}` first"
+    if "CRC checksum" in said:
+        return _damage(dataset) or " ".join(said.split())
     return " ".join(said.split())
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, dataset: str) -> _Tables:
-    """Create every table, view and macro that the files allow."""
+def _damage(dataset: str) -> str:
+    """What is to be said of the first damaged file; "" where there is none."""
+    for table in FILES:
+        try:
+            parquet.verify_all(made(cache.folder(dataset), table) or [], table)
+        except CacheError as error:
+            return str(error)
+    return ""
+
+
+def _fill(connection: duckdb.DuckDBPyConnection, dataset: str, *, read_only: bool) -> _Tables:
+    """Create every table, view and macro that the files allow; all of them views where nothing may be written."""
     if not VIEWS.exists():
         raise CacheError(f"{VIEWS} is missing: run from the project's root")
     if Path(dataset).is_absolute() or ".." in Path(dataset).parts:
@@ -127,9 +197,10 @@ def _fill(connection: duckdb.DuckDBPyConnection, dataset: str) -> _Tables:
     if not files:
         there = sorted(path.name for path in ROOT.glob("*") if any(made(path, table) for table in FILES))
         raise QueryError(f"{folder} has no tables: run `dvc repro`, or ask one of {there}")
-    found = _Tables(folder, files, {table: check(table, paths, connection) for table, paths in files.items()})
+    known = {table: check(table, paths, connection, VERIFIED_BYTES) for table, paths in files.items()}
+    found = _Tables(folder, files, known, read_only)
     for table, paths in files.items():
-        add(table, paths, connection)
+        (add_read_only if read_only else add)(table, paths, connection)
     _add_classes(connection, found)
     _add_sounds(connection, found)
     for statement in connection.extract_statements(VIEWS.read_text(encoding="utf-8")):
@@ -144,7 +215,9 @@ def _add_classes(connection: duckdb.DuckDBPyConnection, found: _Tables) -> None:
     ordered = {table: found.known[table] for table in ORDERED_BY_CLASS if table in found.files}
     if ordered:
         classes, _ = read_classes(found.folder, ordered)
-        _create(connection, "classes", {"label_id": range(len(classes)), "label": classes}, [pa.int32(), pa.string()])
+        _create(
+            connection, found, "classes", {"label_id": range(len(classes)), "label": classes}, [pa.int32(), pa.string()]
+        )
 
 
 def _add_sounds(connection: duckdb.DuckDBPyConnection, found: _Tables) -> None:
@@ -156,6 +229,7 @@ def _add_sounds(connection: duckdb.DuckDBPyConnection, found: _Tables) -> None:
         sounds = labels.sounds if labels else []
         _create(
             connection,
+            found,
             "tagger_labels",
             {"position": range(1, len(sounds) + 1), "sound": sounds},
             [pa.int64(), pa.string()],
@@ -168,12 +242,12 @@ def _add_sounds(connection: duckdb.DuckDBPyConnection, found: _Tables) -> None:
                 f"{path} does not say with which {missing} it was made, as {VIEWS} needs it: {repair('pseudo_labels')}"
             )
         values = ", ".join(f"?::{type_} AS {name}" for name, type_ in SETTINGS.items())
-        connection.execute(
-            f"CREATE TABLE pseudo_label_settings AS SELECT {values}", [min(known[name]) for name in SETTINGS]
-        )
+        stated = connection.sql(f"SELECT {values}", params=[min(known[name]) for name in SETTINGS]).to_arrow_table()
+        _put(connection, found, "pseudo_label_settings", stated)
         kin = _kin(path, known, labels) if labels else []
         _create(
             connection,
+            found,
             "related_sounds",
             {"sound": [a for a, _ in kin], "other": [b for _, b in kin]},
             [pa.string(), pa.string()],
@@ -194,14 +268,24 @@ def _kin(path: Path, known: Known, labels: TaggerLabels) -> list[tuple[str, str]
 
 def _create(
     connection: duckdb.DuckDBPyConnection,
+    found: _Tables,
     name: str,
     columns: Mapping[str, Sequence[object]],
     types: Sequence[pa.DataType],
 ) -> None:
     arrays = [pa.array(values, type_) for values, type_ in zip(columns.values(), types, strict=True)]
-    connection.from_arrow(pa.table(arrays, names=list(columns))).create(name)
+    _put(connection, found, name, pa.table(arrays, names=list(columns)))
 
 
-def _literal(texts: Sequence[str]) -> str:
-    """A list of strings in SQL: SET takes no parameters."""
-    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
+def _put(connection: duckdb.DuckDBPyConnection, found: _Tables, name: str, rows: pa.Table) -> None:
+    """Give SQL a small table under that name."""
+    relation = connection.from_arrow(rows)
+    if found.read_only:
+        relation.create_view(name)
+    else:
+        relation.create(name)
+
+
+def _literal(text: str) -> str:
+    """A string in SQL: SET takes no parameters."""
+    return "'" + text.replace("'", "''") + "'"

@@ -5,27 +5,31 @@ thousands of shards.
 """
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import pyarrow.dataset as ds
 
 from adapt.errors import CacheError
 from adapt.tables import cache, classes, parquet
 from adapt.tables.files import sha256_file
-from adapt.tables.schema import SCHEMA, schema_of, schema_sha256
+from adapt.tables.schema import SCHEMA, STAGES, schema_of, schema_sha256
 
-FILES = {  # table: where its files lie in cache/<dataset>, and the stage that makes them
-    "clips": ("clips.parquet", "scan"),
-    "audio": ("audio/part-*.parquet", "decode"),
-    "waveforms": ("waveforms/part-*.parquet", "decode"),
-    "tags": ("tags/part-*.parquet", "tag"),
-    "label_map": ("label_map.parquet", "map_labels"),
-    "pseudo_labels": ("pseudo_labels.parquet", "pseudo_label"),
-    "predictions": ("adapt/*/predictions.parquet", "adapt"),
-    "traces": ("adapt/*/traces.parquet", "adapt"),
+PLACES = {
+    "clips": "clips.parquet",
+    "audio": "audio/part-*.parquet",
+    "waveforms": "waveforms/part-*.parquet",
+    "tags": "tags/part-*.parquet",
+    "label_map": "label_map.parquet",
+    "pseudo_labels": "pseudo_labels.parquet",
+    "predictions": "adapt/*/predictions.parquet",
+    "traces": "adapt/*/traces.parquet",
 }
+# table: where its files lie in cache/<dataset>, and the stage that makes them
+FILES = {table: (place, STAGES[table]) for table, place in PLACES.items()}
 
 
 Known = Mapping[str, set[str]]  # what the metadata of a table's files says: name -> the values it has
@@ -74,11 +78,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def check(table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConnection) -> Known:
+def check(
+    table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConnection, most_bytes: float = math.inf
+) -> Known:
     """Compare every file with cache/schema.sql; return what their metadata says: name -> the values it has.
 
-    Raises CacheError, with both files and the command that repairs, where a file cannot be read, was written under
-    another version of the schema, or has other columns.
+    Of a table of at most `most_bytes` every byte is verified.  Raises CacheError, with both files and the command that
+    repairs, where a file cannot be read, was written under another version of the schema, has other columns, or is
+    damaged.
     """
     if not files:
         return {}
@@ -91,19 +98,37 @@ def check(table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConnecti
     for file in files:
         if not every_shape_is_known or str(file.absolute()) in shapes:  # one file of each shape is enough
             _check_columns(table, file, connection)
+    if math.isinf(most_bytes) or sum(file.stat().st_size for file in files) <= most_bytes:
+        parquet.verify_all(files, table)
     values: dict[str, set[str]] = {}
     for name, value in said:
-        if name.startswith("earshot."):
+        if name.startswith("earshot.") and name != parquet.SEAL:
             values.setdefault(name.removeprefix("earshot."), set()).add(value)
     return values
 
 
 def add(table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConnection) -> None:
-    """Make `files` a view of that name; without any, an empty table with the right columns."""
+    """Make `files` a view of that name, which names them: SQL can read them, and where it may, write.  Without any, an
+    empty table with the right columns.
+    """
     if files:
         connection.read_parquet([str(file.absolute()) for file in files], hive_partitioning=False).create_view(table)
     else:
         connection.from_arrow(schema_of(table).empty_table()).create(table)
+
+
+def add_read_only(table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConnection) -> None:
+    """Make `files` a view of that name through Arrow, which reads them and verifies the checksum of every page; SQL
+    knows no file, and has nothing to write to.
+    """
+    options = ds.ParquetFragmentScanOptions(pre_buffer=False, page_checksum_verification=True)
+    found = ds.dataset(
+        [str(file.absolute()) for file in files],
+        schema=schema_of(table),
+        format=ds.ParquetFileFormat(default_fragment_scan_options=options),
+        partitioning=None,
+    )
+    connection.from_arrow(found).create_view(table)
 
 
 def read_classes(folder: Path, known: Mapping[str, Known]) -> tuple[list[str], str]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import duckdb
@@ -202,6 +203,14 @@ def test_a_wrong_query_is_one_line_and_exit_1(
         "LOAD httpfs",
         "SELECT 1; SELECT 2",
         "SELECT 1; COPY clips TO 'x.csv'",
+        "WITH gone AS (DELETE FROM classes RETURNING *) SELECT * FROM gone",
+        "WITH gone AS (DELETE FROM tags RETURNING *) SELECT * FROM gone",
+        "WITH more AS (INSERT INTO classes VALUES (2, 'cow') RETURNING *) SELECT * FROM more",
+        "WITH other AS (UPDATE tagger_labels SET sound = 'x' RETURNING *) SELECT * FROM other",
+        "FROM read_parquet('cache/pets/clips.parquet')",
+        "FROM parquet_scan('cache/pets/tags/part-00000-of-00001.parquet')",
+        "FROM read_blob('cache/pets/clips.parquet')",
+        "SELECT getenv('HOME')",
     ],
 )
 def test_nothing_is_written_and_nothing_outside_the_cache_is_read(
@@ -222,24 +231,66 @@ def test_nothing_is_written_and_nothing_outside_the_cache_is_read(
 
 
 @pytest.mark.parametrize(
-    "sql",
+    ("sql", "why"),
     [
-        "FROM read_csv('/etc/passwd')",
-        "COPY (SELECT 1) TO 'x.csv'",
-        "ATTACH 'x.duckdb'",
-        "INSTALL httpfs",
-        "LOAD httpfs",
-        "SET threads = 1",
+        ("FROM read_csv('/etc/passwd')", "disabled by configuration"),
+        ("FROM read_parquet('cache/pets/clips.parquet')", "disabled by configuration"),
+        ("COPY (SELECT 1) TO 'x.csv'", "disabled by configuration"),
+        ("COPY clips TO 'cache/pets/clips.parquet' (FORMAT parquet, USE_TMP_FILE false)", "disabled by configuration"),
+        ("COPY (SELECT 1) TO 'cache/pets/labels.txt'", "disabled by configuration"),
+        ("EXPORT DATABASE 'x'", "disabled by configuration"),
+        ("ATTACH 'x.duckdb'", "disabled by configuration"),
+        ("INSTALL httpfs", "disabled by configuration|through configuration"),
+        ("LOAD httpfs", "disabled by configuration|through configuration"),
+        ("SET threads = 1", "locked"),
+        ("SET temp_directory = '.'", "locked"),
+        ("SET allowed_directories = ['/']", "locked"),
+        ("PRAGMA memory_limit = '1GB'", "locked"),
+        ("WITH gone AS (DELETE FROM classes RETURNING *) SELECT * FROM gone", "base table"),
+        ("DELETE FROM clips", "base table"),
+        ("UPDATE pseudo_label_settings SET threshold = 0", "base table"),
+        ("INSERT INTO tags BY NAME SELECT * FROM tags", "not an table|not a table|base table"),
     ],
 )
-def test_the_connection_that_python_gets_is_locked_as_well(project: Path, sql: str) -> None:
-    with (
-        connect("pets") as connection,
-        pytest.raises(duckdb.Error, match="disabled by configuration|through configuration|locked"),
-    ):
-        connection.execute(sql)
-    assert not Path("x.csv").exists()
-    assert not Path("x.duckdb").exists()
+def test_the_connection_that_python_gets_writes_nothing_whatever_parses(project: Path, sql: str, why: str) -> None:
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
+    with connect("pets") as connection:
+        tables = connection.sql("FROM classes").fetchall(), connection.sql("FROM tags").fetchall()
+        with pytest.raises(duckdb.Error, match=why):
+            connection.execute(sql).fetchall()
+        assert (connection.sql("FROM classes").fetchall(), connection.sql("FROM tags").fetchall()) == tables
+    assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
+
+
+ENDLESS = "SELECT count(*) FROM range(10000000000) AS a, range(10000000000) AS b WHERE a.range * b.range % 7 = 3"
+
+
+def test_a_query_that_takes_too_long_is_ended(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    with pytest.raises(SystemExit, match="1"):
+        query.main(["pets", "--timeout_s", "0.3", ENDLESS])
+    assert time.monotonic() - started < 10  # it would take years
+    assert capsys.readouterr().err == ("pipeline.query: no answer within 0.3 s: ask for less, or raise --timeout_s\n")
+
+
+def test_a_query_that_takes_too_much_memory_is_ended_and_spills_to_no_file(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(project.rglob("*"))
+    much = "SELECT count(*) FROM (SELECT DISTINCT hash(range)::VARCHAR FROM range(5000000))"
+    with pytest.raises(SystemExit, match="1"):
+        query.main(["pets", "--memory_limit", "50MB", much])
+    said = capsys.readouterr().err
+    assert "Out of Memory" in said
+    assert said.count("\n") == 1
+    assert sorted(project.rglob("*")) == before
+
+
+def test_limits_that_are_none_are_one_line(project: Path) -> None:
+    with pytest.raises(OptionsError, match=r"memory_limit is 'much': give a size such as 4GB"):
+        query.run(query.Options("pets", "SELECT 1", memory_limit="much"))
+    with pytest.raises(OptionsError, match=r"timeout_s is -1: give seconds"):
+        query.run(query.Options("pets", "SELECT 1", timeout_s=-1))
 
 
 @pytest.mark.parametrize("dataset", ["../elsewhere", "/tmp/elsewhere", "pets/../../elsewhere"])

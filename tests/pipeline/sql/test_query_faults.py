@@ -135,13 +135,34 @@ def test_a_column_too_many_is_named(project: Path) -> None:
 def test_another_class_order_names_both_files(project: Path, table: str) -> None:
     loaded = pq.read_table(PLACES[table])
     other = pets.classes_sha256(pets.CLASSES[::-1]).encode()
-    pq.write_table(
-        loaded.replace_schema_metadata(loaded.schema.metadata | {b"earshot.classes_sha256": other}), PLACES[table]
+    pets.rewrite(
+        PLACES[table], loaded.replace_schema_metadata(loaded.schema.metadata | {b"earshot.classes_sha256": other})
     )
     assert (
         refusal()
         == f"{PLACES[table]} was made for another list of classes than cache/pets/labels.txt: {COMMANDS[table]}"
     )
+
+
+@pytest.mark.parametrize("table", PLACES)
+def test_a_flipped_bit_is_noticed_before_anything_is_asked(project: Path, table: str) -> None:
+    damaged = bytearray(PLACES[table].read_bytes())
+    damaged[30] ^= 1
+    PLACES[table].write_bytes(damaged)
+    assert refusal().startswith(f"{PLACES[table]} is damaged (its bytes are not those that were written): run `dvc")
+
+
+def test_a_flipped_bit_in_a_large_table_is_an_error_where_it_is_asked_for(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.sql.connection.VERIFIED_BYTES", 0)
+    damaged = bytearray(SHARD.read_bytes())
+    place = pq.read_metadata(SHARD).row_group(0).column(4)
+    damaged[(place.dictionary_page_offset or place.data_page_offset) + place.total_compressed_size - 3] ^= 1
+    SHARD.write_bytes(damaged)
+    with pytest.raises(SystemExit, match="1"):
+        query.main(["pets", "SELECT max(logits[1]) FROM tags"])
+    assert capsys.readouterr().err.startswith(f"pipeline.query: {SHARD} is damaged (its bytes are not those that were")
 
 
 def test_a_missing_list_of_classes_names_the_tables_that_need_it(project: Path) -> None:
@@ -176,7 +197,7 @@ def test_another_ontology_names_both_files(project: Path) -> None:
 def test_pseudo_labels_that_do_not_say_how_they_were_made_are_refused(project: Path) -> None:
     loaded = pq.read_table(PLACES["pseudo_labels"])
     metadata = {key: value for key, value in loaded.schema.metadata.items() if key != b"earshot.threshold"}
-    pq.write_table(loaded.replace_schema_metadata(metadata), PLACES["pseudo_labels"])
+    pets.rewrite(PLACES["pseudo_labels"], loaded.replace_schema_metadata(metadata))
     assert refusal().endswith(
         "does not say with which ['threshold'] it was made, as cache/views.sql needs it: run `dvc repro pseudo_label`"
     )
