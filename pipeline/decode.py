@@ -178,18 +178,41 @@ def make_plan(dataset: str, settings: Settings) -> Plan:
         sound.ffmpeg_binary(settings.ffmpeg), settings.sample_rate, settings.silent_below_dbfs, settings.track
     )
     version, what = sound.ffmpeg_version(decoder.binary), settings.perturbation
+    sources, keys = _sources(dataset, settings, version)
+    return Plan(decoder, version, what, _bed(decoder, what), sources, keys)
+
+
+def _sources(dataset: str, settings: Settings, version: str) -> tuple[dict[str, Source], dict[str, str]]:
+    """clip_id -> (the file whose sound it gets), clip_id -> (its cache_key), of an ffmpeg of that version."""
     columns = ["clip_id", "path", "split", "content_sha256", "sound_path", "sound_sha256", "error"]
     clips = {
         clip["clip_id"]: clip
         for clip in parquet.read_table(cache.folder(dataset) / "clips.parquet", "clips", columns).to_pylist()
     }
-    heard = {clip_id: clip_id for clip_id in clips}
+    heard, what = {clip_id: clip_id for clip_id in clips}, settings.perturbation
     if what.kind == "swap":
         heard = perturb.partners(((clip_id, clip["split"]) for clip_id, clip in clips.items()), what.seed or 0)
     common = ("decode", VERSION, version, settings.key())
     sources = {clip_id: Source.of(clips[of], Path("data/videos") / dataset) for clip_id, of in heard.items()}
     keys = {clip_id: sha256_text(*common, source.sha256 or source.unread) for clip_id, source in sources.items()}
-    return Plan(decoder, version, what, _bed(decoder, what), sources, keys)
+    return sources, keys
+
+
+def check(dataset: str) -> None:
+    """Raise CacheError where `audio` says that it was decoded, and not from the files that clips.parquet lists now."""
+    folder = cache.folder(dataset) / "audio"
+    for file in parquet.files_of(folder, "audio")[:1]:
+        known = parquet.provenance(file)
+        if "decoder" not in known:
+            return
+        _, keys = _sources(dataset, Settings.from_json(known["decoder"]), known.get("ffmpeg", ""))
+        stored = parquet.read_table(folder, "audio", ["clip_id", "cache_key"])
+        found = dict(zip(stored.column("clip_id").to_pylist(), stored.column("cache_key").to_pylist(), strict=True))
+        if odd := sorted(clip for clip in {**keys, **found} if keys.get(clip) != found.get(clip)):
+            raise CacheError(
+                f"{folder} was made of other files than clips.parquet lists: {len(odd)} clips differ ({odd[0]}...): "
+                "run `dvc repro decode`"
+            )
 
 
 def reopen(dataset: str) -> Callable[[str], Generator[sound.Block, None, None]]:

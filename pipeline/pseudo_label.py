@@ -20,12 +20,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from adapt import command
 from adapt.errors import CacheError, OptionsError
 from adapt.tables import cache, lock, parquet
-from adapt.tables.files import sha256_file
+from adapt.tables.files import sha256_file, sha256_text
 from pipeline.labels import ontology
 from pipeline.labels.evidence import Causes, Evidence, Floats, Mask, absence, clip_probabilities, loudest, weigh
 from pipeline.labels.scratch import Scratch
@@ -57,6 +56,7 @@ class Clips:
 
     ids: list[str]
     statuses: pa.Array  # of their sound
+    keys: list[str | None]  # of their rows of `audio`
 
     def ranks(self, clip_ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """Where each of `clip_ids` stands in `ids`, -1 for those that are not clips of today."""
@@ -88,6 +88,7 @@ def run(options: Options) -> dict[str, object]:
     with duckdb.connect() as connection:
         clips = _read_clips(folder, connection)
         classes, sounds, provenance = _read_sounds(options, folder, connection)
+    provenance |= {f"{name}_sha256": sha256_file(folder / f"{name}.parquet") for name in ("clips", "label_map")}
     mentioned = np.flatnonzero(sounds.necessary.any(axis=0))  # the classes that have a necessary sound
     n_heard, total_mass = 0, 0.0
     target = folder / "pseudo_labels.parquet"
@@ -130,8 +131,8 @@ def _read_clips(folder: Path, connection: duckdb.DuckDBPyConnection) -> Clips:
         tables.check(table, files, connection)
         tables.add(table, files, connection)
     joined = (
-        "SELECT clip_id, coalesce(audio.status, 'failed') AS status FROM clips LEFT JOIN audio USING (clip_id) "
-        "ORDER BY clip_id"
+        "SELECT clip_id, coalesce(audio.status, 'failed') AS status, audio.cache_key FROM clips "
+        "LEFT JOIN audio USING (clip_id) ORDER BY clip_id"
     )
     try:
         found = connection.sql(joined).to_arrow_table()
@@ -140,7 +141,8 @@ def _read_clips(folder: Path, connection: duckdb.DuckDBPyConnection) -> Clips:
             f"{folder}: clips and audio have rows that cannot be read ({tables.one_line(error)}): run `dvc repro "
             "decode`"
         ) from error
-    return Clips(found.column("clip_id").to_pylist(), found.column("status").combine_chunks())
+    keys = found.column("cache_key").to_pylist()
+    return Clips(found.column("clip_id").to_pylist(), found.column("status").combine_chunks(), keys)
 
 
 def _read_sounds(
@@ -152,7 +154,8 @@ def _read_sounds(
     """
     (map_path,) = tables.needed(folder, "label_map")
     made_by = tables.check("label_map", [map_path], connection)
-    classes, classes_sha256 = tables.read_classes(folder, {"label_map": made_by})
+    of_clips = tables.check("clips", tables.needed(folder, "clips"), connection)
+    classes, classes_sha256 = tables.read_classes(folder, {"clips": of_clips, "label_map": made_by})
     provenance = {
         "classes_sha256": classes_sha256,
         "tagger": options.tagger,
@@ -167,7 +170,7 @@ def _read_sounds(
         nothing = np.zeros((0, len(classes)))
         return classes, Sounds([], nothing, nothing > 0, None), provenance
     provenance["labels_sha256"] = sha256_file(labels.path)
-    weights, necessary = _matrices(map_path, labels, len(classes))
+    weights, necessary = _matrices(map_path, labels, classes)
     if options.related == "strongest":
         provenance["ontology_sha256"] = sha256_file(ontology.ONTOLOGY)
     return classes, Sounds(labels.sounds, weights, necessary, _kin(options, labels)), provenance
@@ -237,12 +240,17 @@ def top_labels(
                 yield clip_id, [classes[e.top[n]] if e.mass[n] > 0 else None for e in found]
 
 
-def _matrices(map_path: Path, labels: tables.TaggerLabels, n_classes: int) -> tuple[Floats, Mask]:
+def _matrices(map_path: Path, labels: tables.TaggerLabels, classes: Sequence[str]) -> tuple[Floats, Mask]:
     """The label map's (weights, necessary), both (A, K), in the order of the tagger's sounds."""
     index = {sound: i for i, sound in enumerate(labels.sounds)}
-    weights, necessary = np.zeros((len(index), n_classes)), np.zeros((len(index), n_classes), np.bool_)
+    weights, necessary = np.zeros((len(index), len(classes))), np.zeros((len(index), len(classes)), np.bool_)
     pairs = parquet.read_table(map_path, "label_map").to_pylist()
     for pair in pairs:
+        if classes[pair["label_id"] : pair["label_id"] + 1] != [pair["label"]]:
+            raise CacheError(
+                f"{map_path}: class {pair['label_id']} is {pair['label']!r} there, and another one in labels.txt: "
+                f"{tables.repair('label_map')}"
+            )
         if pair["audio_label"] in index:  # a tagger may lack a few of AudioSet's sounds: YAMNet lacks six
             place = index[pair["audio_label"]], pair["label_id"]
             weights[place], necessary[place] = pair["weight"], pair["necessary"]
@@ -260,7 +268,7 @@ def _listen(
     tagged.
     """
     tagged = np.zeros(len(clips.ids), np.bool_)
-    for block in _blocks(sorted(tags.glob("part-*.parquet"))):
+    for block, tagging in _blocks(sorted(tags.glob("part-*.parquet"))):
         if pc.any(pc.not_equal(pc.list_value_length(block.column("logits")), len(sounds.names))).as_py():
             raise CacheError(
                 f"{tags} has rows without {len(sounds.names)} logits, one a sound of its label list: "
@@ -268,6 +276,7 @@ def _listen(
             )
         logits = block.column("logits").combine_chunks().flatten().to_numpy().reshape(-1, len(sounds.names))
         ranks = clips.ranks(block.column("clip_id").to_pylist())
+        _check_keys(tags, clips, ranks, block.column("cache_key").to_pylist(), tagging)
         order = np.argsort(ranks, kind="stable")[(ranks < 0).sum() :]
         ranks = ranks[order]
         starts = np.flatnonzero(np.diff(ranks, prepend=-1))
@@ -290,20 +299,36 @@ def _listen(
         )
 
 
-def _blocks(files: Sequence[Path]) -> Iterator[pa.Table]:
-    """The rows of the shards, some shards at a time."""
-    parts: list[pa.Table] = []
-    for i, path in enumerate(files):
-        try:
-            with pq.ParquetFile(path) as file:
-                parts.append(file.read(columns=["clip_id", "logits"]).replace_schema_metadata(None))
-        except (OSError, pa.ArrowException) as error:
+def _check_keys(
+    tags: Path, clips: Clips, ranks: npt.NDArray[np.int64], keys: Sequence[str], tagging: Sequence[str | None]
+) -> None:
+    """Raise CacheError where rows were made of other sound than `audio` describes.
+
+    Row i is of the clip at ranks[i]; tagging[i] says how its shard was tagged, None where it does not.
+    """
+    wanted: dict[tuple[int, str], str] = {}
+    for rank, key, how in zip(ranks.tolist(), keys, tagging, strict=True):
+        if rank < 0 or how is None:
+            continue
+        if (rank, how) not in wanted:
+            wanted[rank, how] = sha256_text(how, clips.keys[rank])
+        if wanted[rank, how] != key:
             raise CacheError(
-                f"{path} has rows that cannot be read ({tables.one_line(error)}): {tables.repair('tags')}"
-            ) from error
-        if sum(part.num_rows for part in parts) >= WINDOWS_AT_ONCE or i + 1 == len(files):
-            yield pa.concat_tables(parts)
-            parts = []
+                f"{tags}: clip {clips.ids[rank]!r} was tagged from other sound than {tags.parent / 'audio'} describes: "
+                f"{tables.repair('tags')}"
+            )
+
+
+def _blocks(files: Sequence[Path]) -> Iterator[tuple[pa.Table, list[str | None]]]:
+    """(rows of some shards at a time, for each row how its shard was tagged)."""
+    parts: list[pa.Table] = []
+    tagging: list[str | None] = []
+    for i, path in enumerate(files):
+        parts.append(parquet.read_file(path, "tags", ["clip_id", "cache_key", "logits"]))
+        tagging += [parquet.provenance(path).get("tagging")] * parts[-1].num_rows
+        if len(tagging) >= WINDOWS_AT_ONCE or i + 1 == len(files):
+            yield pa.concat_tables(parts), tagging
+            parts, tagging = [], []
 
 
 def _columns(

@@ -77,9 +77,10 @@ def run(options: Options) -> dict[str, int]:
     )
     folder = cache.folder(options.dataset)
     n_clips, heard = _clips_with_sound(folder / "audio", tagger)
+    decode.check(options.dataset)
     provenance = tagger.provenance()
-    common = ("tag", VERSION, provenance, options.window_s, options.hop_s)
-    wanted = {clip_id: sha256_text(*common, clip.cache_key) for clip_id, clip in heard.items()}
+    tagging = sha256_text("tag", VERSION, provenance, options.window_s, options.hop_s)
+    wanted = {clip_id: sha256_text(tagging, clip.cache_key) for clip_id, clip in heard.items()}
     unkept = any(not clip.n_blocks for clip in heard.values())
     again = decode.reopen(options.dataset) if unkept else None
     with progress("tag", len(heard)) as bar:
@@ -96,7 +97,7 @@ def run(options: Options) -> dict[str, int]:
             bar.update(len(clip_ids))
 
         group = shards.Group("tags", {"tags": folder / "tags"}, {})
-        stated = provenance | {"code_version": f"{VERSION}.{provenance['code_version']}"}
+        stated = provenance | {"code_version": f"{VERSION}.{provenance['code_version']}", "tagging": tagging}
         counts = shards.sync(group, wanted, make, stated, n_clips)
     return {"n_clips": n_clips, "n_with_sound": len(heard)} | counts
 

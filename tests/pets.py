@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from adapt.tables import parquet
-from adapt.tables.files import sha256_file
+from adapt.tables.files import sha256_file, sha256_text
 from adapt.tables.schema import schema_of
 from pipeline import pseudo_label
 from tests.places import ROOT
@@ -82,12 +82,23 @@ def write_tags(
     logits: dict[str, list[list[float]]], shard: str = "part-00000-of-00001.parquet", **changed: str
 ) -> None:
     rows = [
-        {"clip_id": clip_id, "window_start_s": 5.0 * i, "padded_share": 0.0, "cache_key": "k", "logits": window}
+        {
+            "clip_id": clip_id,
+            "window_start_s": 5.0 * i,
+            "padded_share": 0.0,
+            "cache_key": sha256_text("t", "k"),
+            "logits": window,
+        }
         for clip_id, windows in logits.items()
         for i, window in enumerate(windows)
     ]
-    made_by = {"tagger": "ears", "labels_file": LABELS.as_posix(), "labels_sha256": sha256_file(LABELS)} | changed
-    parquet.write_table(FOLDER / "tags" / shard, "tags", rows, made_by)
+    made_by = {
+        "tagger": "ears",
+        "labels_file": LABELS.as_posix(),
+        "labels_sha256": sha256_file(LABELS),
+        "tagging": "t",
+    } | changed
+    parquet.write_table(FOLDER / "tags" / shard, "tags", rows, made_by | changed)
 
 
 def write_map(

@@ -14,7 +14,7 @@ import numpy as np
 
 from adapt.errors import CacheError
 from adapt.report import metrics
-from adapt.tables import cache
+from adapt.tables import cache, parquet
 
 METRICS = Path("cache/metrics")
 GROUPS = ("all", "sounding", "silent")  # of classes
@@ -115,6 +115,11 @@ def read(name: str, wanted: Wanted) -> Run:
             stage = "" if wanted.folder else f"`dvc repro adapt@{name}`, or "
             raise CacheError(f"{needed} is missing: run {stage}`python -m adapt` as its stage does, with --name {full}")
     streams = _streams(path, wanted)
+    stage = f"adapt@{name}" if not wanted.folder else "adapt"
+    now, place = cache.data_sha256(wanted.dataset), cache.folder(wanted.dataset)
+    cache.check_stated(
+        path, parquet.provenance(path), "data_sha256", now, place / "{clips,pseudo_labels}.parquet", stage
+    )
     rows = [row for stream in streams.values() for row in stream]
     answered = [row for row in rows if row["stop_reason"] != "failed"]
     first, n_corruptions = next(iter(streams.values())), len(wanted.corruptions)

@@ -150,11 +150,13 @@ def save_statistics(
     save(path, {**parts, "model_sha256": model_sha256, **(about or {})})
 
 
-def load_statistics(path: Path, model_sha256: str) -> SourceStatistics:
-    """Load source statistics.  Raises CheckpointError where they were taken of another checkpoint, or are of an older
-    form.
+def load_statistics(path: Path, model_sha256: str, labels: Sequence[str] | None = None) -> SourceStatistics:
+    """Load source statistics.  Raises CheckpointError where they were taken of another checkpoint, for other classes
+    than `labels` (where these are given and the file says), or are of an older form.
     """
     content = load(path, "statistics")
+    if labels is not None and content.get("labels_sha256", now := classes.sha256(labels)) != now:
+        raise CheckpointError(f"{path} was taken for another list of classes: run `dvc repro statistics`")
     if content.get("model_sha256") != model_sha256:
         raise CheckpointError(
             f"{path} was taken of another checkpoint than {model_sha256[:12]}: run `dvc repro statistics`"

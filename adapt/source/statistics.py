@@ -22,7 +22,7 @@ from adapt.errors import AdaptError, VideoError
 from adapt.methods import eata
 from adapt.source import checkpoints
 from adapt.source._loader import to_device
-from adapt.tables import cache, code, files, lock
+from adapt.tables import cache, classes, code, files, lock
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions, stream
 
@@ -103,6 +103,7 @@ def run(options: Options) -> dict[str, object]:
         "n_clips": len(clips), "n_failed": frames.n_failed, "n_layers": len(names), "n_fisher": len(fisher),
     }  # fmt: skip
     about = {"backbone": options.backbone, "variant": options.variant, "n_clips": len(clips) - frames.n_failed}
+    about |= {"labels_sha256": classes.sha256(labels)}
     checkpoints.save_statistics(
         path, SourceStatistics(found, fisher), source.sha256, {**about, "run": known, "counts": counts}
     )

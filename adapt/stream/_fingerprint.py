@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from adapt.tables import cache, code, files, schema
+from adapt.tables import code, schema
 
 LIBRARIES = ("torch", "torchvision", "numpy", "av", "decord")
 TABLES = ("predictions", "traces")
@@ -26,14 +26,6 @@ def code_sha256(modules: Iterable[str], without: Collection[str] = ()) -> str:
     schemas = {table: schema.schema_sha256(table) for table in TABLES}
     return hashlib.sha256(
         json.dumps([code.code_sha256(modules, without), schemas], sort_keys=True).encode()
-    ).hexdigest()
-
-
-def data_sha256(dataset: str) -> str:
-    """Hash what the rows' clips and sounds are read from; `clips` has the hash of every video."""
-    names = ("clips.parquet", "labels.txt", "pseudo_labels.parquet")
-    return hashlib.sha256(
-        json.dumps([files.sha256_file(cache.ROOT / dataset / name) for name in names]).encode()
     ).hexdigest()
 
 

@@ -196,7 +196,7 @@ def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
             {name: value for name, value in chosen.items() if name not in WITHOUT_EFFECT}, sort_keys=True
         ),
         "code_sha256": _fingerprint.code_sha256([f"adapt.{name}" for name in modules], without=WITHOUT_ROWS),
-        "data_sha256": _fingerprint.data_sha256(options.dataset),
+        "data_sha256": cache.data_sha256(options.dataset),
         "checkpoint_sha256": source.sha256,
         "statistics_sha256": "none: source_free" if options.source_free else files.sha256_file(statistics),
         **_fingerprint.environment(device_of(options.device)),
@@ -228,7 +228,7 @@ def read(options: Options) -> Given:
     statistics = None
     if not options.source_free:
         statistics = checkpoints.load_statistics(
-            checkpoints.statistics_path(options.dataset, options.backbone), source.sha256
+            checkpoints.statistics_path(options.dataset, options.backbone), source.sha256, labels
         )
     return Given(labels, clips, sounds, source, statistics)
 

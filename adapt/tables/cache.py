@@ -3,6 +3,9 @@
 Its list of classes, its clips, what their sounds say, and predictions.
 """
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +14,8 @@ import numpy as np
 from adapt.errors import CacheError
 from adapt.tables import classes
 from adapt.tables.classes import ClassesError
-from adapt.tables.parquet import provenance, read_table
+from adapt.tables.files import sha256_file
+from adapt.tables.parquet import check_version, provenance, read_table
 from adapt.tables.parquet import write_table as write_table
 from adapt.tables.schema import ROOT as ROOT
 
@@ -48,12 +52,32 @@ def folder(dataset: str) -> Path:
 def read_labels(dataset: str) -> list[str]:
     """The class names of `dataset` in label_id order, as `scan` wrote them.
 
-    Raises CacheError where they are missing or no such list.
+    Raises CacheError where they are missing, no such list, or not those in the order of clips.parquet, which `scan`
+    wrote with them.
     """
-    path = folder(dataset) / "labels.txt"
+    path, clips = folder(dataset) / "labels.txt", folder(dataset) / "clips.parquet"
     if not path.exists():
         raise CacheError(f"{path} is missing: run `dvc repro scan`")
-    return read_label_file(path)
+    labels = read_label_file(path)
+    if clips.is_file():
+        check_stated(clips, check_version(clips, "clips"), "classes_sha256", classes.sha256(labels), path, "scan")
+    return labels
+
+
+def check_stated(path: Path, known: Mapping[str, str], name: str, value: str, source: Path, stage: str) -> None:
+    """Raise CacheError where `path` says in its metadata that it was made of another `source` than lies there now.
+
+    `value` is what it should say under `name`.
+    """
+    if known.get(name, value) != value:
+        what = "another list of classes than" if name == "classes_sha256" else "another"
+        raise CacheError(f"{path} was made for {what} {source}, which has changed: run `dvc repro {stage}`")
+
+
+def data_sha256(dataset: str) -> str:
+    """Hash what a run's rows take from the cache: clips (with the hash of every video), classes, what sounds say."""
+    names = ("clips.parquet", "labels.txt", "pseudo_labels.parquet")
+    return hashlib.sha256(json.dumps([sha256_file(ROOT / dataset / name) for name in names]).encode()).hexdigest()
 
 
 def read_label_file(path: Path) -> list[str]:
@@ -87,10 +111,20 @@ def read_sounds(dataset: str, labels: list[str]) -> dict[str, Sound]:
     """
     path = folder(dataset) / "pseudo_labels.parquet"
     rows = read_table(path, "pseudo_labels").to_pylist()
-    if provenance(path).get("classes_sha256") != classes.sha256(labels):
+    known = provenance(path)
+    if known.get("classes_sha256") != classes.sha256(labels):
         raise CacheError(
             f"{path} was made for another list of classes than {path.parent / 'labels.txt'}: run `dvc repro`"
         )
+    for name in ("clips", "label_map"):
+        if (source := path.parent / f"{name}.parquet").is_file():
+            check_stated(path, known, f"{name}_sha256", sha256_file(source), source, "pseudo_label")
+    for row in rows:
+        if not len(row["probs"]) == len(row["evidence"]) == len(row["absent"]) == len(labels):
+            raise CacheError(
+                f"{path}: clip {row['clip_id']!r} has not one value for each of the {len(labels)} classes: run `dvc "
+                "repro pseudo_label`"
+            )
     return {
         r["clip_id"]: Sound(_array(r["probs"]), _array(r["evidence"]), _array(r["absent"]), r["mass"], r["status"])
         for r in rows

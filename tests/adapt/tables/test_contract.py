@@ -57,6 +57,23 @@ def test_another_class_order_is_one_error_that_names_both_files(dataset: Path) -
         cache.read_sounds("tiny", LABELS[::-1])
 
 
+def test_labels_in_another_order_than_clips_are_refused_by_whoever_reads_them(dataset: Path) -> None:
+    parquet.write_table(dataset / "clips.parquet", "clips", [clip()], {"classes_sha256": classes.sha256(LABELS)})
+    (dataset / "labels.txt").write_text(classes.text_of(LABELS))
+    assert cache.read_labels("tiny") == LABELS
+    (dataset / "labels.txt").write_text(classes.text_of(LABELS[::-1]))
+    with pytest.raises(CacheError, match=r"clips.parquet was made for another list of classes than .*: run `dvc repro"):
+        cache.read_labels("tiny")
+
+
+def test_pseudo_labels_without_a_value_for_each_class_are_refused(dataset: Path) -> None:
+    labels = [*LABELS, "cow"]
+    known = {"classes_sha256": classes.sha256(labels)}
+    parquet.write_table(dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("a")], known)
+    with pytest.raises(CacheError, match="clip 'a' has not one value for each of the 3 classes"):
+        cache.read_sounds("tiny", labels)
+
+
 @pytest.mark.parametrize("change", [{"mass": 1.5}, {"status": "loud"}, {"probs": None}])
 def test_the_writer_refuses_a_row_that_breaks_a_check(dataset: Path, change: dict[str, object]) -> None:
     with pytest.raises(CacheError, match="breaks the contract of pseudo_labels"):

@@ -13,7 +13,7 @@ import pytest
 
 from adapt import command
 from adapt.errors import CacheError, OntologyError, OptionsError
-from adapt.tables import parquet
+from adapt.tables import cache, parquet
 from adapt.tables.files import sha256_file
 from pipeline import pseudo_label
 from tests import pets
@@ -212,6 +212,44 @@ def test_a_label_map_for_another_class_order_is_an_error(project: Path) -> None:
         label()
 
 
+def test_labels_in_another_order_than_scan_wrote_them_are_refused(project: Path) -> None:
+    (FOLDER / "labels.txt").write_text("\n".join(pets.CLASSES[::-1]) + "\n")
+    pets.write_map(classes=pets.CLASSES[::-1])
+    with pytest.raises(CacheError, match=r"clips.parquet was made for another list of classes than .*: run `dvc repro"):
+        label()
+
+
+def test_a_row_of_the_label_map_that_names_another_class_is_an_error(project: Path) -> None:
+    pets.write_map()
+    path = FOLDER / "label_map.parquet"
+    rows = pq.read_table(path)
+    swapped = pa.array([pets.CLASSES[1 - i] for i in rows.column("label_id").to_pylist()])
+    pets.rewrite(path, rows.set_column(rows.schema.get_field_index("label"), rows.schema.field("label"), swapped))
+    with pytest.raises(
+        CacheError, match=r"label_map.parquet: class \d is .* another one in labels.txt: run `dvc repro"
+    ):
+        label()
+
+
+def test_tags_of_other_sound_than_audio_describes_are_an_error(project: Path) -> None:
+    pets.write_tags(pets.TAGS, tagging="another window")
+    with pytest.raises(CacheError, match=r"was tagged from other sound than .*audio describes: run `dvc repro tag`"):
+        label()
+    assert not (FOLDER / "pseudo_labels.parquet").exists()
+
+
+def test_the_adapter_refuses_pseudo_labels_of_another_label_map_or_other_clips(project: Path) -> None:
+    label()
+    assert cache.read_sounds("pets", pets.CLASSES)
+    pets.write_map(pets.PAIRS[:1])
+    with pytest.raises(CacheError, match=r"was made for another cache/pets/label_map.parquet, which has changed: run"):
+        cache.read_sounds("pets", pets.CLASSES)
+    label()
+    pets.write_clips([clip for clip in pets.STATUSES if clip != "barks"])
+    with pytest.raises(CacheError, match=r"was made for another cache/pets/clips.parquet, which has changed: run `dvc"):
+        cache.read_sounds("pets", pets.CLASSES)
+
+
 def test_a_label_map_of_sounds_that_the_tagger_does_not_know_is_an_error(project: Path) -> None:
     pets.write_map([("Battle cry", 0, 1.0)])
     with pytest.raises(
@@ -275,7 +313,7 @@ def test_a_file_with_a_broken_page_is_one_line(project: Path, path: str, repair:
     data = bytearray((FOLDER / path).read_bytes())
     data[4:60] = bytes(56)  # after the magic number lies the first page
     (FOLDER / path).write_bytes(data)
-    with pytest.raises(CacheError, match=rf"(have|has) rows that cannot be read .*: run `dvc repro {repair}`$"):
+    with pytest.raises(CacheError, match=rf"is damaged .*: run `dvc repro {repair}`$"):
         label()
 
 

@@ -280,6 +280,12 @@ def test_sound_that_was_not_kept_gives_the_same_logits_as_sound_that_was(
     assert len(list(Path("cache/tiny/waveforms").iterdir())) == 1
     assert parquet.read_table(Path("cache/tiny/waveforms"), "waveforms").num_rows == 0
     assert found[0] == found[1]
+    encode(Path("data/videos/tiny/1.m4a"), "-f", "lavfi", "-i", "sine=duration=3", "-c:a", "aac")
+    write_clips("tiny", ["0.m4a", "1.m4a", "2.m4a", "silent.flac"])
+    with pytest.raises(
+        CacheError, match=r"audio was made of other files than clips.parquet lists: 1 clips differ \(1..."
+    ):
+        tag.run(tag.Options("tiny", "yamnet"))
 
 
 @pytest.mark.parametrize("table", ["blocks", "keys"])
