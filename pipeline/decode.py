@@ -14,9 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.decode")  # before what takes time to import
+
 import numpy as np
 
-from adapt import command
 from adapt.errors import CacheError, DatasetError, DecodeError
 from adapt.tables import cache, parquet
 from adapt.tables.files import sha256_file, sha256_text
@@ -124,7 +128,7 @@ class Plan:
         source = self.sources[clip_id]
         if source.unread is not None:
             return sound.unread(self.decoder, source.unread)
-        if not source.path.is_file():
+        if not source.path.exists():
             raise DatasetError(f"{source.path} is listed in clips.parquet but is not there: run `dvc repro scan`")
 
         def change(blocks: Iterator[sound.Block]) -> Iterator[sound.Block]:

@@ -12,11 +12,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.listen")  # before what takes time to import
+
 import numpy as np
 import numpy.typing as npt
 import tyro
 
-from adapt import command
 from adapt.command import until_the_reader_leaves
 from adapt.errors import EarshotError
 from pipeline import tag, taggers
@@ -103,7 +107,7 @@ def listen(options: Options) -> Iterator[Report]:
 
 
 def _report(options: Options, tagger: taggers.Tagger, decoder: sound.Decoder, path: Path) -> Report:
-    if not path.is_file():
+    if not path.exists():
         return Report(_text(path), "failed", None, None, None, None, None, "no such file", [])
     ends: list[sound.Heard] = []
 

@@ -9,9 +9,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.map_labels")  # before what takes time to import
+
 import tyro
 
-from adapt import command
 from adapt.errors import MapperError
 from adapt.tables import cache, parquet
 from pipeline import mappers
@@ -108,7 +112,7 @@ def main() -> None:
         case ["ask"]:
             from pipeline.llm import ask  # the stage itself must not need what asking needs
 
-            command.main(ask.Options, ask.run, prog=prog, args=args)
+            command.main(ask.Options, ask.run, prog=prog, args=args, patient=True)
         case ["export"]:
             command.main(ExportOptions, export, prog=prog, args=args)
         case ["evaluate"]:

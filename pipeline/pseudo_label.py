@@ -15,6 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.pseudo_label")  # before what takes time to import
+
 import duckdb
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +27,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from adapt import command
 from adapt.errors import CacheError, OptionsError
 from adapt.tables import cache, parquet
 from adapt.tables.files import sha256_file
@@ -79,13 +83,15 @@ class Sounds:
 class Scratch:
     """What was heard in each clip, in a file and in the order of clips; zero where nothing was put."""
 
-    def __init__(self, file: IO[bytes], n_clips: int, n_sounds: int, n_classes: int) -> None:
-        """Lay out `n_clips` records of up to `n_sounds` sounds and the absences of `n_classes` classes."""
+    def __init__(self, file: IO[bytes], folder: Path, n_clips: int, n_sounds: int, n_classes: int) -> None:
+        """Lay out `n_clips` records of up to `n_sounds` sounds and the absences of `n_classes` classes, in a file of
+        `folder`.  Raises NoSpaceError where they have no room there.
+        """
         self._file, self._n_clips = file, n_clips
         self._record = np.dtype(
             [("sounds", "<i4", (n_sounds,)), ("probabilities", "<f8", (n_sounds,)), ("absent", "<f4", (n_classes,))]
         )
-        file.truncate(n_clips * self._record.itemsize)
+        command.reserve(file, n_clips * self._record.itemsize, folder)
 
     def put(self, ranks: npt.NDArray[np.int64], heard: Heard, absent: npt.NDArray[np.float32]) -> None:
         """Keep what was heard in the clips that stand at `ranks`."""
@@ -121,7 +127,7 @@ def run(options: Options) -> dict[str, object]:
     n_heard, total_mass = 0, 0.0
     target = folder / "pseudo_labels.parquet"
     with tempfile.TemporaryFile(dir=folder) as file, parquet.Writer(target, "pseudo_labels", provenance) as writer:
-        scratch = Scratch(file, len(clips.ids), min(options.top_k, max(1, len(sounds.names))), len(mentioned))
+        scratch = Scratch(file, folder, len(clips.ids), min(options.top_k, max(1, len(sounds.names))), len(mentioned))
         _listen(options, folder / "tags", clips, sounds, mentioned, scratch)
         for start in range(0, len(clips.ids), CLIPS_AT_ONCE):
             stop = min(start + CLIPS_AT_ONCE, len(clips.ids))

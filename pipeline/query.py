@@ -18,12 +18,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, TextIO
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.query")  # before what takes time to import
+
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from adapt import command
 from adapt.command import until_the_reader_leaves
 from adapt.errors import EarshotError, OptionsError, QueryError
 from adapt.tables.files import replacing
@@ -72,10 +76,11 @@ def _answer_all(options: Options) -> None:
         if options.export is not None:
             export(options.dataset, options.export)
             return
-        with connect(options.dataset) as connection:
+        with connect(options.dataset) as connection, command.hook(connection.interrupt):
             sql = _sql(options)
             if sql is None:
-                prompt(connection, options.dataset, _format(options))
+                with command.prompting():
+                    prompt(connection, options.dataset, _format(options))
             elif options.parquet is not None:
                 write_parquet(select(connection, sql), options.parquet)
             else:

@@ -12,10 +12,14 @@ from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.tag")  # before what takes time to import
+
 import numpy as np
 import numpy.typing as npt
 
-from adapt import command
 from adapt.errors import CacheError, TaggerError
 from adapt.tables import cache, parquet
 from adapt.tables.files import sha256_text

@@ -36,8 +36,8 @@ def statistics_path(dataset: str, backbone: str) -> Path:
 
 def save(path: Path, content: Mapping[str, object]) -> None:
     """Write `content` (tensors, strings, numbers) to a temporary name, then rename; equal content gives equal bytes."""
-    with replacing(path) as temporary:
-        torch.save(dict(content), temporary)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(content), file)  # not by a name, which torch would write into it; and errors are Python's
 
 
 def load(path: Path, stage: str) -> dict[str, Any]:

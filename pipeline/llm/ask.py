@@ -17,7 +17,7 @@ from threading import Event, Lock
 import tyro
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from adapt.errors import MapperError
+from adapt.errors import MapperError, StoppedError
 from adapt.tables.files import sha256_text
 from pipeline.labels.lists import LabelLists, label_lists, read_classes
 from pipeline.llm import forms
@@ -55,14 +55,14 @@ class Options:
 def run(options: Options) -> Mapping[str, object]:
     """Bring data/replies/<dataset>.jsonl up to date; return counts.
 
-    Raises MapperError where the endpoint fails, a question got no valid reply in `max_attempts`, the tokens are used
-    up, or on Ctrl-C; what was answered is kept.
+    Raises MapperError where the endpoint fails, a question got no valid reply in `max_attempts`, or the tokens are used
+    up, StoppedError on Ctrl-C; what was answered is kept.
     """
     _check(options)
     try:
         return _record(options)
     except KeyboardInterrupt:
-        raise MapperError(
+        raise StoppedError(
             "stopped by Ctrl-C with no question in flight: run the same command again, it goes on from there"
         ) from None
 
@@ -163,7 +163,7 @@ def _ask_all(options: Options, plan: Record, prompt: Prompt, questions: Sequence
                 crew.each(interview.ask, questions[:1], 1, done)  # alone: it finds out which format the endpoint takes
                 crew.each(interview.ask, questions[1:], options.concurrency, done)
             except crew.Stopped:
-                raise MapperError(f"stopped by Ctrl-C: {_left(questions, plan, prompt, journal)}") from None
+                raise StoppedError(f"stopped by Ctrl-C: {_left(questions, plan, prompt, journal)}") from None
             except OverBudget as over:
                 used = (
                     f"--max_tokens_total {over.total}: {over.spent} are used and the next request may take "

@@ -23,7 +23,10 @@ SHARED = (
 )  # what pipeline may import of adapt: no torch in them
 SAYS_ONLY = {
     "adapt/errors.py",
-    "adapt/command.py",
+    "adapt/command/__init__.py",
+    "adapt/command/_environment.py",
+    "adapt/command/_printing.py",
+    "adapt/command/_signals.py",
     "adapt/__init__.py",
 }  # messages, exit codes, a door for Python: no output depends on them
 

@@ -1,21 +1,28 @@
-"""How every stage of both packages is a command: flags into a frozen dataclass, one JSON line out, exit 0, 1, 2 or 130.
+"""How every stage of both packages is a command: flags into a frozen dataclass, one JSON line out, exit 0, 1, 2, 130
+or 143.
 
 DVC unpacks a section of params.yaml into flags (`--window_s 10.0 --no-keep_audio`); the stage's dataclass names, types
 and documents them, and no code reads params.yaml.  Loads no torch: what must be set before torch is loaded is set here.
+What all commands owe a user stands in the files beside this one: signals (`_signals`), a machine that has no room or
+forbids to write (`_environment`), a terminal that strangers' text must not steer (`_printing`).
 """
 
 import ctypes
 import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-import tyro
-
-from adapt.errors import EarshotError
+from adapt.command import _environment, _signals
+from adapt.command._environment import reserve as reserve
+from adapt.command._printing import log_to_stderr, printable_json
+from adapt.command._printing import printable as printable
+from adapt.command._signals import begin as begin
+from adapt.command._signals import hook as hook
+from adapt.command._signals import prompting as prompting
+from adapt.errors import EarshotError, StoppedError
 
 Options = TypeVar("Options")
 INTERRUPTED = 130  # what a shell says of a program ended by Ctrl-C
@@ -29,27 +36,56 @@ def main(
     *,
     prog: str,
     args: Sequence[str] | None = None,
+    patient: bool = False,
 ) -> None:
     """Parse `args` into `options`, call `run`, and print its counts as one JSON line on stdout.
 
     `options` is a dataclass, or a function that chooses one by the command line; `args` is the command line where it
     is None.  A command that prints for itself returns None, and raises SystemExit where it has an exit code of its own.
-    Exits with 0 when `run` returns, 1 with a one-line reason for an `EarshotError`, 2 for wrong flags (tyro), 130 after
-    Ctrl-C.
+    Exits with 0 when `run` returns, 1 with a one-line reason for an `EarshotError` and for an error of the machine (no
+    room, no right to write), 2 for wrong flags (tyro), 130 after Ctrl-C, 143 after SIGTERM.
+
+    A program that called `begin` first ends within a second of either signal, but where it is `patient` with Ctrl-C:
+    then `run` handles KeyboardInterrupt, and may raise StoppedError.
     """
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    log_to_stderr()
     words = sys.argv[1:] if args is None else args
+    if (ending := _signals.ending()) is not None:
+        ending.prog, ending.is_running, ending.is_patient = prog, True, patient
     try:
         kind = options if isinstance(options, type) else options(words)
-        counts = run(tyro.cli(kind, prog=f"python -m {prog}", args=words, config=(tyro.conf.OmitArgPrefixes,)))
-    except EarshotError as error:
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
+        counts = run(_parsed(kind, prog, words))
+        if counts is not None:
+            print(printable_json(json.dumps(dict(counts), sort_keys=True)))
+        sys.stdout.flush()
+    except SystemExit:
+        raise
+    except BaseException as error:
+        _fail(prog, error)
+
+
+def _parsed(kind: type[Options], prog: str, words: Sequence[str]) -> Options:
+    import tyro  # here: it takes a tenth of a second, and Ctrl-C should be taken over before that
+
+    return tyro.cli(kind, prog=f"python -m {prog}", args=words, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def _fail(prog: str, error: BaseException) -> NoReturn:
+    """Say in one line why the command ends, and end it; raises `error` again where it is a fault of the code."""
+    ending = _signals.ending()
+    is_stopped = isinstance(error, KeyboardInterrupt) or (ending is not None and ending.received is not None)
+    if isinstance(error, EarshotError) and (not is_stopped or isinstance(error, StoppedError)):
+        print(f"{prog}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED if isinstance(error, StoppedError) else 1) from None
+    if is_stopped:
+        if ending is not None:
+            ending.exit()
         print(f"{prog}: interrupted", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    if counts is not None:
-        print(json.dumps(dict(counts), sort_keys=True))
+    if (line := _environment.line(error)) is None:
+        raise error
+    print(f"{prog}: {printable(line)}", file=sys.stderr)
+    raise SystemExit(1) from None
 
 
 @contextmanager
