@@ -34,7 +34,9 @@ class Options:
     dataset: str
     mapper: str = "llm"  # pipeline/mappers/<mapper>.py
     table: str = Settings.table  # for the mapper table: its CSV; empty: data/maps/<dataset>.csv
-    min_cosine: float = Settings.min_cosine  # for the mapper embedding: names less near than this are not connected
+    min_cosine: float = command.number(
+        Settings.min_cosine, low=-1, high=1
+    )  # for the mapper embedding: names less near than this are not connected
 
 
 def run(options: Options) -> dict[str, object]:
@@ -82,7 +84,7 @@ class ExportOptions:
     dataset: tyro.conf.Positional[str]
     out: Path  # data/maps/<dataset>.csv is where --mapper table looks
     mapper: str = ""  # whose map; empty: the one in the cache
-    min_cosine: float = Settings.min_cosine  # for the mapper embedding
+    min_cosine: float = command.number(Settings.min_cosine, low=-1, high=1)  # for the mapper embedding
 
 
 def export(options: ExportOptions) -> dict[str, object]:

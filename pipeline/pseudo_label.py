@@ -49,9 +49,9 @@ class Options:
     related: Literal["strongest", "all"] = "strongest"
     """of a sound and its parents in the ontology: which count for a class"""
     reduce: Literal["max", "mean"] = "max"  # over a clip's windows, on probabilities
-    threshold: float = 0.1  # sounds below this probability are not heard
-    top_k: int = 10  # the loudest sounds that count
-    temperature: float = 1.0  # tau of q = s^(1/tau) / sum
+    threshold: float = command.number(0.1, low=0, high=1)  # sounds below this probability are not heard
+    top_k: int = command.number(10, low=1)  # the loudest sounds that count
+    temperature: float = command.number(1.0, low=0, above=True)  # tau of q = s^(1/tau) / sum
 
 
 @dataclass(frozen=True)

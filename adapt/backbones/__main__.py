@@ -43,7 +43,7 @@ class Options:
     """What is listed."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()  # backbones; all by default
-    classes: int = 400  # of the head, which counts as parameters
+    classes: int = command.number(400, low=1, high=10_000_000)  # of the head, which counts as parameters
 
 
 def inputs(name: str) -> dict[str, tuple[int, int, int]]:

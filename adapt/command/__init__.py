@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
-from adapt.command import _environment, _signals
+from adapt.command import _environment, _ranges, _signals
 from adapt.command._environment import reserve as reserve
-from adapt.command._printing import log_to_stderr, printable_json
+from adapt.command._printing import log_to_stderr
 from adapt.command._printing import printable as printable
+from adapt.command._printing import printable_json as printable_json
+from adapt.command._ranges import number as number
 from adapt.command._signals import begin as begin
 from adapt.command._signals import hook as hook
 from adapt.command._signals import prompting as prompting
@@ -42,8 +44,9 @@ def main(
 
     `options` is a dataclass, or a function that chooses one by the command line; `args` is the command line where it
     is None.  A command that prints for itself returns None, and raises SystemExit where it has an exit code of its own.
-    Exits with 0 when `run` returns, 1 with a one-line reason for an `EarshotError` and for an error of the machine (no
-    room, no right to write), 2 for wrong flags (tyro), 130 after Ctrl-C, 143 after SIGTERM.
+    Exits with 0 when `run` returns; 1 with a one-line reason for an `EarshotError`, for a number outside the range that
+    its option declares (`number`), and for an error of the machine (no room, no right to write); 2 for wrong flags
+    (tyro); 130 after Ctrl-C; 143 after SIGTERM.
 
     A program that called `begin` first ends within a second of either signal, but where it is `patient` with Ctrl-C:
     then `run` handles KeyboardInterrupt, and may raise StoppedError.
@@ -54,7 +57,9 @@ def main(
         ending.prog, ending.is_running, ending.is_patient = prog, True, patient
     try:
         kind = options if isinstance(options, type) else options(words)
-        counts = run(_parsed(kind, prog, words))
+        given = _parsed(kind, prog, words)
+        _ranges.check(given)
+        counts = run(given)
         if counts is not None:
             print(printable_json(json.dumps(dict(counts), sort_keys=True)))
         sys.stdout.flush()

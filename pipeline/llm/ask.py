@@ -17,6 +17,7 @@ from threading import Event, Lock
 import tyro
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from adapt import command
 from adapt.errors import MapperError, StoppedError
 from adapt.tables.files import sha256_text
 from pipeline.labels.lists import LabelLists, label_lists, read_classes
@@ -40,16 +41,18 @@ class Options:
     form: str = "pick"
     """pick: one sound and a few classes, for a small model; block: many sounds and all classes, for a strong one"""
     dry_run: bool = False  # print how many requests and about how many tokens it takes, ask nothing
-    max_tokens_total: int | None = None  # stop before this run has used more, in and out
-    max_attempts: int = 3  # per question, each with the last reply's fault
-    concurrency: int = 1  # questions in flight
-    timeout_s: float = 120.0  # per request
-    max_retries: int = 4  # of a request that fails with 429, 5xx or a timeout
+    max_tokens_total: int | None = command.number(None, low=1)  # stop before this run has used more, in and out
+    max_attempts: int = command.number(3, low=1)  # per question, each with the last reply's fault
+    concurrency: int = command.number(1, low=1, high=256)  # questions in flight
+    timeout_s: float = command.number(120.0, low=0, high=86400, above=True)  # per request
+    max_retries: int = command.number(4, low=0)  # of a request that fails with 429, 5xx or a timeout
     settings: str = ""
     """sampling settings as JSON instead of the form's own, e.g. '{"max_completion_tokens": 9000}'; recorded"""
-    floor: float = Cut.floor  # pick: cosine; sounds with no class this near are not asked
-    top_n: int = Cut.top_n  # pick: candidate classes a sound
-    block_size: int = Cut.block_size  # block: sounds a request
+    floor: float = command.number(
+        Cut.floor, low=-1, high=1
+    )  # pick: cosine; sounds with no class this near are not asked
+    top_n: int = command.number(Cut.top_n, low=1)  # pick: candidate classes a sound
+    block_size: int = command.number(Cut.block_size, low=1)  # block: sounds a request
 
 
 def run(options: Options) -> Mapping[str, object]:

@@ -26,6 +26,7 @@ SAYS_ONLY = {
     "adapt/command/__init__.py",
     "adapt/command/_environment.py",
     "adapt/command/_printing.py",
+    "adapt/command/_ranges.py",
     "adapt/command/_signals.py",
     "adapt/__init__.py",
 }  # messages, exit codes, a door for Python: no output depends on them
