@@ -57,7 +57,7 @@ def main(
         ending.prog, ending.is_running, ending.is_patient = prog, True, patient
     try:
         kind = options if isinstance(options, type) else options(words)
-        given = _parsed(kind, prog, words)
+        given: Options = _parsed(kind, prog, words)
         _ranges.check(given)
         counts = run(given)
         if counts is not None:

@@ -38,7 +38,7 @@ class Endpoint:
 
         for name in ("httpx2", "openai"):  # or the client and its transport log a line a request, the client a retry
             logging.getLogger(name).setLevel(logging.WARNING)
-        if urlsplit(base_url).scheme not in ("http", "https"):
+        if not _is_address(base_url):
             raise MapperError(
                 f"--base_url {_public(base_url)!r} is no http(s) address: give the part before /chat/completions"
             )
@@ -132,9 +132,20 @@ def _read_key() -> str:
     return key
 
 
+def _is_address(base_url: str) -> bool:
+    try:
+        parts = urlsplit(base_url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket without its other half, a port that is no number
+        return False
+
+
 def _public(base_url: str) -> str:
-    """The address without user, password, query and fragment, which may be secrets."""
-    parts = urlsplit(base_url)
+    """The address without user, password, query and fragment, which may be secrets; "" for what is none."""
+    try:
+        parts = urlsplit(base_url)
+    except ValueError:  # such as http://[::1
+        return ""
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
