@@ -100,7 +100,7 @@ def test_a_link_to_nowhere_is_counted_and_named_on_every_level(videos: Path, cap
     assert cache.read_labels("mine") == ["cat"]
 
 
-def test_a_pipe_a_socket_and_a_device_named_like_videos_are_failed_rows_and_never_opened(
+def test_pipes_sockets_and_devices_named_like_videos_are_failed_rows(
     videos: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     os.mkfifo(videos / "test/cat/pipe.mp4")  # whoever opens it waits for a writer
