@@ -34,9 +34,8 @@ class Options:
     dataset: str
     mapper: str = "llm"  # pipeline/mappers/<mapper>.py
     table: str = Settings.table  # for the mapper table: its CSV; empty: data/maps/<dataset>.csv
-    min_cosine: float = command.number(
-        Settings.min_cosine, low=-1, high=1
-    )  # for the mapper embedding: names less near than this are not connected
+    min_cosine: float = command.number(Settings.min_cosine, low=-1, high=1)
+    """for the mapper embedding: names less near than this are not connected"""
 
 
 def run(options: Options) -> dict[str, object]:

@@ -45,9 +45,8 @@ class Options:
     recipe: str = "folder"  # pipeline/datasets/<recipe>.py, which knows the folders
     variant: str = ""  # what the recipe offers a choice of, such as ucf101's split 1, 2 or 3; "" for its first
     jobs: int = command.number(2, low=1, high=256)  # files at a time
-    decode_timeout_s: float = command.number(
-        TIMEOUT_S, low=0, high=86400, above=True
-    )  # a file that takes longer to look into is a failed row
+    decode_timeout_s: float = command.number(TIMEOUT_S, low=0, high=86400, above=True)
+    """a file that takes longer to look into is a failed row"""
     rehash: bool = False  # read every file again, also one whose size, inode and times are those of the last time
 
 

@@ -42,12 +42,10 @@ class Options:
     variant: str = ""  # one of the tagger's published models; empty: its first
     checkpoint: str = ""  # path of its weights, where they are not packaged
     implementation: taggers.Implementation = "ours"  # whose network runs; package: panns by panns-inference, to compare
-    window_s: float = command.number(
-        10.0, low=0, high=600, above=True
-    )  # seconds that the tagger hears at once; a shorter clip is one window
-    hop_s: float = command.number(
-        5.0, low=0, high=600, above=True
-    )  # seconds from one window's start to the next one's, at most window_s
+    window_s: float = command.number(10.0, low=0, high=600, above=True)
+    """seconds that the tagger hears at once; a shorter clip is one window"""
+    hop_s: float = command.number(5.0, low=0, high=600, above=True)
+    """seconds from one window's start to the next one's, at most window_s"""
     batch_size: int = command.number(8, low=1, high=4096)  # windows at a time; changes speed and memory only
     device: str = "cpu"  # cpu, cuda or cuda:1
     precision: str = "fp32"  # fp32, bf16 or fp16, where the tagger and the device can

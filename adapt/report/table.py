@@ -31,9 +31,8 @@ class Options:
     corruptions: tuple[str, ...]  # columns, in this order; clean is not in the mean
     severity: int = command.number(5, low=1, high=5)  # 1 to 5
     against: tuple[str, ...] = ()  # runs that the rows are compared with
-    order_seeds: tuple[int, ...] = command.number(
-        (), low=0
-    )  # which orders of the stream count; none for all that the runs have
+    order_seeds: tuple[int, ...] = command.number((), low=0)
+    """which orders of the stream count; none for all that the runs have"""
     split: str = "test"  # that the runs were made on: train, val or test
     folder: str = ""  # for runs named FOLDER/NAME: below cache/<dataset>/adapt and cache/metrics/<dataset>
     out: str = "report"  # files are called OUT.md, OUT.json and, unless it is report, OUT.csv

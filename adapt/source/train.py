@@ -62,9 +62,8 @@ class Options:
     seed: int = command.number(0, low=0)
     device: str = "cpu"
     workers: int = command.number(2, low=1, high=1024)  # decoding threads
-    save_every: int = command.number(
-        0, low=0
-    )  # steps between saves of the progress within an epoch; 0 for after each epoch only
+    save_every: int = command.number(0, low=0)
+    """steps between saves of the progress within an epoch; 0 for after each epoch only"""
 
 
 WITHOUT_EFFECT = ("workers", "save_every")  # on the result

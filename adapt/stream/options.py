@@ -49,15 +49,13 @@ class Options:
     max_clips: int = command.number(0, low=0)  # of every order, the first so many, for trials; 0 for all
     source_free: bool = False  # take the source statistics from batch norm buffers
     device: str = "cpu"  # cpu, cuda, cuda:1
-    jobs: int = command.number(
-        0, low=0, high=1024
-    )  # streams side by side, each in a process of one thread; 0 for as many as cores, 1 on a GPU
+    jobs: int = command.number(0, low=0, high=1024)
+    """streams side by side, each in a process of one thread; 0 for as many as cores, 1 on a GPU"""
     workers: int = command.number(1, low=1, high=1024)  # decoding threads beside each stream's model
     max_failed_share: float = command.number(0.5, low=0, high=1)
     """0 to 1; the stage fails when more than this share of a stream's clips cannot be read"""
-    save_every: int = command.number(
-        50, low=1
-    )  # clips after which all is saved, so that a killed run goes on from there; each minute too
+    save_every: int = command.number(50, low=1)
+    """clips after which all is saved, so that a killed run goes on from there; each minute too"""
     force: bool = False  # run again even if a finished run of the same options, data and code is there
     profile: bool = False  # print where the time of ten clips went
 

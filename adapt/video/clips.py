@@ -59,9 +59,8 @@ class VideoOptions:
     crop: str = "centre"
     """of the views that are adapted on: centre, or multi_scale, as ViTTA has it; prediction is by the centre crop"""
     ready_made: str = ""  # a folder of corrupted files (adapt/corruptions/ready_made.py); "" to corrupt the clips here
-    decode_timeout_s: float = command.number(
-        TIMEOUT_S, low=0, high=86400, above=True
-    )  # a file that takes longer to read is given up: its clip fails, the run goes on
+    decode_timeout_s: float = command.number(TIMEOUT_S, low=0, high=86400, above=True)
+    """a file that takes longer to read is given up: its clip fails, the run goes on"""
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,8 @@ class Options:
     max_retries: int = command.number(4, low=0)  # of a request that fails with 429, 5xx or a timeout
     settings: str = ""
     """sampling settings as JSON instead of the form's own, e.g. '{"max_completion_tokens": 9000}'; recorded"""
-    floor: float = command.number(
-        Cut.floor, low=-1, high=1
-    )  # pick: cosine; sounds with no class this near are not asked
+    floor: float = command.number(Cut.floor, low=-1, high=1)
+    """pick: cosine; sounds with no class this near are not asked"""
     top_n: int = command.number(Cut.top_n, low=1)  # pick: candidate classes a sound
     block_size: int = command.number(Cut.block_size, low=1)  # block: sounds a request
 
