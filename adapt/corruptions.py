@@ -5,6 +5,7 @@ adapt/video/corruptions.
 from adapt import command
 
 if __name__ == "__main__":
+    command.begin("adapt.corruptions")  # before what takes time to import
     command.be_passive()  # before torch is imported
 
 from adapt.video.corruptions.sheet import Options, run

@@ -2,9 +2,30 @@
 do.
 """
 
+import errno
+
+# No room, no right, no file or memory left: the machine's affair, which no command takes for a fault of a file.
+OF_THE_MACHINE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE,
+    errno.ENOMEM,
+)  # fmt: skip
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether a file could not be read or written for a reason that lies not in the file: a command ends then."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in OF_THE_MACHINE)
+
 
 class EarshotError(Exception):
     """Base of every expected failure: a command prints it as one line and exits with 1."""
+
+
+class StoppedError(EarshotError):
+    """A command that was asked to stop by Ctrl-C has done so in order; it says what is left to do."""
+
+
+class NoSpaceError(EarshotError):
+    """A disk has less room than a command needs."""
 
 
 class CacheError(EarshotError):

@@ -14,6 +14,11 @@ import tokenize
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("adapt.settings")  # before what takes time to import
+
 from adapt import fusion, methods
 from adapt.core import settings
 from adapt.errors import MethodError
@@ -164,5 +169,15 @@ def page() -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-if __name__ == "__main__":
+@dataclass(frozen=True)
+class PageOptions:
+    """Print the page of all settings."""
+
+
+def run(options: PageOptions) -> None:
+    """Print the page.  Raises MethodError for a setting or a flag that is not explained."""
     sys.stdout.write(page())
+
+
+if __name__ == "__main__":
+    command.main(PageOptions, run, prog="adapt.settings")

@@ -3,6 +3,7 @@
 from adapt import command
 
 if __name__ == "__main__":
+    command.begin("adapt.statistics")  # before what takes time to import
     command.be_passive()  # before torch is imported
 
 from adapt.source.statistics import Options, run

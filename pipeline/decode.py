@@ -14,9 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.decode")  # before what takes time to import
+
 import numpy as np
 
-from adapt import command
 from adapt.errors import CacheError, DatasetError, DecodeError
 from adapt.tables import cache, lock, parquet
 from adapt.tables.files import sha256_file, sha256_text
@@ -39,17 +43,21 @@ class Options:
     ffmpeg: Literal["packaged", "path"] = "packaged"  # the binary of imageio-ffmpeg, or the one on PATH
     track: sound.Track = "default"
     """which sound track: default (the one marked so, else the first), or its position counted from 0"""
-    silent_below_dbfs: float = -60.0  # dB; a track with a lower RMS level in every channel is silent (0 = full scale)
+    silent_below_dbfs: float = command.number(-60.0, low=-200, high=0)
+    """dB; a track with a lower RMS level in every channel is silent (0 = full scale)"""
     keep_audio: bool = True
     """store the sound (FLAC, about 18 kB a second at 16 kHz); off: tag decodes once more by itself"""
-    jobs: int = 2  # clips at a time
-    max_failed_share: float = 0.5  # 0 to 1; the stage fails when more than this share of the clips did
+    jobs: int = command.number(2, low=1, high=256)  # clips at a time
+    max_failed_share: float = command.number(0.5, low=0, high=1)
+    """0 to 1; the stage fails when more than this share of the clips did"""
     perturb: Kind = "none"
     """for studies: white noise, shift in time, swap with another clip of the split, mute, a music bed"""
-    snr_db: float = 10.0  # dB, -40 to 60; of noise and music, the ratio of the clip's energy to theirs in each 30 s
-    shift_s: float = 1.0  # seconds, -60 to 60; positive: the sound comes later; the length stays, zeros come in
+    snr_db: float = command.number(10.0, low=-40, high=60)
+    """dB, -40 to 60; of noise and music, the ratio of the clip's energy to theirs in each 30 s"""
+    shift_s: float = command.number(1.0, low=-60, high=60)
+    """seconds, -60 to 60; positive: the sound comes later; the length stays, zeros come in"""
     music_file: str = ""  # of music: its first 120 s, looped; empty: four chords that are synthesised
-    seed: int = 0  # of noise, swap and music, together with the clip's name
+    seed: int = command.number(0, low=0)  # of noise, swap and music, together with the clip's name
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ class Plan:
         source = self.sources[clip_id]
         if source.unread is not None:
             return sound.unread(self.decoder, source.unread)
-        if not source.path.is_file():
+        if not source.path.exists():
             raise DatasetError(f"{source.path} is listed in clips.parquet but is not there: run `dvc repro scan`")
 
         def change(blocks: Iterator[sound.Block]) -> Iterator[sound.Block]:

@@ -28,7 +28,7 @@ class Options:
 
     datasets: tyro.conf.Positional[tuple[str, ...]] = ()  # empty: all that have a reference
     mappers: tuple[str, ...] = ("llm", "embedding", "lexical")
-    min_cosine: float = Settings.min_cosine  # for the mapper embedding
+    min_cosine: float = command.number(Settings.min_cosine, low=-1, high=1)  # for the mapper embedding
     json: Annotated[bool, tyro.conf.arg(name="json")] = False  # print JSON instead of a table
 
 
@@ -116,6 +116,10 @@ def report(options: Options) -> None:
     rows = run(options)
     if options.json:
         shares = ("precision", "recall", "coverage")
-        print(json.dumps([asdict(row) | {name: getattr(row, name) for name in shares} for row in rows]))
+        print(
+            command.printable_json(
+                json.dumps([asdict(row) | {name: getattr(row, name) for name in shares} for row in rows])
+            )
+        )
     else:
-        print(markdown(rows), end="")
+        print(command.printable(markdown(rows), lines=True), end="")

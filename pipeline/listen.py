@@ -12,12 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.listen")  # before what takes time to import
+
 import numpy as np
 import numpy.typing as npt
 import tyro
 
-from adapt import command
-from adapt.command import until_the_reader_leaves
+from adapt.command import printable, printable_json, until_the_reader_leaves
 from adapt.errors import EarshotError
 from pipeline import tag, taggers
 from pipeline.audio import sound
@@ -38,10 +42,10 @@ class Options:
     variant: str = ""  # one of the tagger's published models; empty: its first
     checkpoint: str = ""  # path of its weights, where they are not packaged
     implementation: taggers.Implementation = "ours"  # whose network runs; package: panns by panns-inference, to compare
-    top: int = 5  # sounds a file
-    min_probability: float = 0.05  # sounds below this are not shown
-    window_s: float = 10.0  # seconds that the tagger hears at once
-    hop_s: float = 5.0  # seconds from one window's start to the next one's
+    top: int = command.number(5, low=1)  # sounds a file
+    min_probability: float = command.number(0.05, low=0, high=1)  # sounds below this are not shown
+    window_s: float = command.number(10.0, low=0, high=600, above=True)  # seconds that the tagger hears at once
+    hop_s: float = command.number(5.0, low=0, high=600, above=True)  # seconds from one window's start to the next one's
     track: sound.Track = "default"
     """which sound track: default (the one marked so, else the first), or its position from 0"""
     device: str = "cpu"  # cpu, cuda or cuda:1
@@ -85,7 +89,8 @@ def run(options: Options) -> None:
     with until_the_reader_leaves():
         for report in listen(options):
             n_failed += report.status == "failed"
-            print(json.dumps(asdict(report), ensure_ascii=False) if options.json else table(report), flush=True)
+            line = json.dumps(asdict(report), ensure_ascii=False)
+            print(printable_json(line) if options.json else printable(table(report), lines=True), flush=True)
     raise SystemExit(1 if n_failed else 0)
 
 
@@ -103,7 +108,7 @@ def listen(options: Options) -> Iterator[Report]:
 
 
 def _report(options: Options, tagger: taggers.Tagger, decoder: sound.Decoder, path: Path) -> Report:
-    if not path.is_file():
+    if not path.exists():
         return Report(_text(path), "failed", None, None, None, None, None, "no such file", [])
     ends: list[sound.Heard] = []
 
@@ -156,11 +161,6 @@ def table(report: Report) -> str:
     if not report.sounds and report.status in tag.WITH_SOUND:
         lines.append("  nothing above --min_probability")
     return "\n".join(lines)
-
-
-def printable(text: str) -> str:
-    """`text` with control characters escaped: a file name must not steer a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.lists")  # before what takes time to import
+
 from adapt.tables import cache, lock
 from adapt.tables.files import sha256_file, write_text
 

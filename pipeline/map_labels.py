@@ -10,9 +10,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.map_labels")  # before what takes time to import
+
 import tyro
 
-from adapt import command
 from adapt.errors import MapperError
 from adapt.tables import cache, lock, parquet
 from pipeline import mappers
@@ -31,7 +35,8 @@ class Options:
     dataset: str
     mapper: str = "llm"  # pipeline/mappers/<mapper>.py
     table: str = Settings.table  # for the mapper table: its CSV; empty: data/maps/<dataset>.csv
-    min_cosine: float = Settings.min_cosine  # for the mapper embedding: names less near than this are not connected
+    min_cosine: float = command.number(Settings.min_cosine, low=-1, high=1)
+    """for the mapper embedding: names less near than this are not connected"""
 
 
 @lock.alone("map_labels")
@@ -80,7 +85,7 @@ class ExportOptions:
     dataset: tyro.conf.Positional[str]
     out: Path  # data/maps/<dataset>.csv is where --mapper table looks
     mapper: str = ""  # whose map; empty: the one in the cache
-    min_cosine: float = Settings.min_cosine  # for the mapper embedding
+    min_cosine: float = command.number(Settings.min_cosine, low=-1, high=1)  # for the mapper embedding
 
 
 def export(options: ExportOptions) -> dict[str, object]:
@@ -110,7 +115,7 @@ def main() -> None:
         case ["ask"]:
             from pipeline.llm import ask  # the stage itself must not need what asking needs
 
-            command.main(ask.Options, ask.run, prog=prog, args=args)
+            command.main(ask.Options, ask.run, prog=prog, args=args, patient=True)
         case ["export"]:
             command.main(ExportOptions, export, prog=prog, args=args)
         case ["evaluate"]:

@@ -15,13 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.pseudo_label")  # before what takes time to import
+
 import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adapt import command
 from adapt.errors import CacheError, OptionsError
 from adapt.tables import cache, lock, parquet
 from adapt.tables.files import sha256_file, sha256_text
@@ -45,9 +49,9 @@ class Options:
     related: Literal["strongest", "all"] = "strongest"
     """of a sound and its parents in the ontology: which count for a class"""
     reduce: Literal["max", "mean"] = "max"  # over a clip's windows, on probabilities
-    threshold: float = 0.1  # sounds below this probability are not heard
-    top_k: int = 10  # the loudest sounds that count
-    temperature: float = 1.0  # tau of q = s^(1/tau) / sum
+    threshold: float = command.number(0.1, low=0, high=1)  # sounds below this probability are not heard
+    top_k: int = command.number(10, low=1)  # the loudest sounds that count
+    temperature: float = command.number(1.0, low=0, above=True)  # tau of q = s^(1/tau) / sum
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def run(options: Options) -> dict[str, object]:
     n_heard, total_mass = 0, 0.0
     target = folder / "pseudo_labels.parquet"
     with tempfile.TemporaryFile(dir=folder) as file, parquet.Writer(target, "pseudo_labels", provenance) as writer:
-        scratch = Scratch(file, len(clips.ids), min(options.top_k, max(1, len(sounds.names))), len(mentioned))
+        scratch = Scratch(file, folder, len(clips.ids), min(options.top_k, max(1, len(sounds.names))), len(mentioned))
         _listen(options, folder / "tags", clips, sounds, mentioned, scratch)
         for start in range(0, len(clips.ids), CLIPS_AT_ONCE):
             stop = min(start + CLIPS_AT_ONCE, len(clips.ids))
@@ -228,7 +232,7 @@ def top_labels(
     kin = _kin(options, labels) if labels else None
     weights = [np.array([[m.get((name, i), 0.0) for i in range(len(classes))] for name in names]) for m in maps]
     with tempfile.TemporaryFile(dir=folder) as file:
-        scratch = Scratch(file, len(clips.ids), min(options.top_k, max(1, len(names))), 0)
+        scratch = Scratch(file, folder, len(clips.ids), min(options.top_k, max(1, len(names))), 0)
         _listen(options, folder / "tags", clips, sounds, np.zeros(0, np.int64), scratch)
         for start in range(0, len(clips.ids), CLIPS_AT_ONCE):
             ids = clips.ids[start : start + CLIPS_AT_ONCE]

@@ -18,13 +18,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, TextIO
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.query")  # before what takes time to import
+
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tyro
 
-from adapt import command
-from adapt.command import until_the_reader_leaves
+from adapt.command import printable, printable_json, until_the_reader_leaves
 from adapt.errors import EarshotError, OptionsError, QueryError
 from adapt.tables.files import replacing
 from adapt.tables.schema import SCHEMA
@@ -74,10 +78,11 @@ def _answer_all(options: Options) -> None:
         if options.export is not None:
             export(options.dataset, options.export)
             return
-        with connect(options.dataset, options.memory_limit) as connection:
+        with connect(options.dataset, options.memory_limit) as connection, command.hook(connection.interrupt):
             sql = _sql(options)
             if sql is None:
-                prompt(connection, options.dataset, _format(options), timeout_s=options.timeout_s)
+                with command.prompting():
+                    prompt(connection, options.dataset, _format(options), timeout_s=options.timeout_s)
                 return
             with within(options.timeout_s, connection):
                 if options.parquet is not None:
@@ -117,7 +122,7 @@ def prompt(
             return
         if not asked and word.startswith("."):
             told = {".help": PROMPT_HELP + tries(connection), ".tables": tables(connection)}
-            print(told.get(word, f"{word} is not known: try .help\n"), end="")
+            print(printable(told.get(word, f"{word} is not known: try .help\n"), lines=True), end="")
             continue
         asked = f"{asked}\n{line}".strip()
         if asked.endswith(";"):
@@ -155,12 +160,15 @@ def write_table(answer: duckdb.DuckDBPyRelation, out: TextIO) -> None:
     drawn = io.StringIO()
     with contextlib.redirect_stdout(drawn):
         answer.show(max_width=shutil.get_terminal_size((WIDTH, 40)).columns, max_rows=TABLE_ROWS)
-    out.write(drawn.getvalue().rstrip("\n") + "\n")
+    out.write(printable(drawn.getvalue().rstrip("\n"), lines=True) + "\n")
 
 
 def write_csv(answer: duckdb.DuckDBPyRelation, out: TextIO) -> None:
-    """Write a header and a line a row; NULL is empty, lists and structs are JSON, binary values hexadecimal."""
-    writer = csv.writer(out, lineterminator="\n")
+    """Write a header and a line a row; NULL is empty, lists and structs are JSON, binary values hexadecimal.
+
+    A file or a pipe gets every character as it is, a terminal what is printable.
+    """
+    writer = csv.writer(_Terminal(out) if out.isatty() else out, lineterminator="\n")
     writer.writerow(answer.columns)
     for row in _rows(answer):
         writer.writerow(
@@ -168,12 +176,24 @@ def write_csv(answer: duckdb.DuckDBPyRelation, out: TextIO) -> None:
         )
 
 
+class _Terminal:
+    """Writes what is printable."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def write(self, text: str) -> int:
+        """As a file does."""
+        return self._out.write(printable(text, lines=True))
+
+
 def write_json(answer: duckdb.DuckDBPyRelation, out: TextIO) -> None:
     """Write a list of objects, one a row and line; binary values are hexadecimal, what is not a number is null."""
     columns = _unique(answer).columns
     before = "["
     for row in _rows(answer):
-        out.write(f"{before}\n{json.dumps(dict(zip(columns, map(_plain, row), strict=True)), ensure_ascii=False)}")
+        line = json.dumps(dict(zip(columns, map(_plain, row), strict=True)), ensure_ascii=False)
+        out.write(f"{before}\n{printable_json(line)}")
         before = ","
     out.write("[]\n" if before == "[" else "\n]\n")
 
@@ -229,7 +249,7 @@ def _answer(connection: duckdb.DuckDBPyConnection, dataset: str, sql: str, write
         with within(timeout_s, connection):
             write(select(connection, sql), sys.stdout)
     except (duckdb.Error, EarshotError) as error:
-        print(reason(error, dataset) if isinstance(error, duckdb.Error) else error, file=sys.stderr)
+        print(printable(reason(error, dataset) if isinstance(error, duckdb.Error) else error), file=sys.stderr)
 
 
 def _rows(answer: duckdb.DuckDBPyRelation) -> Iterator[tuple[object, ...]]:

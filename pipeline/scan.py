@@ -8,24 +8,33 @@ clip, is counted and named.  Where there is a folder data/videos/<dataset>/sound
 file of the same name in it: so media that were corrupted and encoded without sound keep the original's.
 """
 
+import errno
+import hashlib
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.scan")  # before what takes time to import
+
 from adapt.errors import DatasetError
 from adapt.tables import cache, classes, lock, parquet
 from adapt.tables.classes import ClassesError
-from adapt.tables.files import sha256_file, write_text
-from adapt.video.decoding import TIMEOUT_S, DecodeError, Decoders
-from pipeline import datasets
+from adapt.tables.files import write_text
+from adapt.video.decoding import TIMEOUT_S, DecodeError, Decoders, UnreadableError, open_file
+from pipeline import datasets, seen
 from pipeline.datasets import NAMED, SOUND, SPLITS, LeftOut, Listed
+from pipeline.seen import Entry, Memory, State
 from pipeline.workers import engine
 
 log = logging.getLogger("scan")
+NONE_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file that was to be opened
 
 
 @dataclass(frozen=True)
@@ -35,8 +44,10 @@ class Options:
     dataset: str  # names data/videos/<dataset> and cache/<dataset>
     recipe: str = "folder"  # pipeline/datasets/<recipe>.py, which knows the folders
     variant: str = ""  # what the recipe offers a choice of, such as ucf101's split 1, 2 or 3; "" for its first
-    jobs: int = 2  # files at a time
-    decode_timeout_s: float = TIMEOUT_S  # a file that takes longer to look into is a failed row
+    jobs: int = command.number(2, low=1, high=256)  # files at a time
+    decode_timeout_s: float = command.number(TIMEOUT_S, low=0, high=86400, above=True)
+    """a file that takes longer to look into is a failed row"""
+    rehash: bool = False  # read every file again, also one whose size, inode and times are those of the last time
 
 
 @lock.alone("scan", makes_folder=True)
@@ -62,13 +73,17 @@ def run(options: Options) -> dict[str, int]:
     left_out = [row for row in found if isinstance(row, LeftOut)] + lost_sounds
     datasets.say_left_out(options.dataset, left_out)
     label_ids = {label: i for i, label in enumerate(labels)}
-    look = partial(_row, root, label_ids, sounds)
+    folder = cache.folder(options.dataset)
+    memory = Memory(folder / seen.NAME)
+    if not options.rehash:
+        memory.read()
+    look = partial(_row, root, label_ids, sounds, memory)
     with Decoders(options.decode_timeout_s) as decoders:
         rows = engine.map_clips(partial(look, decoders), clips, options.jobs, stop=decoders.close)
-    folder = cache.folder(options.dataset)
     known = {"recipe": options.recipe, "variant": variant, "classes_sha256": classes.sha256(labels)}
     parquet.write_table(folder / "clips.parquet", "clips", rows, known)
     write_text(folder / "labels.txt", classes.text_of(labels))
+    memory.write()
     failed = [row for row in rows if row["status"] == "failed"]
     for row in [row for row in rows if row.get("error")][:NAMED]:
         log.warning("%s: %s", row["path"], row["error"])
@@ -159,33 +174,52 @@ def _sounds(root: Path, clips: Sequence[Listed]) -> tuple[dict[str, str], list[L
 
 
 def _row(
-    root: Path, label_ids: Mapping[str, int], sounds: Mapping[str, str], decoders: Decoders, clip: Listed
+    root: Path,
+    label_ids: Mapping[str, int],
+    sounds: Mapping[str, str],
+    memory: Memory,
+    decoders: Decoders,
+    clip: Listed,
 ) -> parquet.Row:
     path, sound = root / clip.path, sounds.get(clip.path)
-    content_sha256, unread = _hash(root, clip.path)
-    sound_sha256, unheard = (None, None) if sound is None else _hash(root, sound)
+    entry, unread = _look(root, clip.path, memory)
+    sound_entry, unheard = (None, None) if sound is None else _look(root, sound, memory)
+    if sound is not None and sound_entry is not None:
+        memory.put(sound, sound_entry)
     row: dict[str, object] = {
         "clip_id": clip.clip_id, "path": classes.escaped(clip.path), "split": clip.split, "label": clip.label, "label_id": label_ids[clip.label],  # noqa: E501
-        "label_ids": [label_ids[label] for label in clip.labels] or None, "content_sha256": content_sha256,
-        "sound_path": None if sound is None else classes.escaped(sound), "sound_sha256": sound_sha256,
+        "label_ids": [label_ids[label] for label in clip.labels] or None, "content_sha256": entry and entry.content_sha256,  # noqa: E501
+        "sound_path": None if sound is None else classes.escaped(sound), "sound_sha256": sound_entry and sound_entry.content_sha256,  # noqa: E501
         "error": unread or (f"of its sound, {unheard}" if unheard else None),
     }  # fmt: skip
-    if unread:
+    if entry is None:
         return row | {"status": "failed"}
     try:
-        return row | probe(path, decoders) | {"status": "ok"}
+        facts = entry.facts or probe(path, decoders)
     except DecodeError as error:
+        memory.put(clip.path, entry)
         return row | {"status": "failed", "error": str(error)}
+    memory.put(clip.path, replace(entry, facts=facts))
+    return row | facts | {"status": "ok"}
 
 
-def _hash(root: Path, path: str) -> tuple[str | None, str | None]:
-    """(sha256 of a file's content, None), or (None, why there is none): its name cannot stand in a table, or it cannot
-    be read.
+def _look(root: Path, path: str, memory: Memory) -> tuple[Entry | None, str | None]:
+    """(what a file holds, None), or (None, why that is not known): its name cannot stand in a table, or it is no file
+    or cannot be read.
     """
     if fault := classes.fault(path):
         return None, f"the name {fault}: rename it"
     try:
-        return sha256_file(root / path), None
+        with open_file(root / path) as file:
+            state = State.of(os.fstat(file.fileno()))
+            if (known := memory.get(path, state)) is not None:
+                return known, None
+            return Entry(state, hashlib.file_digest(file, "sha256").hexdigest()), None
+    except UnreadableError as error:
+        why = error.__cause__
+        if isinstance(why, OSError) and why.errno in NONE_LEFT:
+            raise why from None
+        return None, f"the file cannot be read ({why.strerror})" if isinstance(why, OSError) else str(error)
     except OSError as error:
         return None, f"the file cannot be read ({error.strerror})"
 

@@ -12,10 +12,14 @@ from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.tag")  # before what takes time to import
+
 import numpy as np
 import numpy.typing as npt
 
-from adapt import command
 from adapt.errors import CacheError, TaggerError
 from adapt.tables import cache, lock, parquet
 from adapt.tables.files import sha256_text
@@ -38,12 +42,14 @@ class Options:
     variant: str = ""  # one of the tagger's published models; empty: its first
     checkpoint: str = ""  # path of its weights, where they are not packaged
     implementation: taggers.Implementation = "ours"  # whose network runs; package: panns by panns-inference, to compare
-    window_s: float = 10.0  # seconds that the tagger hears at once; a shorter clip is one window
-    hop_s: float = 5.0  # seconds from one window's start to the next one's, at most window_s
-    batch_size: int = 8  # windows at a time; changes speed and memory only
+    window_s: float = command.number(10.0, low=0, high=600, above=True)
+    """seconds that the tagger hears at once; a shorter clip is one window"""
+    hop_s: float = command.number(5.0, low=0, high=600, above=True)
+    """seconds from one window's start to the next one's, at most window_s"""
+    batch_size: int = command.number(8, low=1, high=4096)  # windows at a time; changes speed and memory only
     device: str = "cpu"  # cpu, cuda or cuda:1
     precision: str = "fp32"  # fp32, bf16 or fp16, where the tagger and the device can
-    jobs: int = 2
+    jobs: int = command.number(2, low=1, high=256)
     """batches at a time, for taggers that use one core each; also ffmpeg processes where the sound was not kept"""
 
 

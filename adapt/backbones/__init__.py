@@ -8,10 +8,12 @@ backbone's sizes, or "" for its first.
 
 import importlib
 import pkgutil
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from adapt.errors import MethodError
+
+if TYPE_CHECKING:
+    from torch import nn  # by name only: `python -m adapt.backbones` takes over Ctrl-C before it loads torch
 
 
 def names() -> list[str]:
@@ -19,7 +21,7 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def build(name: str, n_classes: int, n_frames: int, weights: str = "", variant: str = "") -> nn.Module:
+def build(name: str, n_classes: int, n_frames: int, weights: str = "", variant: str = "") -> "nn.Module":
     """Build the backbone called `name` with a head of `n_classes`.  Raises MethodError for an unknown name or
     variant.
     """

@@ -7,9 +7,13 @@ papers and torchvision often count it as one.
 
 import importlib
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("adapt.backbones")  # before what takes time to import
 
 import torch
 import tyro
@@ -18,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from adapt import backbones
 from adapt.contract import blocks_of
 from adapt.core import moments
-from adapt.errors import AdaptError, MethodError
+from adapt.errors import MethodError
 
 INPUT = (16, 224, 224)  # frames, height, width for a backbone that states none
 COLUMNS = (
@@ -39,7 +43,7 @@ class Options:
     """What is listed."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()  # backbones; all by default
-    classes: int = 400  # of the head, which counts as parameters
+    classes: int = command.number(400, low=1, high=10_000_000)  # of the head, which counts as parameters
 
 
 def inputs(name: str) -> dict[str, tuple[int, int, int]]:
@@ -105,14 +109,14 @@ def listing(options: Options) -> str:
     return table([row(*line, options.classes) for line in lines])
 
 
+def run(options: Options) -> None:
+    """Print the table.  Raises MethodError for an unknown backbone."""
+    print(listing(options))
+
+
 def main() -> None:
-    """Print the table; an expected failure is one line on stderr and exit 1."""
-    options = tyro.cli(Options, prog="python -m adapt.backbones", config=(tyro.conf.OmitArgPrefixes,))
-    try:
-        print(listing(options))
-    except AdaptError as error:
-        print(f"adapt.backbones: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    """Run as a command."""
+    command.main(Options, run, prog="adapt.backbones")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from adapt import command
 from adapt.errors import MethodError
 from adapt.report import _runs, _significance, metrics
 from adapt.report._runs import GROUPS, METRICS, Run
@@ -29,9 +30,10 @@ class Options:
     dataset: str
     methods: tuple[str, ...]  # rows, in this order: a method, or the name that its run was given
     corruptions: tuple[str, ...]  # columns, in this order; clean is not in the mean
-    severity: int = 5  # 1 to 5
+    severity: int = command.number(5, low=1, high=5)  # 1 to 5
     against: tuple[str, ...] = ()  # runs that the rows are compared with
-    order_seeds: tuple[int, ...] = ()  # which orders of the stream count; none for all that the runs have
+    order_seeds: tuple[int, ...] = command.number((), low=0)
+    """which orders of the stream count; none for all that the runs have"""
     split: str = "test"  # that the runs were made on: train, val or test
     folder: str = ""  # for runs named FOLDER/NAME: below cache/<dataset>/adapt and cache/metrics/<dataset>
     out: str = "report"  # files are called OUT.md, OUT.json and, unless it is report, OUT.csv

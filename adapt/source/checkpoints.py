@@ -37,7 +37,7 @@ def statistics_path(dataset: str, backbone: str) -> Path:
 def save(path: Path, content: Mapping[str, object]) -> None:
     """Write `content` (tensors, strings, numbers) to a temporary name, then rename; equal content gives equal bytes."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(dict(content), file)  # under a name, its bytes would hold that
+        torch.save(dict(content), file)  # under a name, its bytes would hold that; and errors are Python's
 
 
 def load(path: Path, stage: str) -> dict[str, Any]:

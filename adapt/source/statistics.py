@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from adapt import command
 from adapt.contract import SourceStatistics
 from adapt.core import moments
 from adapt.core.device import device_of
@@ -37,11 +38,11 @@ class Options:
     backbone: str
     variant: str = ""  # one of the backbone's sizes; "" for its first
     video: VideoOptions = field(default_factory=VideoOptions)
-    max_clips: int = 0  # take so many clips, evenly spread over the train split; 0 for all
+    max_clips: int = command.number(0, low=0)  # take so many clips, evenly spread over the train split; 0 for all
     fisher: bool = False  # EATA's weights as well
     scope: str = "norm"  # which weights EATA will adapt: adapt's setting of that name
     device: str = "cpu"
-    workers: int = 2  # decoding threads
+    workers: int = command.number(2, low=1, high=1024)  # decoding threads
 
 
 def spread(clips: Sequence[Clip], n: int) -> list[Clip]:

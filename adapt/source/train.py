@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from adapt import backbones
+from adapt import backbones, command
 from adapt.core.device import device_of
 from adapt.errors import AdaptError, CheckpointError
 from adapt.source import _loader, checkpoints
@@ -47,22 +47,23 @@ class Options:
     variant: str = ""  # one of the backbone's sizes; "" for its first
     video: VideoOptions = field(default_factory=VideoOptions)
     weights: str = ""  # initial weights: a path, "packaged", or "" for random ones
-    frames_per_step: int = 0
+    frames_per_step: int = command.number(0, low=0, high=1024)
     """frames of a clip in a training step, for networks that take any number; 0 for as many as a view has"""
     scope: str = "all"  # what is trained: all, or head, the rest staying as `weights` has it
-    epochs: int = 30  # 0 to take `weights` as they are
-    batch_size: int = 16
-    lr: float = 2e-3  # the peak of the cosine
-    head_lr_factor: float = 1.0  # the head's learning rate over the others'
-    weight_decay: float = 0.02
-    label_smoothing: float = 0.1
+    epochs: int = command.number(30, low=0, high=100_000)  # 0 to take `weights` as they are
+    batch_size: int = command.number(16, low=1, high=4096)
+    lr: float = command.number(2e-3, low=0, above=True)  # the peak of the cosine
+    head_lr_factor: float = command.number(1.0, low=0)  # the head's learning rate over the others'
+    weight_decay: float = command.number(0.02, low=0)
+    label_smoothing: float = command.number(0.1, low=0, high=1)
     augment: bool = True  # mild contrast, brightness, blur and noise, besides crops
     flip: bool = True  # mirror half of the clips
     precision: str = "fp32"  # of training steps: fp32, bf16, or fp16 on a GPU; validation is fp32, as the model is used
-    seed: int = 0
+    seed: int = command.number(0, low=0)
     device: str = "cpu"
-    workers: int = 2  # decoding threads
-    save_every: int = 0  # steps between saves of the progress within an epoch; 0 for after each epoch only
+    workers: int = command.number(2, low=1, high=1024)  # decoding threads
+    save_every: int = command.number(0, low=0)
+    """steps between saves of the progress within an epoch; 0 for after each epoch only"""
 
 
 WITHOUT_EFFECT = ("workers", "save_every")  # on the result

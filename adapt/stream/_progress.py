@@ -10,7 +10,6 @@ goes.
 
 import logging
 import os
-import pickle
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 
 from adapt.contract import Method
-from adapt.errors import CacheError
+from adapt.errors import CacheError, is_of_the_machine
 from adapt.stream._batches import Row
 from adapt.stream._fingerprint import differences
 from adapt.stream._streams import Rows, Stream
@@ -33,6 +32,7 @@ log = logging.getLogger("adapt")
 TABLES = ("predictions", "traces")
 SAVE_EVERY_S = 60.0  # a save is due after this time too, however few clips it was
 
+STATE = {"fingerprint", "number", "position", "method", "generator", "cuda_generator"}  # what state.pt holds
 N_NAMED = 8  # changes, where a run starts anew
 
 
@@ -83,6 +83,11 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         _sync(temporary)
     _sync(path.parent)
+
+
+def _save(content: Mapping[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        torch.save(content, file)  # by a name, torch does not say why it cannot be written
 
 
 class Progress:
@@ -196,10 +201,14 @@ class Lane:
         if not path.exists():
             return None, ""
         try:
-            saved: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-            return saved, ""
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            saved = torch.load(path, map_location=device, weights_only=True)
+        except Exception as error:  # torch.load raises many kinds for a file that is not its own
+            if is_of_the_machine(error):
+                raise
             return None, f"state.pt is broken, {type(error).__name__}"
+        if not isinstance(saved, dict) or not saved.keys() >= STATE:
+            return None, f"state.pt is broken, it holds a {type(saved).__name__} of another form"
+        return saved, ""
 
     def n_done(self, n_clips: int) -> int:
         """How many of the lane's clips are done, of `n_clips` a stream."""
@@ -241,7 +250,7 @@ class Lane:
             "generator": torch.get_rng_state(),
             "cuda_generator": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
-        _write(self.folder / "state.pt", lambda path: torch.save(content, path))
+        _write(self.folder / "state.pt", lambda path: _save(content, path))
         self._start, self._saved = (self.number, self.position), time.monotonic()
 
     def predictions(self, number: int) -> list[Row]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from adapt import methods
+from adapt import command, methods
 from adapt.core import settings
 from adapt.errors import AdaptError, MethodError
 from adapt.stream._streams import SETTINGS
@@ -40,20 +40,22 @@ class Options:
     """of this run: its folder, its metrics, its rows in tables; group/name puts several in one; "" for the method's,
     or method+fusion"""
     variant: str = ""  # one of the backbone's; "" for its first
-    severity: int = 5  # 1 to 5
-    order_seeds: tuple[int, ...] = (0,)  # a stream per corruption and seed
+    severity: int = command.number(5, low=1, high=5)  # 1 to 5
+    order_seeds: tuple[int, ...] = command.number((0,), low=0)  # a stream per corruption and seed
     setting: str = "online"
     """source weights return before each stream (online, sorted by class), batch (episodic) or order seed (continual)"""
-    batch_size: int = 1  # clips that are adapted on and predicted together
+    batch_size: int = command.number(1, low=1, high=4096)  # clips that are adapted on and predicted together
     split: str = "test"
-    max_clips: int = 0  # of every order, the first so many, for trials; 0 for all
+    max_clips: int = command.number(0, low=0)  # of every order, the first so many, for trials; 0 for all
     source_free: bool = False  # take the source statistics from batch norm buffers
     device: str = "cpu"  # cpu, cuda, cuda:1
-    jobs: int = 0  # streams side by side, each in a process of one thread; 0 for as many as cores, 1 on a GPU
-    workers: int = 1  # decoding threads beside each stream's model
-    max_failed_share: float = 0.5
+    jobs: int = command.number(0, low=0, high=1024)
+    """streams side by side, each in a process of one thread; 0 for as many as cores, 1 on a GPU"""
+    workers: int = command.number(1, low=1, high=1024)  # decoding threads beside each stream's model
+    max_failed_share: float = command.number(0.5, low=0, high=1)
     """0 to 1; the stage fails when more than this share of a stream's clips cannot be read"""
-    save_every: int = 50  # clips after which all is saved, so that a killed run goes on from there; each minute too
+    save_every: int = command.number(50, low=1)
+    """clips after which all is saved, so that a killed run goes on from there; each minute too"""
     force: bool = False  # run again even if a finished run of the same options, data and code is there
     profile: bool = False  # print where the time of ten clips went
 

@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adapt.errors import CacheError
+from adapt.errors import CacheError, is_of_the_machine
 from adapt.tables.files import replacing
 from adapt.tables.schema import SCHEMA, SHARDED, STAGES, connection, contract, schema_of, schema_sha256
 
@@ -260,4 +260,7 @@ def read_file(file: Path, table: str, columns: Sequence[str]) -> pa.Table:
 
 
 def _unreadable(path: Path, error: Exception) -> CacheError:
+    """Raises `error` itself where it says nothing of the file."""
+    if is_of_the_machine(error):
+        raise error
     return CacheError(f"{path}: not a readable Parquet file ({error}): run `dvc repro`")

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as tv
 
+from adapt import command
 from adapt.errors import AdaptError, VideoError
 from adapt.tables.cache import Clip
 from adapt.video import corruptions
@@ -51,14 +52,15 @@ Result = TypeVar("Result")
 class VideoOptions:
     """How clips become frames (section `video` of params.yaml)."""
 
-    frames: int = 8  # a view
-    views: int = 2
-    resize: int = 96  # the short side, in pixels
-    size: int = 96  # the centre crop, in pixels
+    frames: int = command.number(8, low=1, high=1024)  # a view
+    views: int = command.number(2, low=1, high=1024)
+    resize: int = command.number(96, low=1, high=8192)  # the short side, in pixels
+    size: int = command.number(96, low=1, high=8192)  # the centre crop, in pixels
     crop: str = "centre"
     """of the views that are adapted on: centre, or multi_scale, as ViTTA has it; prediction is by the centre crop"""
     ready_made: str = ""  # a folder of corrupted files (adapt/corruptions/ready_made.py); "" to corrupt the clips here
-    decode_timeout_s: float = TIMEOUT_S  # a file that takes longer to read is given up: its clip fails, the run goes on
+    decode_timeout_s: float = command.number(TIMEOUT_S, low=0, high=86400, above=True)
+    """a file that takes longer to read is given up: its clip fails, the run goes on"""
 
 
 @dataclass(frozen=True)

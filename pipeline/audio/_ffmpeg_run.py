@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adapt.errors import DecodeError
+from adapt.video.decoding import ONE_FILE
 from pipeline.audio._channels import FULL_SCALE, Channels, Choice, Floats, Form
 from pipeline.audio._ffmpeg_log import LEVEL, TELL_TIMES, Clock, Log, Promise, read_promise
 
@@ -66,9 +67,9 @@ def arguments(
     mix.
 
     All channels go to the file descriptor `channels_to` as WAV.  `file:` keeps a name that starts with '-' or holds ':'
-    from being read as an option or a protocol, and a playlist in a video's clothes may name files only.
+    from being read as an option or a protocol, and a file that names others is not followed.
     """
-    source = ffmpeg.input(f"file:{path}", threads=1, protocol_whitelist="file")
+    source = ffmpeg.input(f"file:{path}", threads=1, **ONE_FILE)
     graph = f"[0:a:{track}]{TELL_TIMES}" + ("" if channel is None else f",pan=mono|c0=c{channel}")
     graph += "[mono]" if channels_to is None else f",asplit[mono][split];[split]{CHANNELS_AT_ONCE}[channels]"
     mono = {

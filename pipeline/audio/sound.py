@@ -30,6 +30,7 @@ import numpy as np
 import soundfile
 
 from adapt.errors import CacheError, DecodeError
+from adapt.video.decoding import refusal
 from pipeline.audio._channels import FULL_SCALE as FULL_SCALE
 from pipeline.audio._channels import Choice
 from pipeline.audio._ffmpeg_log import read_promise
@@ -79,15 +80,19 @@ def stream(decoder: Decoder, path: Path, change: Change | None = None) -> Genera
     """Yield the sound of `path` as blocks of BLOCK_S seconds, the last one shorter, then exactly one Heard.
 
     `change` is applied to the blocks before they are measured; it keeps their sizes.  Where the reader stops early,
-    ffmpeg is ended.  Raises DecodeError where there is no such file or `track` is negative.
+    ffmpeg is ended.  What is no media file by itself, such as a pipe or a playlist, is not read and has failed.  Raises
+    DecodeError where there is no such file or `track` is negative.
     """
     if decoder.track != "default" and decoder.track < 0:
         raise DecodeError(
             f"track is {decoder.track}: give 0 for a file's first sound track, 1 for its second, or default for the "
             "one marked so"
         )
-    if not path.is_file():
+    if not path.exists():
         raise DecodeError(f"{path}: no such file")
+    if (why := refusal(path)) is not None:
+        yield from unread(decoder, why)
+        return
     endings: list[Ending] = []
     source = Meter()
     given = Meter() if change else source
@@ -260,6 +265,8 @@ def _chosen(decoder: Decoder, path: Path, endings: list[Ending]) -> Generator[Bl
 
 def _verdict(decoder: Decoder, source: Meter, given: Meter, ending: Ending) -> Heard:
     promise, code, error = ending.promise, ending.code, ending.error
+    if error and "not on whitelist" in error:  # of kinds of container: ONE_FILE
+        error = "it is of no kind that is read here"
     duration_s, expected_s = given.n_samples / decoder.sample_rate, promise.expected_s
     level_dbfs, left_dbfs = (
         None if level is None else level + ending.choice.lost_db for level in (source.level_dbfs, given.level_dbfs)

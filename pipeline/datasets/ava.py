@@ -26,11 +26,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.datasets.ava")  # before what takes time to import
+
 import imageio_ffmpeg
 
-from adapt import command
 from adapt.errors import DatasetError
 from adapt.tables.files import replacing
+from adapt.video.decoding import ONE_FILE, refusal
 from pipeline import datasets
 from pipeline.datasets import QUOTED, Listed
 from pipeline.workers import engine
@@ -168,6 +173,8 @@ def cut(options: Options) -> dict[str, int]:
 def _cut_one(options: Options, films: dict[str, list[str]], key: KeyFrame) -> str:
     """Write one clip, and return why that failed, or ""."""
     film, target = options.videos / films[key[0]][0], options.root / _clip(*key)
+    if (why := refusal(film)) is not None:
+        return f"{film}: {why}"
     start_s = max(0.0, int(key[1]) - DURATION_S / 2)
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
@@ -177,6 +184,7 @@ def _cut_one(options: Options, films: dict[str, list[str]], key: KeyFrame) -> st
         "-y",
         "-ss",
         str(start_s),
+        *(word for name, value in ONE_FILE.items() for word in (f"-{name}", value)),
         "-i",
         f"file:{film}",
     ]

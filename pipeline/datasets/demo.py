@@ -19,11 +19,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.datasets.demo")  # before what takes time to import
+
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from adapt import command
 from adapt.errors import DatasetError
 from adapt.tables.files import replacing
 from pipeline.audio.soundfont import SoundFont, load_soundfont

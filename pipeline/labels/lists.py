@@ -75,9 +75,14 @@ def label_lists(dataset: str, listed: Sequence[str]) -> LabelLists:
     """
     if not SOUNDS.exists():
         raise MapperError(f"{SOUNDS} is missing: run from the project's root")
-    with SOUNDS.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if [row["index"] for row in rows] != [str(i) for i in range(len(rows))]:
+    try:
+        with SOUNDS.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise MapperError(f"{SOUNDS} is no list of sounds ({error}): restore the file") from error
+    if not rows or not all(row.get("display_name") for row in rows):
+        raise MapperError(f"{SOUNDS} has no sounds, or a line without display_name: restore the file")
+    if [row.get("index") for row in rows] != [str(i) for i in range(len(rows))]:
         raise MapperError(f"{SOUNDS}: column index does not count 0, 1, 2, ...: restore the file")
     seen: dict[str, str] = {}
     for label in listed:

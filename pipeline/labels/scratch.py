@@ -1,23 +1,27 @@
 """What was heard in each clip, kept in a file: clips are read in the order of shards and written in that of ids."""
 
+from pathlib import Path
 from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 
+from adapt import command
 from pipeline.labels.evidence import Heard
 
 
 class Scratch:
     """What was heard in each clip, in a file and in the order of clips; zero where nothing was put."""
 
-    def __init__(self, file: IO[bytes], n_clips: int, n_sounds: int, n_classes: int) -> None:
-        """Lay out `n_clips` records of up to `n_sounds` sounds and the absences of `n_classes` classes."""
+    def __init__(self, file: IO[bytes], folder: Path, n_clips: int, n_sounds: int, n_classes: int) -> None:
+        """Lay out `n_clips` records of up to `n_sounds` sounds and the absences of `n_classes` classes, in a file of
+        `folder`.  Raises NoSpaceError where they have no room there.
+        """
         self._file, self._n_clips = file, n_clips
         self._record = np.dtype(
             [("sounds", "<i4", (n_sounds,)), ("probabilities", "<f8", (n_sounds,)), ("absent", "<f4", (n_classes,))]
         )
-        file.truncate(n_clips * self._record.itemsize)
+        command.reserve(file, n_clips * self._record.itemsize, folder)
 
     def put(self, ranks: npt.NDArray[np.int64], heard: Heard, absent: npt.NDArray[np.float32]) -> None:
         """Keep what was heard in the clips that stand at `ranks`."""

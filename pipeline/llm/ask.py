@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import tyro
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from adapt.errors import MapperError
+from adapt import command
+from adapt.errors import MapperError, StoppedError
 from pipeline.labels.lists import LabelLists, label_lists, read_classes
 from pipeline.llm import forms
 from pipeline.llm._settings import about_tokens, read_settings
@@ -38,29 +39,30 @@ class Options:
     form: str = "pick"
     """pick: one sound and a few classes, for a small model; block: many sounds and all classes, for a strong one"""
     dry_run: bool = False  # print how many requests and about how many tokens it takes, ask nothing
-    max_tokens_total: int | None = None  # stop before this run has used more, in and out
-    max_attempts: int = 3  # per question and output format, each with the last reply's fault
-    concurrency: int = 1  # questions in flight
-    timeout_s: float = 120.0  # per request, its whole reply included
-    max_retries: int = 4  # of a request that fails with 429, 5xx or a timeout
+    max_tokens_total: int | None = command.number(None, low=1)  # stop before this run has used more, in and out
+    max_attempts: int = command.number(3, low=1)  # per question and output format, each with the last reply's fault
+    concurrency: int = command.number(1, low=1, high=256)  # questions in flight
+    timeout_s: float = command.number(120.0, low=0, high=86400, above=True)  # per request, its whole reply included
+    max_retries: int = command.number(4, low=0)  # of a request that fails with 429, 5xx or a timeout
     settings: str = ""
     """sampling settings as JSON instead of the form's own, e.g. '{"max_completion_tokens": 9000}'; recorded"""
-    floor: float = Cut.floor  # pick: cosine; sounds with no class this near are not asked
-    top_n: int = Cut.top_n  # pick: candidate classes a sound
-    block_size: int = Cut.block_size  # block: sounds a request
+    floor: float = command.number(Cut.floor, low=-1, high=1)
+    """pick: cosine; sounds with no class this near are not asked"""
+    top_n: int = command.number(Cut.top_n, low=1)  # pick: candidate classes a sound
+    block_size: int = command.number(Cut.block_size, low=1)  # block: sounds a request
 
 
 def run(options: Options) -> Mapping[str, object]:
     """Bring data/replies/<dataset>.jsonl up to date; return counts.
 
-    Raises MapperError where the endpoint fails, a question got no valid reply in `max_attempts`, the tokens are used
-    up, or on Ctrl-C; what was answered is kept.
+    Raises MapperError where the endpoint fails, a question got no valid reply in `max_attempts`, or the tokens are used
+    up, StoppedError on Ctrl-C; what was answered is kept.
     """
     _check(options)
     try:
         return _record(options)
     except KeyboardInterrupt:
-        raise MapperError(
+        raise StoppedError(
             "stopped by Ctrl-C with no question in flight: run the same command again, it goes on from there"
         ) from None
 
@@ -163,7 +165,7 @@ def _ask_all(options: Options, plan: Record, prompt: Prompt, questions: Sequence
                 crew.each(interview.ask, questions[:1], 1, done)  # alone: it finds out which format the endpoint takes
                 crew.each(interview.ask, questions[1:], options.concurrency, done)
             except crew.Stopped:
-                raise MapperError(f"stopped by Ctrl-C: {_left(questions, plan, prompt, journal)}") from None
+                raise StoppedError(f"stopped by Ctrl-C: {_left(questions, plan, prompt, journal)}") from None
             except OverBudget as over:
                 used = (
                     f"--max_tokens_total {over.total}: {over.spent} are used and the next request may take "

@@ -128,7 +128,13 @@ class Journal:
         self._file.seek(0)
         whole = self._file.read().rpartition(b"\n")
         self._file.truncate(len(whole[0]) + len(whole[1]))
-        self._unfinished = _records(whole[0].decode(), self.path)
+        try:
+            self._unfinished = _records(whole[0].decode(), self.path)
+        except (MapperError, UnicodeDecodeError) as error:
+            self._file.close()
+            if isinstance(error, MapperError):
+                raise
+            raise MapperError(f"{self.path}: not UTF-8 ({error}): move it away and ask again") from None
         finished = read_records(self._finished) if self._finished.exists() else []
         self.plans = [
             last_plan(self._unfinished),

@@ -106,8 +106,11 @@ def read_labels(path: Path) -> list[str]:
     """
     if not path.exists():
         raise TaggerError(f"{path} is missing: run from the project's root")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TaggerError(f"{path}: not a list of index, mid, display_name ({error}): restore the file") from error
     if (
         not rows
         or [row.get("index") for row in rows] != [str(i) for i in range(len(rows))]

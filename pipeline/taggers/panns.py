@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from adapt import command
+
+if __name__ == "__main__":
+    command.begin("pipeline.taggers.panns")  # before what takes time to import
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 from tyro.conf import Positional
 
-from adapt import command
 from adapt.errors import TaggerError
 from adapt.tables.files import sha256_file
 from pipeline.taggers import Tagger, _fetch, _torch, choose, provenance, read_labels

@@ -1,6 +1,7 @@
 """What DVC would run: the README's third use reruns adapt and report and nothing before them."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,9 @@ def changed_stages(folder: Path) -> set[str]:
 
 def dry_run(folder: Path) -> set[str]:
     """The modules that `dvc repro` would start."""
-    return {line.split()[3] for line in dvc(folder, "repro", "--dry").splitlines() if line.startswith("> python -m")}
+    return {
+        shlex.split(line)[3] for line in dvc(folder, "repro", "--dry").splitlines() if line.startswith("> python -m")
+    }
 
 
 def test_a_pipeline_that_has_run_has_nothing_to_do(pipeline_that_has_run: Path) -> None:

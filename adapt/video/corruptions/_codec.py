@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from adapt.errors import AdaptError, VideoError
-from adapt.video.decoding import DecodeError, Decoders
+from adapt.video.decoding import ONE_FILE, DecodeError, Decoders, UnreadableError, open_file
 
 FOLDER = Path("cache/corrupted")
 VERSION = "2"  # raise it when the same file would be encoded otherwise: every file is then encoded again
@@ -76,6 +76,7 @@ def _encode(binary: str, path: Path, target: Path, rate: int) -> None:
         "-y",
         "-threads",
         "1",
+        *(word for name, value in ONE_FILE.items() for word in (f"-{name}", value)),
         "-i",
         f"file:{path}",
         *PICTURE,
@@ -93,10 +94,10 @@ def _encode(binary: str, path: Path, target: Path, rate: int) -> None:
 
 def _key(path: Path, severity: int, version: str) -> str:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise VideoError(f"{path}: cannot be opened ({error.strerror})") from error
+    except UnreadableError as error:
+        raise VideoError(f"{path}: {error}") from error
     return hashlib.sha256(f"h265_abr/{VERSION}/{version}/{severity}/{content}".encode()).hexdigest()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 from PIL import Image, ImageDraw, ImageFont
 
+from adapt import command
 from adapt.errors import AdaptError
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions, read_clip
@@ -27,9 +28,9 @@ class Options:
 
     clip: tyro.conf.Positional[Path]  # a video
     out: Path = Path("sheet.png")  # the picture, PNG or JPEG by its ending
-    size: int = 224  # side of the centre crop that is corrupted, pixels
-    cell: int = 160  # side of a cell, pixels
-    seed: int = 0
+    size: int = command.number(224, low=1, high=8192)  # side of the centre crop that is corrupted, pixels
+    cell: int = command.number(160, low=1, high=8192)  # side of a cell, pixels
+    seed: int = command.number(0, low=0)
 
 
 def sheet(options: Options) -> Image.Image:

@@ -12,16 +12,21 @@ The room of both packages: `pipeline` imports it too, so nothing here imports to
 first file (0.3 s each), are kept for the next `Decoders` of the same process, and end with it, however it ends.
 """
 
-from adapt.video.decoding._limits import FRAMES_AT_ONCE, TIMEOUT_S, Facts
+from adapt.video.decoding._limits import FRAMES_AT_ONCE, TIMEOUT_S, Facts, UnreadableError
 from adapt.video.decoding._pool import ClosedError, DecodeError, Decoders, FactsChangedError, Video
+from adapt.video.decoding._single import ONE_FILE, open_file, refusal
 
 __all__ = [
     "FRAMES_AT_ONCE",
+    "ONE_FILE",
     "TIMEOUT_S",
     "ClosedError",
     "DecodeError",
     "Decoders",
     "Facts",
     "FactsChangedError",
+    "UnreadableError",
     "Video",
+    "open_file",
+    "refusal",
 ]

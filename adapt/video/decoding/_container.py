@@ -5,12 +5,10 @@ where packets and frames are not one to one in order: hidden frames of a cut wit
 that refer to the one before, lost packets.
 """
 
-import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import accumulate
-from typing import BinaryIO, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import av
 from av.container import InputContainer
@@ -20,13 +18,8 @@ from av.video.stream import VideoStream
 
 from adapt.video.decoding import _log
 from adapt.video.decoding._limits import MAX_PIXELS, UnreadableError, check_shape
+from adapt.video.decoding._single import CONTAINERS, check_start, open_file
 
-# Demuxers of single files with pictures.  Others read text, images, devices, or files that a file names: playlists are
-# not followed.
-CONTAINERS = ("mov", "matroska", "avi", "flv", "live_flv", "mpeg", "mpegts", "mpegvideo", "ogg", "asf", "asf_o",
-"m4v", "h264", "hevc", "h263",
-              "ivf", "obu", "gif", "rm", "nut", "mxf", "dv", "wtv", "yuv4mpegpipe", "vc1", "swf", "mjpeg")  # fmt: skip
-PLAYLISTS = (b"#EXTM3U", b"ffconcat version", b"<MPD", b"[playlist]", b"[Reference]", b"v=0\r\n", b"v=0\n")
 SEEKABLE = {"mov", "matroska", "flv"}  # containers in which decord seeks to the frame
 TRUSTED = {
     "h264",
@@ -66,12 +59,8 @@ def open_container(path: str, stderr: _log.Stderr, *, decode: bool) -> InputCont
     options |= (
         {} if decode else {"codec_whitelist": "mpeg4"}
     )  # MP4 leaves its shape to the decoder, which reads it from the header
-    with _regular_file(path) as file:
-        start = file.read(512)
-        if not start:
-            raise UnreadableError("the file is empty")
-        if (text := start.lstrip(b"\xef\xbb\xbf \t\r\n")).startswith(PLAYLISTS) or b"<MPD" in text:
-            raise UnreadableError("a playlist, which names other files: put the video itself there")
+    with open_file(path) as file:
+        check_start(file)
         try:
             container = av.open(
                 f"file:/proc/self/fd/{file.fileno()}", options=options
@@ -83,20 +72,6 @@ def open_container(path: str, stderr: _log.Stderr, *, decode: bool) -> InputCont
             ) from error
     container.flags &= ~GENPTS
     return container
-
-
-def _regular_file(path: str) -> BinaryIO:
-    """Open `path`.  Raises UnreadableError for what is no regular file, before it is opened, or cannot be opened."""
-    try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 - thousands of times a minute
-        if not stat.S_ISREG(mode):
-            kind = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFDIR: "a folder"}.get(
-                stat.S_IFMT(mode), "a device"
-            )
-            raise UnreadableError(f"{kind}, not a file")
-        return open(path, "rb", buffering=0)  # noqa: PTH123, SIM115 - the same; the caller closes it
-    except OSError as error:
-        raise UnreadableError(f"cannot be opened ({error.strerror})") from error
 
 
 def video_stream(container: InputContainer) -> VideoStream:

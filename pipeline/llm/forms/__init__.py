@@ -127,7 +127,10 @@ def read_prompt(form: str) -> Prompt:
     paths = [PROMPTS / f"{form}_{part}.txt" for part in ("system", "user")]
     if missing := [str(path) for path in paths if not path.exists()]:
         raise MapperError(f"{' and '.join(missing)} missing: run from the project's root")
-    return Prompt(*(path.read_text(encoding="utf-8") for path in paths))
+    try:
+        return Prompt(*(path.read_text(encoding="utf-8") for path in paths))
+    except UnicodeDecodeError as error:
+        raise MapperError(f"{paths[0].parent}: a prompt is not UTF-8 ({error}): save it as UTF-8") from error
 
 
 def quoted(names: object) -> str:

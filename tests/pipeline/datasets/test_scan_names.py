@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
@@ -99,13 +100,24 @@ def test_a_link_to_nowhere_is_counted_and_named_on_every_level(videos: Path, cap
     assert cache.read_labels("mine") == ["cat"]
 
 
-def test_what_is_neither_file_nor_folder_is_left_out_and_never_opened(
+def test_pipes_sockets_and_devices_named_like_videos_are_failed_rows(
     videos: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     os.mkfifo(videos / "test/cat/pipe.mp4")  # whoever opens it waits for a writer
     (videos / "test/cat/zero.mp4").symlink_to("/dev/zero")  # it has no end
-    assert scanned(videos) == {"n_left_out": 2}
-    assert f"mine: 2 left out ({NO_FILE}): test/cat/pipe.mp4, test/cat/zero.mp4" in caplog.text
+    os.mkfifo(videos / "test/cat/pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        folder = os.open(videos / "test/cat", os.O_RDONLY)
+        listening.bind(f"/proc/self/fd/{folder}/socket.mp4")  # the path of a socket has at most 108 characters
+        os.close(folder)
+        assert scanned(videos) == {"n_failed": 3, "n_left_out": 1}
+    assert f"mine: 1 left out ({NO_FILE}): test/cat/pipe" in caplog.text
+    found = {name: clips("mine")[f"test/cat/{name}"] for name in ("pipe", "zero", "socket")}
+    assert {name: row["error"] for name, row in found.items()} == {
+        "pipe": "a pipe, not a file", "zero": "a device, not a file", "socket": "a socket, not a file"
+    }  # fmt: skip
+    counts = decode.run(decode.Options("mine", "yamnet", max_failed_share=1.0))
+    assert (counts["n_failed"], counts["n_no_track"]) == (3, 1)
 
 
 def test_a_folder_that_cannot_be_listed_is_left_out_and_named(

@@ -229,7 +229,7 @@ def test_ctrl_c_lets_the_request_in_flight_finish_and_ends_in_one_line(project: 
     assert process.poll() is None  # waits for what is paid for
     answer_now.set()
     _, told = process.communicate(timeout=20)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "Traceback" not in told
     assert "stopped by Ctrl-C: 2 questions are left" in told.splitlines()[-1]
     assert record(chat, form="block", block_size=1)["n_requests"] == 2
@@ -246,5 +246,5 @@ def test_a_second_ctrl_c_does_not_wait(project: Path, chat: Chat) -> None:
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=10)
     for_ever.set()
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "stopped by Ctrl-C: 3 questions are left" in told.splitlines()[-1]

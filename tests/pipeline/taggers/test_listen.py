@@ -92,7 +92,7 @@ def test_a_file_name_cannot_steer_the_terminal() -> None:
     [
         ([], "no file was named"),
         (["x.mp4", "--tagger", "pans"], "unknown tagger 'pans'"),
-        (["x.mp4", "--hop_s", "0"], "hop_s=0.0"),
+        (["x.mp4", "--hop_s", "0"], "hop_s is 0.0: give more than 0"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_exit_1(
