@@ -47,13 +47,12 @@ MEANINGS: Mapping[str, str] = {  # of flags that explain themselves to who reads
 }
 PAPERS = (
     "Zeng et al. 2025, arXiv 2506.12481; ViTTA: Lin et al., CVPR 2023, arXiv 2211.15393; Tent: Wang et al., ICLR 2021, "
-    "arXiv 2006.10726; "
-    "Schneider et al., NeurIPS 2020, arXiv 2006.16971; SHOT: Liang et al., ICML 2020, arXiv 2002.08546; T3A: Iwasawa "
-    "and Matsuo, "
-    "NeurIPS 2021; EATA: Niu et al., ICML 2022, arXiv 2204.02610; SAR: Niu et al., ICLR 2023, arXiv 2302.12400; ROID: "
-    "Marsden et al., "
-    "WACV 2024, arXiv 2306.00650; Menon et al., ICLR 2021, arXiv 2007.07314.  *ours*: a choice of this project; "
-    "adapt/METHOD.md says why."
+    "arXiv 2006.10726; Schneider et al., NeurIPS 2020, arXiv 2006.16971; DUA: Mirza et al., CVPR 2022, arXiv "
+    "2112.00463; SHOT: Liang et al., ICML 2020, arXiv 2002.08546; T3A: Iwasawa and Matsuo, NeurIPS 2021; NEO: Murphy "
+    "et al., ICLR 2026, arXiv 2510.05635; FIRM: github.com/zeroomi/FIRM-MM-TTA; EATA: Niu et al., ICML 2022, arXiv "
+    "2204.02610; SAR: Niu et al., ICLR 2023, arXiv 2302.12400; DeYO: Lee et al., ICLR 2024, arXiv 2403.07366; ROID: "
+    "Marsden et al., WACV 2024, arXiv 2306.00650; CMF: Lee and Chang, ICLR 2024; Menon et al., ICLR 2021, arXiv "
+    "2007.07314.  *ours*: a choice of this project; adapt/METHOD.md says why."
 )
 
 

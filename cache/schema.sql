@@ -113,7 +113,7 @@ CREATE TABLE predictions (
     fused_id       INTEGER CHECK (fused_id >= 0),           -- picture and sound together; NULL where fusion is none
     steps          INTEGER NOT NULL CHECK (steps >= 0),
     stop_reason    VARCHAR NOT NULL,                        -- agreed, converged, diverged, max_iterations, unheard, unreliable,
-                                                    -- redundant, recovered, collapsed, not_finite, budget, none, failed
+                                                    -- redundant, shapeless, recovered, collapsed, not_finite, budget, none, failed
     gate           DOUBLE CHECK (gate BETWEEN 0 AND 1),     -- weight of the audio term; NULL for methods without
     ms             DOUBLE NOT NULL CHECK (ms >= 0),         -- adapting and predicting, decode excluded
     PRIMARY KEY (dataset, backbone, run, corruption, severity, order_seed, position)

@@ -6,9 +6,10 @@ is batch norm in training mode, as Tent, EATA and SAR have it.  Gradients reach 
 training mode.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from adapt.core.moments import moments
 from adapt.core.settings import setting
+from adapt.core.state import Stateful
 from adapt.errors import MethodError
 
 
@@ -101,3 +103,98 @@ def own_statistics(model: nn.Module, share: float) -> Iterator[None]:
     finally:
         for one in mixing:
             one.remove()
+
+
+KINDS = ("running_mean", "running_var", "num_batches_tracked")  # buffers of a batch norm
+
+
+class Buffers(Stateful):
+    """The running statistics of a model's batch norms where these follow the stream, and the source's."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.source = self.copy()
+
+    def _now(self) -> dict[str, Tensor]:
+        """Name -> today's buffer; looked up each time, since moving a network replaces its buffers."""
+        found = {
+            f"{name}.{kind}": getattr(norm, kind) for name, norm in batch_norms(self.model).items() for kind in KINDS
+        }
+        return {name: buffer for name, buffer in found.items() if buffer is not None}
+
+    def copy(self) -> dict[str, Tensor]:
+        """Today's values by name."""
+        return {name: buffer.clone() for name, buffer in self._now().items()}
+
+    @torch.no_grad()
+    def put(self, values: Mapping[str, Tensor]) -> None:
+        """Set every buffer."""
+        for name, buffer in self._now().items():
+            buffer.copy_(values[name])
+
+    @contextmanager
+    def at(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within the block the buffers have these values; afterwards, bit for bit, those of before."""
+        before = self.copy()
+        self.put(values)
+        try:
+            yield
+        finally:
+            self.put(before)
+
+    def finite(self) -> bool:
+        """Whether every statistic is a number."""
+        return all(bool(buffer.isfinite().all()) for buffer in self._now().values())
+
+    def reset(self) -> None:
+        """Back to the source."""
+        self.put(self.source)
+
+    def state(self) -> dict[str, Any]:
+        """Name -> value."""
+        return self.copy()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Set every buffer by name.  Raises MethodError, before any is changed, where names or shapes differ."""
+        expected = {name: buffer.shape for name, buffer in self._now().items()}
+        if {name: value.shape for name, value in state.items()} != expected:
+            raise MethodError(
+                f"the state's {len(state)} batch norm statistics are not the {len(expected)} of this model: load it "
+                "into the same model"
+            )
+        self.put(state)
+
+
+@contextmanager
+def following(model: nn.Module, momentum: float) -> Iterator[None]:
+    """Within the block every batch norm is in torch's training mode: it normalises by what it sees, and its buffers
+    take that in with the weight `momentum` (the variance unbiased).  Everything else stays in eval mode.
+
+    Raises MethodError for a layer that sees one value a channel, which has no variance.
+    """
+    norms = batch_norms(model)
+    modes = {name: (norm.training, norm.momentum) for name, norm in norms.items()}
+    handles = [norm.register_forward_pre_hook(_Counted(name)) for name, norm in norms.items()]
+    for norm in norms.values():
+        norm.training, norm.momentum = True, momentum
+    try:
+        yield
+    finally:
+        for name, norm in norms.items():
+            norm.training, norm.momentum = modes[name]
+        for handle in handles:
+            handle.remove()
+
+
+class _Counted:
+    """Sees that a batch norm is given more than one value a channel."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].numel() == inputs[0].shape[1]:
+            raise MethodError(
+                f"batch norm {self.name!r} sees one value a channel, which has no variance: take more views or clips "
+                "at once, or choose a method that follows no statistics"
+            )

@@ -217,12 +217,15 @@ class Learner(Stateful, ABC):
         log_p: Tensor = logits.log_softmax(1)
         return log_p.view(b, v, -1)
 
+    def centre_logits(self, batch: Batch) -> Tensor:
+        """Logits of the centre view: (B, K)."""
+        logits: Tensor = self.model(batch.centre[:, 0]) if self.network is None else self.network.centre(batch)
+        return logits
+
     @torch.inference_mode()
     def predict(self, batch: Batch) -> Tensor:
         """Log-probabilities of the centre view: (B, K)."""
-        logits = self.model(batch.centre[:, 0]) if self.network is None else self.network.centre(batch)
-        log_p: Tensor = logits.log_softmax(1)
-        return log_p
+        return self.centre_logits(batch).log_softmax(1)
 
     def source_answer(self, batch: Batch) -> Tensor:
         """Log-probabilities (B, K) of the centre view by the source weights, batch norm as the source has it."""

@@ -30,10 +30,12 @@ def rows() -> Iterator[Row]:
         model = backbones.build("tanet", N_CLASSES, N_FRAMES)
         # the cycle never stops early, and no clip is too unsure, too familiar or too collapsed for a step: the worst
         # case
-        settings = built.fitting(name, cycle="fixed", entropy_margin=1.1, eata_similarity=1.1, sar_reset=0.0)
+        settings = built.fitting(
+            name, cycle="fixed", entropy_margin=1.1, eata_similarity=1.1, sar_reset=0.0, deyo_drop=-1.0
+        )
         method, batch = built.alone(name, model, None, N_CLASSES, Oracle({"clip": (3,)}), **settings), _batch()
         taken[name] = median_ms(lambda method=method, batch=batch: method.adapt(batch))  # type: ignore[misc]
         yield Row(f"{name}, one heard clip, 2 x {N_FRAMES} x {SIZE} x {SIZE}", taken[name], "ms/clip")
-    for name in ("tent", "shot", "eata", "sar"):
+    for name in ("tent", "shot", "eata", "sar", "deyo"):
         yield Row(f"{name} over vitta, a step each", taken[name] / taken["vitta"], "ratio")
     yield Row("audio with all 5 steps over vitta with 1", taken["audio"] / taken["vitta"], "ratio")

@@ -42,9 +42,13 @@ WITHOUT_BATCH_NORM = (
     "swin3d",
     "videomae",
 )
-REFUSED = {("norm", network): "no batch norm layer to mix" for network in WITHOUT_BATCH_NORM}  # every other pair works
-SETTINGS: dict[str, Any] = {"entropy_margin": 2.0}  # above log K: EATA and SAR call no clip unreliable
-STILL = ("source", "norm", "t3a", "audio_only")  # methods that change no weight
+REFUSED = {("norm", network): "no batch norm layer to mix" for network in WITHOUT_BATCH_NORM} | {
+    (name, network): "no batch norm layer whose statistics could follow"
+    for name in ("dua", "vitta_dua")
+    for network in WITHOUT_BATCH_NORM
+}  # every other pair works
+SETTINGS: dict[str, Any] = {"entropy_margin": 2.0, "deyo_drop": -1.0}  # EATA, SAR and DeYO leave no clip out
+STILL = ("source", "norm", "t3a", "neo", "firm", "audio_only")  # methods that change no weight and no buffer
 
 
 @pytest.fixture(params=["cpu", "cuda"])

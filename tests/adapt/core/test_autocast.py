@@ -18,7 +18,8 @@ TYPES = [torch.bfloat16, torch.float16]
 
 
 def learns(method: str) -> bool:
-    return "momentum" in methods.settings_of(method)
+    """Whether weights or batch norm buffers change."""
+    return bool({"momentum", "dua_momentum"} & set(methods.settings_of(method)))
 
 
 @pytest.mark.parametrize("scope", ["norm", "all"])
@@ -28,7 +29,7 @@ def learns(method: str) -> bool:
 def test_every_method_and_fusion_runs_in_autocast_near_to_what_it_answers_without(
     method: str, way: str, dtype: torch.dtype, scope: str
 ) -> None:
-    chosen = built.fitting(method, way, lr=0.01, entropy_margin=1.0, audio_lr=0.05, scope=scope)
+    chosen = built.fitting(method, way, lr=0.01, entropy_margin=1.0, deyo_drop=-1.0, audio_lr=0.05, scope=scope)
     mine = trained()
     before, model = weights(mine), wrapped(method, mine, fusion=way, **chosen)
     plain = wrapped(method, fusion=way, **chosen)

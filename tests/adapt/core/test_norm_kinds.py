@@ -48,7 +48,7 @@ def test_every_kind_of_batch_norm_is_one(kind: type[_BatchNorm]) -> None:
 
 
 @pytest.mark.parametrize("kind", BATCH_NORMS)
-@pytest.mark.parametrize("method", ["tent", "norm", "vitta", "sar", "audio"])
+@pytest.mark.parametrize("method", ["tent", "norm", "dua", "vitta", "vitta_dua", "sar", "audio"])
 def test_a_method_does_with_it_what_it_does_with_batch_norm(kind: type[_BatchNorm], method: str) -> None:
     torchs = settled(nn.BatchNorm3d(5))
     model = network(kind(5))

@@ -42,7 +42,8 @@ def masking() -> Masking:
 
 
 def adapting(method: str, way: str, model: nn.Module) -> Wrapped:
-    settings = {"lr": 0.05, "entropy_margin": 1.0, "eata_similarity": 2.0, "collapse_entropy": 0.1, "ensemble": 0.9}
+    settings = {"lr": 0.05, "entropy_margin": 1.0, "eata_similarity": 2.0, "deyo_drop": -1.0}
+    settings |= {"collapse_entropy": 0.1, "ensemble": 0.9}
     return wrapped(method, model, fusion=way, **fitting(method, way, **settings))
 
 
@@ -230,7 +231,7 @@ def test_a_gradient_that_is_not_finite_is_no_step_though_the_loss_is(method: str
     mine = Overflowing()
     mine.load_state_dict(trained().state_dict())
     before = weights(mine)
-    model = wrapped(method, mine, **fitting(method, "trusted", entropy_margin=1.0, consistency=1.0))
+    model = wrapped(method, mine, **fitting(method, "trusted", entropy_margin=1.0, deyo_drop=-1.0, consistency=1.0))
     assert model(clip(), SOUND).isfinite().all()
     assert model.answer is not None and (model.answer.stop_reason, model.answer.steps) == ("not_finite", 0)
     assert same_weights(mine, before) and model.n_not_finite == 1

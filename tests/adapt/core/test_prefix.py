@@ -108,7 +108,7 @@ def test_five_steps_and_the_prediction_run_what_is_frozen_once_a_view() -> None:
 
 
 def test_every_method_that_takes_gradients_answers_as_without_reuse() -> None:
-    for name in ("vitta", "tent", "eata", "sar", "shot", "audio"):
+    for name in ("vitta", "vitta_dua", "tent", "eata", "sar", "roid", "cmf", "deyo", "shot", "audio"):
         for scope in ("last", "last_norm", "norm", "all"):
             lr = 0.05 if name in ("vitta", "audio") else 0.01
             settings = {
@@ -116,6 +116,7 @@ def test_every_method_that_takes_gradients_answers_as_without_reuse() -> None:
                 "lr": lr,
                 "entropy_margin": 1.1,
                 "eata_similarity": 1.1,
+                "deyo_drop": -1.0,
                 "sar_reset": 0.0,
                 "sar_frozen": 0.0,
             }

@@ -31,7 +31,7 @@ def model() -> TinyVideoModel:
     return trained()
 
 
-@pytest.mark.parametrize("name", ["source", "norm", "audio_only", "t3a"])
+@pytest.mark.parametrize("name", ["source", "norm", "audio_only", "t3a", "neo", "firm"])
 def test_gradient_free_methods_change_no_weight(name: str, model: TinyVideoModel) -> None:
     before = weights(model)
     built.alone(name, model, None, K).adapt(batch(heard=1))

@@ -25,7 +25,11 @@ from adapt.methods.vitta import Vitta
 from tests import built
 from tests.tiny import K, TinyVideoModel, batch, same_weights, trained, weights
 
-SETTINGS: dict[str, Any] = {"lr": 0.01, "entropy_margin": 1.1}  # each method is given those that it reads
+SETTINGS: dict[str, Any] = {
+    "lr": 0.01,
+    "entropy_margin": 1.1,
+    "deyo_drop": -1.0,
+}  # each method is given those that it reads
 GUARDED = SETTINGS | {
     "ensemble": 0.9,
     "collapse_entropy": 0.9,
@@ -117,7 +121,9 @@ def test_every_method_that_takes_gradients_moves_its_weights_and_saves_them(name
 
 
 def test_the_methods_that_take_gradients_are_those_of_the_papers_that_do() -> None:
-    assert set(GRADIENTS) == {"tent", "shot", "eata", "sar", "vitta", "audio", "oracle_gate"}
+    assert set(GRADIENTS) == {
+        *("tent", "shot", "eata", "sar", "roid", "cmf", "deyo", "vitta", "vitta_dua", "audio", "oracle_gate")
+    }
 
 
 def test_a_state_of_another_method_scope_or_optimiser_is_a_clear_error() -> None:
@@ -147,7 +153,7 @@ def test_a_state_of_another_fusion_or_of_none_is_a_clear_error() -> None:
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_ensembling_leaves_the_share_alpha_of_what_a_clip_changed(name: str) -> None:
-    plain, model = made(name)
+    plain, model = made(name, settings=SETTINGS | {"ensemble": 1.0})
     guarded, pulled = made(name, settings=SETTINGS | {"ensemble": 0.75})
     source = weights(model)
     assert same(plain.adapt(STREAM[1]), guarded.adapt(STREAM[1]))  # the pull comes after the prediction

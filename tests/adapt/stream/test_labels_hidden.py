@@ -30,7 +30,12 @@ ANSWERS = [
     "stop_reason",
     "gate",
 ]
-STEPS: dict[str, Any] = {"max_iterations": 2, "entropy_margin": 1.1, "eata_similarity": 1.1}  # eata and sar step too
+STEPS: dict[str, Any] = {  # eata, sar and deyo step too
+    "max_iterations": 2,
+    "entropy_margin": 1.1,
+    "eata_similarity": 1.1,
+    "deyo_drop": -1.0,
+}
 
 
 @pytest.fixture(scope="module")

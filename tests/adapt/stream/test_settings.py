@@ -149,6 +149,7 @@ ALL_ON: dict[str, Any] = {
     "ensemble": 0.9,
     "collapse_entropy": 1.0,
     "entropy_margin": 1.1,
+    "deyo_drop": -1.0,
 }  # guards, and steps on every clip
 
 

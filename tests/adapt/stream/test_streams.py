@@ -137,7 +137,28 @@ def test_every_clip_of_a_batch_has_its_steps_and_its_share_of_their_milliseconds
     assert len({row["ms"] for row in rows("batched")}) == 2  # none for the broken clip, the same for all others
 
 
-@pytest.mark.parametrize("method", ["norm", "tent", "shot", "t3a", "eata", "sar", "vitta", "audio", "source+balanced"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        *(
+            "norm",
+            "dua",
+            "tent",
+            "shot",
+            "t3a",
+            "neo",
+            "firm",
+            "eata",
+            "sar",
+            "roid",
+            "cmf",
+            "deyo",
+            "vitta",
+            "vitta_dua",
+        ),
+        *("audio", "source+balanced"),
+    ],
+)
 def test_methods_take_batches(method: str, here: Path) -> None:
     name, _, fused = method.partition("+")
     chosen = built.fitting(name, fused or "trusted", entropy_margin=1.1)
