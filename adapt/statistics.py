@@ -5,7 +5,7 @@ from adapt import command
 if __name__ == "__main__":
     command.be_passive()  # before torch is imported
 
-from adapt.source.statistics import Options, run
+from adapt.source.statistics import options_for, run
 
 if __name__ == "__main__":
-    command.main(Options, run, prog="adapt.statistics")
+    command.main(options_for, run, prog="adapt.statistics")

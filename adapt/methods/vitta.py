@@ -1,9 +1,10 @@
 """ViTTA (Lin et al., CVPR 2023): align feature statistics and make temporal views consistent, one SGD step a clip.
 
 loss = alignment + 0.1 consistency (sections 3.1 to 3.3).  --preset vitta_published is the authors' recipe for TANet;
-the defaults depart from it where validation says so.  What stays different from their code: moments of norm outputs
-follow from their inputs' where that is exact, frames are resized by torchvision instead of Pillow (a level apart), and
-random numbers (crops, dropout) are drawn by other generators.
+the defaults depart from it where validation says so.  What stays different from their code: our
+statistics stage pools all values where theirs averages the moments of batches of 32 (`statistics_files` takes theirs),
+corruptions made here change pixels after the crop (`ready_made` files are corrupted whole, as theirs), frames are
+resized by torchvision instead of Pillow (a level apart), and random numbers come from other generators.
 """
 
 import time

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adapt import backbones
+from adapt import backbones, presets
 from adapt.backbones import tanet
 from adapt.backbones._folding import Norm2d, conv_norm
 from adapt.backbones._temporal import TemporalAdaptiveModule
@@ -110,6 +110,27 @@ def test_two_vitta_clips_give_the_losses_weights_and_predictions_of_the_authors_
         batch = clip(seed)
         answer = method.adapt(batch)
         loss = published.step(images(batch.frames[0]), 0, dropout=False)
+        assert answer.trace[0].loss == pytest.approx(loss, rel=1e-9)
+        expected = published.predict(images(batch.centre[0])).log_softmax(1)
+        assert torch.allclose(answer.after, expected, rtol=1e-8, atol=1e-10)
+    weights = theirs.state_dict()
+    for name, value in ours.state_dict().items():
+        assert torch.allclose(value.double(), weights[name].double(), rtol=1e-8, atol=1e-10), name
+
+
+def test_with_its_preset_vitta_is_the_authors_way_step_by_step() -> None:
+    """Dropout of 0.8 and all; the same noise on both sides, since it is drawn once a clip."""
+    ours, theirs = ours_and_theirs()
+    source = source_statistics(theirs)
+    chosen = presets.get("vitta_published").settings
+    method = built.alone("vitta", ours, source, K, **chosen)
+    published = PublishedVitta(theirs, source.moments, chosen["lr"], chosen["weight_decay"])
+    for seed in range(3):
+        batch = clip(seed)
+        torch.manual_seed(seed)
+        answer = method.adapt(batch)
+        torch.manual_seed(seed)
+        loss = published.step(images(batch.frames[0]), 0, dropout=True)
         assert answer.trace[0].loss == pytest.approx(loss, rel=1e-9)
         expected = published.predict(images(batch.centre[0])).log_softmax(1)
         assert torch.allclose(answer.after, expected, rtol=1e-8, atol=1e-10)

@@ -234,7 +234,7 @@ def test_clean_and_severity_0_change_nothing() -> None:
     assert np.array_equal(corrupt(clean, "gauss", 0), clean)
 
 
-def test_the_twelve_of_the_benchmark_and_two_of_mini_kinetics_c_are_all_that_there_are() -> None:
+def test_the_twelve_of_the_benchmark_and_two_of_mini_kinetics_c_are_all() -> None:
     assert {*corruptions.BENCHMARK, "motion_temporal", "contrast_mini"} == {*NAMES, *corruptions.FILE_CORRUPTIONS}
     assert len(corruptions.BENCHMARK) == 12
 
