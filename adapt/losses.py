@@ -19,10 +19,14 @@ def entropy(log_p: Tensor) -> Tensor:
     return -(log_p.exp() * log_p.masked_fill(log_p == -math.inf, 0)).sum(1)
 
 
-def consistency(log_p: Tensor) -> Tensor:
-    """mean over views of ||p_v - p||_1, p not detached: (B, V, K) -> scalar (ViTTA, equation 9)."""
+def consistency(log_p: Tensor, over: str = "mean") -> Tensor:
+    """mean over views of ||p_v - p||_1, p not detached: (B, V, K) -> scalar (ViTTA, equation 9).
+
+    Over clips the `mean`, or the `sum`, as ViTTA's code has it.
+    """
     p = log_p.exp()
-    return (p - p.mean(1, keepdim=True)).abs().sum(2).mean()
+    away = (p - p.mean(1, keepdim=True)).abs().sum(2)
+    return away.mean(1).sum() if over == "sum" else away.mean()
 
 
 def divergence(log_p: Tensor, t: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from adapt import command
 if __name__ == "__main__":
     command.begin("adapt.settings")  # before what takes time to import
 
-from adapt import fusion, methods
+from adapt import fusion, methods, presets
 from adapt.core import settings
 from adapt.errors import MethodError
 from adapt.report import table
@@ -125,6 +125,17 @@ def _settings(known: Mapping[str, "dataclasses.Field[object]"], docs: Mapping[st
     )
 
 
+def _presets() -> list[str]:
+    """The table of the baselines as published."""
+    rows = []
+    for name, preset in presets.PRESETS.items():
+        of_stream = {**preset.settings, **preset.video, "batch_size": preset.batch_size}
+        of_statistics = [f"{one} {_typed(value)}" for one, value in preset.statistics.items()]
+        said = ", ".join(f"{one} {_typed(value)}" for one, value in of_stream.items())
+        rows.append([f"`{name}`", preset.method, preset.about, said, ", ".join(of_statistics)])
+    return _table(["preset", "method", "after", "defaults", "of `adapt.statistics`"], rows)
+
+
 def _command(options: type) -> list[str]:
     rows = []
     for flag in flags_of(options):
@@ -151,6 +162,7 @@ def page() -> str:
     ]
     for name in methods.names():
         lines += [f"### {name}", "", *_settings(methods.settings_of(name), methods.docs_of(name))]
+    lines += ["## Presets (`--preset NAME`, or NAME in place of a method)", "", *_presets()]
     lines += ["## Settings of the fusions (`--fusion NAME`)", ""]
     for name in fusion.names():
         kind = fusion.settings_of(name)

@@ -6,7 +6,7 @@ if __name__ == "__main__":
     command.begin("adapt.statistics")  # before what takes time to import
     command.be_passive()  # before torch is imported
 
-from adapt.source.statistics import Options, run
+from adapt.source.statistics import options_for, run
 
 if __name__ == "__main__":
-    command.main(Options, run, prog="adapt.statistics")
+    command.main(options_for, run, prog="adapt.statistics")

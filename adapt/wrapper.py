@@ -17,13 +17,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from adapt import methods
+from adapt import methods, presets
 from adapt.contract import Answer, Batch, SourceStatistics, Step
 from adapt.core.moments import source_statistics as source_statistics
 from adapt.core.network import Network, check_is_bare, check_logits
 from adapt.errors import MethodError
 from adapt.fusion import Fused
-from adapt.video.views import view_indices
+from adapt.video.views import indices_of_views
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ Heard = Mapping[str, float] | Tensor | Sound | None
 
 def wrap(
     model: nn.Module,
-    method: str = "audio",
+    method: str = "",
     *,
     classes: Sequence[str],
     fusion: str = "trusted",
@@ -51,21 +51,32 @@ def wrap(
     layers: Sequence[str] = (),
     prepare: Callable[[Tensor], Any] | None = None,
     read: Callable[[Any], Tensor] | None = None,
-    views: int = 2,
+    views: int | None = None,
     view_frames: int | None = None,
     predict: str = "fused",
+    preset: str = "",
     **settings: Any,
 ) -> "Wrapped":
-    """Adapt `model` by `method`, in place: it goes to eval mode, and weights that do not adapt stop needing gradients.
+    """Adapt `model` by `method`, "audio" where none is named, in place: it goes to eval mode, and weights that do not
+    adapt stop needing gradients.
 
     `model` takes frames (N, C, T, H, W) in [0, 1] to logits (N, K), K = len(classes), and normalises them itself; else
     `prepare` turns such frames into what it takes, and `read` its answer into logits.  A class may be masked by a logit
     of -inf.  `statistics` are those of `source_statistics`; without them they are read from batch norm buffers.
     `layers` names the norm layers to align, all by default.  `predict` is the answer given where a method has two:
     fused with the sound, or the adapted model alone.  `settings` are those of the method and of the fusion, such as
-    lr=1e-4.  Raises MethodError for an unknown method, fusion or setting, for a network in the wrapper of
-    torch.compile, DataParallel or DistributedDataParallel, and where the method cannot work with the model.
+    lr=1e-4.  `preset` is a baseline as published (adapt/presets.py): its method, and defaults of the settings, of
+    `views` (else 2) and, with `view_frames`, of which frames these take; crops are the caller's.
+
+    Raises MethodError for an unknown method, fusion, setting or preset, for a network in the wrapper of torch.compile,
+    DataParallel or DistributedDataParallel, and where the method cannot work with the model.
     """
+    chosen = presets.get(preset) if preset else None
+    if chosen is not None and method not in ("", chosen.method):
+        raise MethodError(f"preset {preset} is of {chosen.method}, and method names {method}: give one of them")
+    method = method or (chosen.method if chosen is not None else "audio")
+    video = dict(chosen.video) if chosen is not None else {}
+    views = int(video.get("views", 2)) if views is None else views
     if predict not in ("fused", "alone"):
         raise MethodError(f"predict {predict!r}: choose 'fused' or 'alone'")
     if views < 1 or (view_frames is not None and view_frames < 1):
@@ -80,10 +91,12 @@ def wrap(
             statistics = SourceStatistics(
                 *({f"model.{name}": pair for name, pair in part.items()} for part in statistics)
             )
-    built = methods.build(method, fusion, network, statistics, len(classes), settings)
+    given = settings if chosen is None else {**chosen.settings, **settings}
+    built = methods.build(method, fusion, network, statistics, len(classes), given)
     return Wrapped(
-        model, built, list(classes), views, view_frames, alone=predict == "alone", checked=network is not model
-    )
+        model, built, list(classes), views, view_frames, alone=predict == "alone", checked=network is not model,
+        sampling=video.get("sampling", "even"),
+    )  # fmt: skip
 
 
 class Wrapped(nn.Module):
@@ -96,13 +109,14 @@ class Wrapped(nn.Module):
 
     def __init__(
         self, model: nn.Module, method: Fused, classes: list[str], n_views: int, view_frames: int | None,
-        alone: bool = False, checked: bool = False,
+        alone: bool = False, checked: bool = False, sampling: str = "even",
     ) -> None:  # fmt: skip
         """`checked` says that the network checks its own answers; else they are looked at once, on the first clip."""
         super().__init__()
         self.model = model
         self.method, self.classes, self._alone, self._checked = method, classes, alone, checked
         self._n_views, self._view_frames, self.training = n_views, view_frames, False
+        self._sampling = sampling
         self.register_load_state_dict_pre_hook(_under_model)  # type: ignore[no-untyped-call]
         self._forget()
 
@@ -226,7 +240,7 @@ class Wrapped(nn.Module):
             middle = frames.shape[1] // 2
             seen, centre = frames, frames[:, middle : middle + 1]
         else:
-            seen, centre = views_of(frames, self._n_views, self._view_frames)
+            seen, centre = views_of(frames, self._n_views, self._view_frames, self._sampling)
         heard = self._sound(sound, frames)
         statuses = tuple("ok" if mass > 0 else "no_track" for mass in heard.mass.tolist())
         clip_ids = tuple(f"clip {self._n_clips + i}" for i in range(len(frames)))
@@ -285,10 +299,11 @@ def from_evidence(s: Tensor) -> Sound:
     return Sound(q, s, s.amax(1))
 
 
-def views_of(frames: Tensor, n_views: int, view_frames: int | None) -> tuple[Tensor, Tensor]:
+def views_of(frames: Tensor, n_views: int, view_frames: int | None, sampling: str = "even") -> tuple[Tensor, Tensor]:
     """Frames (B, C, T, H, W) -> views (B, V, C, T', H, W) and the view to predict from (B, 1, C, T', H, W).
 
-    T' is `view_frames`, or T without.  Raises MethodError for fewer frames than a view takes.
+    T' is `view_frames`, whose places `sampling` says (adapt/video/views.py), or T without.  Raises MethodError for
+    fewer frames than a view takes.
     """
     t, device = frames.shape[2], frames.device
     if view_frames is None:
@@ -300,6 +315,5 @@ def views_of(frames: Tensor, n_views: int, view_frames: int | None) -> tuple[Ten
             f"the clip has {t} frames, a view takes {view_frames}: pass more frames or set view_frames to {t}"
         )
     else:
-        offsets = [(v + 0.5) / n_views for v in range(n_views)] + [0.5]
-        *places, centre = (torch.from_numpy(view_indices(t, view_frames, offset)).to(device) for offset in offsets)
+        *places, centre = torch.from_numpy(indices_of_views(t, view_frames, n_views, sampling)).to(device)
     return torch.stack([frames[:, :, place] for place in places], 1), frames[:, None, :, centre]

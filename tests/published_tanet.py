@@ -66,7 +66,7 @@ class Block(nn.Module):
 class PublishedTANet(nn.Module):
     """Normalised frames (N*T, 3, H, W) -> logits (N, K)."""
 
-    def __init__(self, depth: int, n_classes: int, t: int, dropout: float = 0.5) -> None:
+    def __init__(self, depth: int, n_classes: int, t: int, dropout: float = 0.8) -> None:
         super().__init__()
         self.t = t
         self.base_model = {18: resnet18, 50: resnet50}[depth]()

@@ -4,12 +4,14 @@ or an error.
 Only the classification head may differ: it stays new where the file has none, or one for another number of classes.
 """
 
+import argparse
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,12 +23,30 @@ WRAPPERS = (
     "_orig_mod.",
 )  # what DataParallel, DistributedDataParallel and torch.compile put before a network's own names
 SMALL_FILES = ["config.json", "*token*", "vocab.json", "merges.txt"]
+NUMPY_TYPES = "?bBhHiIlLqQefd"  # booleans, whole and floating numbers
+SCALAR = np.float64(0).__reduce__()[0]  # what makes a numpy scalar of its type and bytes
+INERT: tuple[Any, ...] = (  # what training scripts save beside weights: made of plain data, and running no code
+    argparse.Namespace,
+    np.dtype,
+    *{type(np.dtype(code)) for code in NUMPY_TYPES},
+    (SCALAR, "numpy.core.multiarray.scalar"),  # as numpy 1 named it, and as numpy 2 does
+    (SCALAR, "numpy._core.multiarray.scalar"),
+)
 INSTALL = "install it with `pip install -e '.[backbones]'`"
 
 
 def missing_package(error: ImportError) -> MethodError:
     """What to raise where an optional package cannot be imported."""
     return MethodError(f"this backbone needs the package {error.name}: {INSTALL}")
+
+
+def load_inert(path: Path) -> Any:
+    """What torch.save wrote, on the CPU: tensors and plain data, and of classes those of INERT alone.
+
+    Raises whatever torch.load does, for a file that names any other class too.
+    """
+    with torch.serialization.safe_globals(list(INERT)):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -46,7 +66,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return without_wrappers(path, load_file(path))
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = load_inert(path)
     except ImportError as error:
         raise missing_package(error) from error
     except Exception as error:  # both readers raise many kinds for a file that is not theirs

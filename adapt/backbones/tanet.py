@@ -16,7 +16,7 @@ from torchvision.models import resnet18, resnet50
 from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
 from adapt.backbones._folding import Norm2d, conv_norm, max_pool_relu
-from adapt.backbones._pretrained import without_wrappers
+from adapt.backbones._pretrained import load_inert, without_wrappers
 from adapt.backbones._temporal import TemporalAdaptiveModule
 from adapt.contract import Block
 from adapt.errors import CheckpointError, MethodError
@@ -157,13 +157,16 @@ def build(n_classes: int, n_frames: int, weights: str = "", variant: str = "") -
 
 
 def _load(model: TANet, path: Path, variant: str) -> TANet:
-    """Load {"state_dict": ...} with names such as module.base_model.layer1.0.net.conv1.weight, all of them or none."""
+    """Load {"state_dict": ...} with names such as module.base_model.layer1.0.net.conv1.weight, all of them or none.
+
+    Beside it may lie what training scripts save: numbers, numpy's too, and an argparse.Namespace.
+    """
     if not path.exists():
         raise CheckpointError(
             f"{path} does not exist: set weights to the file of a published TANet checkpoint, or to an empty string"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        state = load_inert(path)["state_dict"]
         model.load_state_dict(without_wrappers(path, state))
     except CheckpointError:
         raise

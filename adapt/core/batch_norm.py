@@ -54,8 +54,8 @@ class Mixing:
     it (timm's).
     """
 
-    def __init__(self, norm: _BatchNorm, name: str, share: float) -> None:
-        self.norm, self.name, self.share = norm, name, share
+    def __init__(self, norm: _BatchNorm, name: str, share: float, unbiased: bool) -> None:
+        self.norm, self.name, self.share, self.unbiased = norm, name, share, unbiased
         self.source = norm.running_mean, norm.running_var
         self.handle = norm.register_forward_pre_hook(self)
 
@@ -73,6 +73,8 @@ class Mixing:
                 f"batch norm {self.name!r} sees one value a channel, which has no variance: set bn_prior below 1"
             )
         own_mean, own_variance = moments(x, channel_last=False)
+        if self.unbiased:
+            own_variance = own_variance * self._unbiasing(x.numel() // x.shape[1])
         mixed_mean, mixed_variance = (
             torch.lerp(mean, own_mean, self.share),
             torch.lerp(variance, own_variance, self.share),
@@ -84,6 +86,15 @@ class Mixing:
         scale = ((variance + self.norm.eps) / (mixed_variance + self.norm.eps)).sqrt()
         return (((x - mixed_mean.view(shape)) * scale.view(shape) + mean.view(shape)).to(x.dtype),)
 
+    def _unbiasing(self, n_values: int) -> float:
+        """n / (n - 1) of n values a channel.  Raises MethodError for a single one."""
+        if n_values == 1:
+            raise MethodError(
+                f"batch norm {self.name!r} sees one value a channel, which has no unbiased variance: set bn_variance "
+                "to 'biased'"
+            )
+        return n_values / (n_values - 1)
+
     def remove(self) -> None:
         """Leave the layer as it was."""
         self.handle.remove()
@@ -91,13 +102,14 @@ class Mixing:
 
 
 @contextmanager
-def own_statistics(model: nn.Module, share: float) -> Iterator[None]:
+def own_statistics(model: nn.Module, share: float, unbiased: bool = False) -> Iterator[None]:
     """Within the block every batch norm gives what it sees the weight `share` in [0, 1]; no buffer has changed after
     it.
 
-    A no-op without batch norm.
+    The variance that is mixed is the biased one, as in training mode, or the unbiased one, as torch keeps it in a
+    norm's buffers.  A no-op without batch norm.
     """
-    mixing = [Mixing(norm, name, share) for name, norm in batch_norms(model).items()]
+    mixing = [Mixing(norm, name, share, unbiased) for name, norm in batch_norms(model).items()]
     try:
         yield
     finally:

@@ -47,6 +47,10 @@ class Settings(SgdSettings):
     """SGD's, on the stream; times the learning rate"""
     dropout: bool = setting(False, source="ViTTA's code; default ours")
     """left on while adapting"""
+    dropout_rate: float = setting(
+        0.0, unit="share", high=1, below=True, source="ViTTA's code: 0.8 before TANet's head; default ours"
+    )
+    """of the last dropout layer, the one before the head, where dropout is on; 0: as the network was built"""
 
 
 @dataclass
@@ -128,6 +132,7 @@ class Learner(Stateful, ABC):
         dropout: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.dropout = model.eval(), dropout
+        self.dropout_rate = settings.dropout_rate if isinstance(settings, Settings) else 0.0
         self.network: Prefix | None = Prefix(model) if blocks_of(model) else None
         model.requires_grad_(False)
         self.parameters = list(parameters)
@@ -184,12 +189,16 @@ class Learner(Stateful, ABC):
     def _dropout(self) -> Iterator[None]:
         """Within the block dropout is as set; everything else is in eval mode."""
         dropouts = [module for module in self.model.modules() if isinstance(module, nn.Dropout)] if self.dropout else []
+        built = [module.p for module in dropouts]
         for module in dropouts:
             module.train()
+        if dropouts and self.dropout_rate > 0:
+            dropouts[-1].p = self.dropout_rate
         try:
             yield
         finally:
-            for module in dropouts:
+            for module, rate in zip(dropouts, built, strict=True):
+                module.p = rate
                 module.eval()
 
     def look(self, batch: Batch) -> Views:

@@ -177,6 +177,12 @@ class Sgd(Stateful):
             parameter.grad = gradient
         return self._take(loss)
 
+    def coast(self) -> None:
+        """A step whose gradient is 0: the momentum, and the weight decay, go on."""
+        for parameter in self.parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        self.inner.step()
+
     def _take(self, loss: Tensor) -> bool:
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if not bool(loss.isfinite() & norm.isfinite()):

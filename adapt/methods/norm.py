@@ -4,6 +4,9 @@
 Each batch norm normalises with mean (1 - r) mu_source + r mu_clip, and its variance likewise; r is `bn_prior`, or n /
 (N + n) for n clips a batch where `bn_samples` gives N, the clips that the source's statistics count as (their pseudo
 sample size).
+
+As published: --preset norm_published.  What stays different from the authors' code: theirs mixes in BatchNorm2d alone,
+ours in every batch norm.
 """
 
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from torch import Tensor, nn
 
 from adapt.contract import Answer, Batch, SourceStatistics
 from adapt.core.batch_norm import MixingSettings, batch_norms, own_share, own_statistics
+from adapt.core.settings import setting
 from adapt.core.state import Stateful
 from adapt.errors import MethodError
 
@@ -20,6 +24,11 @@ from adapt.errors import MethodError
 @dataclass(frozen=True)
 class Settings(MixingSettings):
     """Of norm."""
+
+    bn_variance: str = setting(
+        "biased", choices=("biased", "unbiased"), source="unbiased: Schneider et al., code; biased: as in training mode"
+    )
+    """the clip's own variance that is mixed in: divided by the number of values, or by one less"""
 
 
 class Norm(Stateful):
@@ -34,7 +43,8 @@ class Norm(Stateful):
     def adapt(self, batch: Batch) -> Answer:
         """Predict `batch` with the statistics of its own centre view mixed in."""
         before = self.source_answer(batch)
-        with own_statistics(self.model, own_share(self.settings, len(batch.centre))):
+        share, unbiased = own_share(self.settings, len(batch.centre)), self.settings.bn_variance == "unbiased"
+        with own_statistics(self.model, share, unbiased):
             after = self.model(batch.centre[:, 0]).log_softmax(1)
         return Answer(before=before, after=after, source=before)
 

@@ -4,7 +4,10 @@ norm layers.
 H(p) = -sum_k p_k log p_k, one SGD step a batch, batch norm with the batch's own statistics (section 3).  A batch here
 is one clip: statistics are taken over its views, time and space and, since that is little, mixed with the source's
 (`bn_prior`; 1 is Tent's own). A clip's p is the mean over its views.  The clip is predicted after the step, by its
-centre view with that view's statistics; Tent's code answers with the forward that the gradient came from.
+centre view with that view's statistics.
+
+As published: --preset tent_published.  What stays different from the authors' code: it answers with the forward that
+the gradient came from (column before_id, with one view), and adapts 2D batch norms alone.
 """
 
 import time

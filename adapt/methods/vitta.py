@@ -1,8 +1,10 @@
 """ViTTA (Lin et al., CVPR 2023): align feature statistics and make temporal views consistent, one SGD step a clip.
 
-loss = alignment + 0.1 consistency (sections 3.1 to 3.3).  With scope=all, lr=5e-5, weight_decay=5e-4, ema_start=zero,
-dropout=True and views by crop=multi_scale (adapt/video/clips.py) this is the published recipe; the defaults depart
-where validation says so.
+loss = alignment + 0.1 consistency (sections 3.1 to 3.3).  --preset vitta_published is the authors' recipe for TANet;
+the defaults depart from it where validation says so.  What stays different from their code: our
+statistics stage pools all values where theirs averages the moments of batches of 32 (`statistics_files` takes theirs),
+corruptions made here change pixels after the crop (`ready_made` files are corrupted whole, as theirs), frames are
+resized by torchvision instead of Pillow (a level apart), and random numbers come from other generators.
 """
 
 import time
@@ -40,6 +42,8 @@ class Settings(Aligning, learner.Settings):
 
     ema_start: str = setting("source", choices=("source", "zero"), source="zero: ViTTA's code; source: ours")
     """where the online statistics start; zero is without bias correction"""
+    consistency_over: str = setting("mean", choices=("mean", "sum"), source="sum: ViTTA's code; mean: ours")
+    """what is taken of the consistency over the clips of a batch; equal for batches of one"""
 
 
 class Vitta(Learner):
@@ -56,7 +60,7 @@ class Vitta(Learner):
         """One step on the batch, then predict it."""
         started = time.perf_counter()
         views = self.look(batch)
-        align, agree = self.alignment.loss(views.seen), consistency(views.log_p)
+        align, agree = self.alignment.loss(views.seen), consistency(views.log_p, self.settings.consistency_over)
         loss = align + self.settings.consistency * agree
         trace = []
         if self.optimiser.step(loss):

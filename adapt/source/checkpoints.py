@@ -150,6 +150,11 @@ def save_statistics(
     save(path, {**parts, "model_sha256": model_sha256, **(about or {})})
 
 
+def fisher_bn_prior(path: Path) -> float:
+    """`bn_prior` of the forwards that the Fisher weights in source statistics come from."""
+    return float(load(path, "statistics").get("bn_prior", 0.3))  # files of before this was stored
+
+
 def load_statistics(path: Path, model_sha256: str, labels: Sequence[str] | None = None) -> SourceStatistics:
     """Load source statistics.  Raises CheckpointError where they were taken of another checkpoint, for other classes
     than `labels` (where these are given and the file says), or are of an older form.

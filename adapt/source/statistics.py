@@ -4,19 +4,22 @@ In: the checkpoint and the clean train split.  Out: cache/<dataset>/model/<backb
 each aligned norm layer's output over clips, time, height and width, with the checkpoint's hash.
 
 With `fisher` there are also EATA's weights of the regulariser, by parameter name (adapt/methods/eata.py); they cost a
-backward a clip.
+backward a clip, and belong to runs with the same `scope` and `bn_prior`.
 """
 
+import argparse
+import dataclasses
 import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from adapt import command
-from adapt.contract import SourceStatistics
+from adapt import command, presets
+from adapt.contract import Moments, SourceStatistics
 from adapt.core import moments
 from adapt.core.device import device_of
 from adapt.errors import AdaptError, VideoError
@@ -39,10 +42,39 @@ class Options:
     variant: str = ""  # one of the backbone's sizes; "" for its first
     video: VideoOptions = field(default_factory=VideoOptions)
     max_clips: int = command.number(0, low=0)  # take so many clips, evenly spread over the train split; 0 for all
+    preset: str = ""  # eata_published: its authors' fisher, fisher_batch, bn_prior and max_clips, as defaults
     fisher: bool = False  # EATA's weights as well
+    fisher_batch: int = command.number(
+        1, low=1, high=65536
+    )  # clips whose mean gradient is squared; the authors' code takes 64
+    bn_prior: float = command.number(
+        0.3, low=0, high=1
+    )  # of the forwards that EATA's weights come from: adapt's setting of that name
     scope: str = "norm"  # which weights EATA will adapt: adapt's setting of that name
     device: str = "cpu"
     workers: int = command.number(2, low=1, high=1024)  # decoding threads
+
+
+def options_for(words: Sequence[str]) -> type[Options]:
+    """The options, whose defaults are those of the preset named on a command line.  Raises MethodError for an unknown
+    one.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", default="")
+    name = parser.parse_known_args(list(words))[0].preset
+    if not name:
+        return Options
+    preset = presets.get(name)
+    chosen = {**preset.statistics, "preset": name}
+    ranges = {one.name: one.metadata for one in dataclasses.fields(Options)}
+    made: list[Any] = [
+        (one, type(value), field(default=value, kw_only=True, metadata=ranges[one])) for one, value in chosen.items()
+    ]
+    made.append(("video", VideoOptions, field(default_factory=lambda: VideoOptions(**preset.video), kw_only=True)))
+    kind: type[Options] = dataclasses.make_dataclass(
+        "Options", made, bases=(Options,), frozen=True, namespace={"__doc__": Options.__doc__, "applied": name}
+    )
+    return kind
 
 
 def spread(clips: Sequence[Clip], n: int) -> list[Clip]:
@@ -69,12 +101,14 @@ class Frames:
 
 def identity(options: Options, model_sha256: str) -> dict[str, str]:
     """All that the statistics depend on, by name: options, data, model, code and torch."""
-    chosen = {name: value for name, value in vars(options).items() if name not in ("workers", "video")}
+    chosen = {name: value for name, value in vars(options).items() if name not in ("workers", "video", "preset")}
     chosen |= {name: value for name, value in vars(options.video).items() if name != "decode_timeout_s"}
     return {name: json.dumps(value) for name, value in chosen.items()} | {
         "clips.parquet": files.sha256_file(cache.ROOT / options.dataset / "clips.parquet")[:12],
         "model": model_sha256[:12],
-        "code": code.code_sha256(["adapt.source.statistics", f"adapt.backbones.{options.backbone}"])[:12],
+        "code": code.code_sha256(
+            ["adapt.source.statistics", f"adapt.backbones.{options.backbone}"], without=["adapt.presets"]
+        )[:12],
         "torch": str(torch.__version__),
     }
 
@@ -85,6 +119,12 @@ def run(options: Options) -> dict[str, object]:
     device = device_of(options.device)
     if options.max_clips < 0:
         raise AdaptError(f"max_clips {options.max_clips}: give 1 or more, or 0 for all clips")
+    if options.fisher_batch < 1 or not 0 <= options.bn_prior <= 1:
+        raise AdaptError(
+            f"fisher_batch {options.fisher_batch}, bn_prior {options.bn_prior}: a batch holds 1 clip or more, bn_prior "
+            "is 0 to 1"
+        )
+    presets.check_applied(options)
     labels, path = cache.read_labels(options.dataset), checkpoints.model_path(options.dataset, options.backbone)
     source = checkpoints.load_model(
         path, options.backbone, labels, options.video.frames, options.variant, options.video.size
@@ -98,13 +138,16 @@ def run(options: Options) -> dict[str, object]:
     names, frames = moments.norm_layers(source.model), Frames(clips, options, device)
     model = source.model.to(device)
     found = moments.collect(model, names, frames)
-    importance = eata.importance(model, frames, eata.Settings(scope=options.scope)) if options.fisher else {}
+    importance: Moments = {}
+    if options.fisher:
+        of_run = eata.Settings(scope=options.scope, bn_prior=options.bn_prior)
+        importance = eata.importance(model, frames, of_run, options.fisher_batch)
     fisher = {name: (omega.cpu(), value.cpu()) for name, (omega, value) in importance.items()}
     counts: dict[str, object] = {
         "n_clips": len(clips), "n_failed": frames.n_failed, "n_layers": len(names), "n_fisher": len(fisher),
     }  # fmt: skip
     about = {"backbone": options.backbone, "variant": options.variant, "n_clips": len(clips) - frames.n_failed}
-    about |= {"labels_sha256": classes.sha256(labels)}
+    about |= {"labels_sha256": classes.sha256(labels), "bn_prior": options.bn_prior}
     checkpoints.save_statistics(
         path, SourceStatistics(found, fisher), source.sha256, {**about, "run": known, "counts": counts}
     )

@@ -8,12 +8,13 @@ be gone on with.
 import hashlib
 import json
 import platform
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
 
-from adapt.tables import code, schema
+from adapt.tables import code, files, schema
 
 LIBRARIES = ("torch", "torchvision", "numpy", "av", "decord")
 TABLES = ("predictions", "traces")
@@ -27,6 +28,11 @@ def code_sha256(modules: Iterable[str], without: Collection[str] = ()) -> str:
     return hashlib.sha256(
         json.dumps([code.code_sha256(modules, without), schemas], sort_keys=True).encode()
     ).hexdigest()
+
+
+def files_sha256(paths: Sequence[Path]) -> str:
+    """Hash the contents of files, in their order."""
+    return hashlib.sha256(json.dumps([files.sha256_file(path) for path in paths]).encode()).hexdigest()
 
 
 def _version(name: str) -> str:

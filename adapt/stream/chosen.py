@@ -2,7 +2,8 @@
 method and fusion read.
 
 Out: cache/<dataset>/settings/<run>.json.  The stage `adapt` depends on its own run's file alone, so a setting that
-changes runs the methods that read it again, and no others.
+changes runs the methods that read it again, and no others.  A run may be a preset's name (adapt/presets.py): what the
+preset says of its method stays, since what is given here is given for all runs.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from adapt import fusion as fusions
-from adapt import methods
+from adapt import methods, presets
 from adapt.core import settings
 from adapt.errors import MethodError
 from adapt.stream.options import FUSION
@@ -26,7 +27,7 @@ class Options:
     """Which runs there are."""
 
     dataset: str
-    methods: tuple[str, ...]  # a method, or method+fusion, a run each
+    methods: tuple[str, ...]  # a method or a preset, or either with a fusion as in method+fusion, a run each
     fusion: str = FUSION  # of those that name none
     against: tuple[str, ...] = ()  # comes with the same section of params.yaml; the report reads it, not this
     settings: Any = field(default_factory=dict)  # by name; each of some run's method or fusion
@@ -65,12 +66,13 @@ def run(options: Options) -> dict[str, object]:
     folder, read = cache.ROOT / options.dataset / "settings", set[str]()
     chosen: dict[str, dict[str, object]] = {}
     for name in options.methods:
-        method, fusion = methods.parts_of(name)
-        fusion = options.fusion if fusion is None else fusion
+        named, fusion = methods.parts_of(name)
+        method, fusion = presets.method_of(named), options.fusion if fusion is None else fusion
         known = methods.settings_of(method, fusion)
-        chosen[name] = {key: value for key, value in sorted(given.items()) if key in known}
+        stays = presets.PRESETS[named].settings if named in presets.PRESETS else {}
+        read |= known.keys() & given.keys()
+        chosen[name] = {key: value for key, value in sorted(given.items()) if key in known and key not in stays}
         methods.choose(method, fusion, chosen[name])  # raises for a value out of range
-        read |= chosen[name].keys()
     if unread := sorted(given.keys() - read):
         raise MethodError(f"{unread[0]} is a setting of none of {' '.join(options.methods)}: take it out of adapt.args")
     shutil.rmtree(folder, ignore_errors=True)

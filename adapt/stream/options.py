@@ -8,12 +8,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from adapt import command, methods
+from adapt import command, methods, presets
 from adapt.core import settings
 from adapt.errors import AdaptError, MethodError
 from adapt.stream._streams import SETTINGS
@@ -30,24 +31,31 @@ class Options:
 
     dataset: str
     backbone: str
-    method: str  # a file of adapt/methods; vitta+plain is vitta with --fusion plain
+    method: str
+    """a file of adapt/methods, or a preset; vitta+plain is vitta with --fusion plain"""
     corruptions: tuple[str, ...]  # each its own stream; "clean" for none
     fusion: str = FUSION  # how its answers are put together with the sound, a file of adapt/fusion; none: they are not
     video: VideoOptions = field(default_factory=VideoOptions)
     settings: Any = field(default_factory=dict)  # of the method and the fusion, by name
     settings_file: str = ""  # a JSON file of such settings by name; flags win
+    preset: str = ""
+    """a baseline as published: defaults of its method's settings and of how clips are read; flags win"""
     name: str = ""
     """of this run: its folder, its metrics, its rows in tables; group/name puts several in one; "" for the method's,
     or method+fusion"""
     variant: str = ""  # one of the backbone's; "" for its first
     severity: int = command.number(5, low=1, high=5)  # 1 to 5
     order_seeds: tuple[int, ...] = command.number((0,), low=0)  # a stream per corruption and seed
+    order_file: str = ""
+    """a line a clip in a fixed order, instead of a seed's: clip_id, or path n_frames class_id; {} is the corruption"""
     setting: str = "online"
     """source weights return before each stream (online, sorted by class), batch (episodic) or order seed (continual)"""
     batch_size: int = command.number(1, low=1, high=4096)  # clips that are adapted on and predicted together
     split: str = "test"
     max_clips: int = command.number(0, low=0)  # of every order, the first so many, for trials; 0 for all
     source_free: bool = False  # take the source statistics from batch norm buffers
+    statistics_files: tuple[str, ...] = ()
+    """ViTTA's list_spatiotemp_mean_*.npy and list_spatiotemp_var_*.npy, in place of the statistics stage's file"""
     device: str = "cpu"  # cpu, cuda, cuda:1
     jobs: int = command.number(0, low=0, high=1024)
     """streams side by side, each in a process of one thread; 0 for as many as cores, 1 on a GPU"""
@@ -66,15 +74,16 @@ WITHOUT_EFFECT = (  # options that change no row; the device is told apart
 
 
 def method_and_fusion(options: Options) -> tuple[str, str]:
-    """Their names."""
+    """Their names; a preset's method where a preset's name stands for it."""
     method, fusion = methods.parts_of(options.method)
-    return method, options.fusion if fusion is None else fusion
+    return presets.method_of(method), options.fusion if fusion is None else fusion
 
 
 def run_name(options: Options) -> str:
-    """What a run is called."""
+    """What a run is called: by its preset, where it has one."""
     method, fusion = method_and_fusion(options)
-    return options.name or (method if fusion == FUSION else f"{method}+{fusion}")
+    made_by = options.preset or method
+    return options.name or (made_by if fusion == FUSION else f"{made_by}+{fusion}")
 
 
 def given_settings(options: Options) -> dict[str, Any]:
@@ -104,15 +113,17 @@ def _settings_of_file(path: str) -> dict[str, Any]:
 
 
 def options_for(words: Sequence[str]) -> type[Options]:
-    """The options with the settings that the method and fusion named on a command line read, each a flag of its own.
+    """The options with the settings that the method and fusion named on a command line read, each a flag of its own;
+    their defaults are those of the preset that is named.
 
-    Raises MethodError for an unknown method or fusion, and for a flag that has another name now or is gone.
+    Raises MethodError for an unknown method, fusion or preset, and for a flag that has another name now or is gone.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("method", "fusion", "settings_file"):
+    for name in ("method", "fusion", "settings_file", "preset"):
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest=name, default="")
     named, _ = parser.parse_known_args(list(words))
-    method, fusion = methods.parts_of(named.method or "audio")
+    method, fusion = methods.parts_of(named.method or named.preset or "audio")
+    preset, method = _preset_of(method, named.preset)
     if fusion is not None and named.fusion not in ("", fusion):
         raise MethodError(
             f"--method {named.method} names the fusion {fusion}, --fusion {named.fusion} another: give one"
@@ -125,7 +136,7 @@ def options_for(words: Sequence[str]) -> type[Options]:
         )
         if flag not in known and (flag in settings.GONE or settings.RENAMED.get(flag) in known):
             raise MethodError(settings.explain(flag, sorted(known)))
-    given = _settings_of_file(named.settings_file)
+    given = dict(presets.PRESETS[preset].settings if preset else {}) | _settings_of_file(named.settings_file)
     methods.choose(method, fusion, given)  # raises
     help_of = methods.docs_of(method, fusion)
     made = [
@@ -133,14 +144,39 @@ def options_for(words: Sequence[str]) -> type[Options]:
         for name, one in sorted(known.items())
     ]
     flags = dataclasses.make_dataclass("Settings", made, frozen=True)
+    fields: list[Any] = [("settings", flags, field(default_factory=flags))]
     kind: type[Options] = dataclasses.make_dataclass(
         "Options",
-        [("settings", flags, field(default_factory=flags))],
+        fields + (_defaults(preset, presets.PRESETS[preset]) if preset else []),
         bases=(Options,),
         frozen=True,
-        namespace={"__doc__": Options.__doc__},
+        namespace={"__doc__": Options.__doc__, "applied": preset},
     )
     return kind
+
+
+def _preset_of(method: str, preset: str) -> tuple[str, str]:
+    """(the preset that a command line names by --preset, or in place of a method, or ""; the method).
+
+    Raises MethodError where the two do not go together.
+    """
+    name = preset or (method if method in presets.PRESETS else "")
+    if not name:
+        return "", method
+    found = presets.get(name)
+    if method not in (name, found.method):
+        raise MethodError(f"preset {name} is of {found.method}, and --method names {method}: give one of them")
+    return name, found.method
+
+
+def _defaults(name: str, preset: presets.Preset) -> list[Any]:
+    """The fields of Options whose defaults are a preset's, beside its settings."""
+    values: dict[str, Any] = {"method": name, "preset": name, "batch_size": preset.batch_size}
+    video = partial(VideoOptions, **preset.video)
+    return [
+        *((one, type(value), field(default=value, kw_only=True)) for one, value in values.items()),
+        ("video", VideoOptions, field(default_factory=video, kw_only=True)),
+    ]
 
 
 def check(options: Options) -> None:
@@ -150,6 +186,7 @@ def check(options: Options) -> None:
         if not fine:
             raise AdaptError(f"{name} is {value!r}: give {wanted}")
 
+    presets.check_applied(options)
     methods.choose(*method_and_fusion(options), given_settings(options))  # raises
     ask(
         re.fullmatch(f"({WORD}/)*{WORD}", run_name(options)) is not None,
@@ -165,6 +202,12 @@ def check(options: Options) -> None:
         values = getattr(options, name)
         ask(0 < len(set(values)) == len(values), name, values, "at least one, each once")
     ask(min(options.order_seeds) >= 0, "order_seeds", options.order_seeds, "0 or more")
+    if options.order_file:
+        ask(len(options.order_seeds) == 1, "order_seeds", options.order_seeds, "one: order_file is one order")
+        ask(options.setting != "sorted", "setting", options.setting, "another, or no order_file")
+    if options.statistics_files:
+        ask(len(options.statistics_files) == 2, "statistics_files", options.statistics_files, "two: means, variances")
+        ask(not options.source_free, "source_free", options.source_free, "no, or no statistics_files")
     ask(0 <= options.max_failed_share <= 1, "max_failed_share", options.max_failed_share, "0 to 1")
     ask(options.max_clips >= 0, "max_clips", options.max_clips, "0 (all) or more")
     ask(options.jobs >= 0, "jobs", options.jobs, "0 (the cores) or more")

@@ -22,10 +22,11 @@ from adapt.core.oracle import Oracle
 from adapt.errors import AdaptError, TooManyFailedError
 from adapt.fusion import Fused
 from adapt.report import metrics
-from adapt.source import checkpoints
+from adapt.source import checkpoints, vitta_statistics
 from adapt.stream import _fingerprint, _progress
 from adapt.stream._batches import Row
 from adapt.stream._lanes import cores, each
+from adapt.stream._order import order_file, read_order
 from adapt.stream._pace import News, Pace
 from adapt.stream._profile import Profile
 from adapt.stream._progress import Progress
@@ -43,8 +44,13 @@ from adapt.tables import cache, files
 from adapt.tables.cache import Clip, Sound
 
 log = logging.getLogger("adapt")
-WITHOUT_ROWS = ("adapt.report.metrics", "adapt.stream._pace", "adapt.stream._profile")  # modules that make none
+WITHOUT_ROWS = (  # modules that make none; a preset's settings stand in the fingerprint themselves
+    "adapt.report.metrics", "adapt.stream._pace", "adapt.stream._profile", "adapt.presets",
+)  # fmt: skip
 NAMED = 5  # clips that could not be read
+SAID_OTHERWISE = (  # options that the fingerprint holds as what they come to
+    "settings", "settings_file", "preset", "order_file", "statistics_files",
+)  # fmt: skip
 
 
 def plan(options: Options) -> list[Stream]:
@@ -59,6 +65,15 @@ def plan(options: Options) -> list[Stream]:
         Stream(options.dataset, options.backbone, name, corruption, severity(corruption), seed, *made_by)
         for seed, corruption in pairs
     ]
+
+
+def ordered(options: Options, clips: Sequence[Clip], corruption: str, order_seed: int) -> list[Clip]:
+    """The clips of a stream in their order: that of `order_file`, or of the seed.  Raises AdaptError for a file that is
+    no order of these clips.
+    """
+    if not options.order_file:
+        return order(clips, order_seed, options.setting, options.max_clips)
+    return read_order(order_file(options.order_file, corruption), clips)[: options.max_clips or None]
 
 
 def reading(options: Options) -> Reading:
@@ -81,7 +96,7 @@ def adapt_stream(
     start(method, order_seed)
     rows: Rows = ([], [])
     for predictions, traces in adapt_batches(
-        method, order(clips, order_seed, options.setting, options.max_clips), sounds, which, reading(options)
+        method, ordered(options, clips, corruption, order_seed), sounds, which, reading(options)
     ):
         rows = (rows[0] + predictions, rows[1] + traces)
     return rows
@@ -122,7 +137,7 @@ def adapt_streams(
 ) -> None:
     """Adapt on every stream that `kept` does not hold yet, lanes side by side, and write the run's tables."""
     streams = plan(options)
-    n_clips = len(order(clips, options.order_seeds[0], options.setting, options.max_clips))
+    n_clips = min(len(clips), options.max_clips or len(clips))
     pace = Pace(n_clips * len(streams))
     try:
         each(
@@ -144,15 +159,15 @@ def _adapt_lane(
 ) -> None:  # fmt: skip
     """Adapt on those streams of a lane that are not on disk yet, from the source weights on."""
     streams, how, lane = plan(options), reading(options), kept.lane(numbers)
-    n_clips = len(order(clips, options.order_seeds[0], options.setting, options.max_clips))
+    n_clips = min(len(clips), options.max_clips or len(clips))
     lane.restore(method, n_clips, how.device)
     tell(News(lane.n_done(n_clips), "", anew=False))
     for number in range(lane.number, numbers.stop):
         which = streams[number]
         if lane.position == 0 and starts_anew(streams, number, options.setting):
             start(method, which.order_seed)
-        ordered = order(clips, which.order_seed, options.setting, options.max_clips)
-        for rows in adapt_batches(method, ordered, sounds, which, how, lane.position, profile):
+        stream = ordered(options, clips, which.corruption, which.order_seed)
+        for rows in adapt_batches(method, stream, sounds, which, how, lane.position, profile):
             lane.add(rows, len(rows[0]))
             tell(News(len(rows[0]), str(which)))
             if lane.is_due():
@@ -177,7 +192,7 @@ def _check_failures(rows: Sequence[Row], which: Stream, share: float) -> None:
 def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
     """The run's fingerprint."""
     method, fusion = method_and_fusion(options)
-    chosen = {name: value for name, value in vars(options).items() if name not in ("settings", "settings_file")}
+    chosen = {name: value for name, value in vars(options).items() if name not in SAID_OTHERWISE}
     chosen |= {
         "video": dataclasses.asdict(options.video),
         "name": run_name(options),
@@ -190,7 +205,7 @@ def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
     modules = ["stream.streaming", f"methods.{method}", f"backbones.{options.backbone}"] + [f"fusion.{fusion}"] * (
         fusion != "none"
     )
-    statistics = checkpoints.statistics_path(options.dataset, options.backbone)
+    orders = [order_file(options.order_file, corruption) for corruption in options.corruptions]
     return {
         "options": json.dumps(
             {name: value for name, value in chosen.items() if name not in WITHOUT_EFFECT}, sort_keys=True
@@ -198,9 +213,18 @@ def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
         "code_sha256": _fingerprint.code_sha256([f"adapt.{name}" for name in modules], without=WITHOUT_ROWS),
         "data_sha256": cache.data_sha256(options.dataset),
         "checkpoint_sha256": source.sha256,
-        "statistics_sha256": "none: source_free" if options.source_free else files.sha256_file(statistics),
+        "statistics_sha256": _statistics_sha256(options),
+        **({"orders_sha256": _fingerprint.files_sha256(orders)} if options.order_file else {}),
         **_fingerprint.environment(device_of(options.device)),
     }
+
+
+def _statistics_sha256(options: Options) -> str:
+    if options.source_free:
+        return "none: source_free"
+    if options.statistics_files:
+        return _fingerprint.files_sha256([Path(name) for name in options.statistics_files])
+    return files.sha256_file(checkpoints.statistics_path(options.dataset, options.backbone))
 
 
 @dataclass(frozen=True)
@@ -225,12 +249,30 @@ def read(options: Options) -> Given:
     source = checkpoints.load_model(
         path, options.backbone, labels, options.video.frames, options.variant, options.video.size
     )
-    statistics = None
-    if not options.source_free:
-        statistics = checkpoints.load_statistics(
-            checkpoints.statistics_path(options.dataset, options.backbone), source.sha256, labels
-        )
-    return Given(labels, clips, sounds, source, statistics)
+    for corruption in options.corruptions if options.order_file else ():
+        read_order(order_file(options.order_file, corruption), clips)  # raises
+    return Given(labels, clips, sounds, source, _statistics(options, source, labels))
+
+
+def _statistics(options: Options, source: checkpoints.Source, labels: list[str]) -> SourceStatistics | None:
+    """The source statistics that the options name; None: source-free.  Raises AdaptError where they are not of this
+    model, or their Fisher weights of forwards with another `bn_prior` than the run's.
+    """
+    if options.source_free:
+        return None
+    if options.statistics_files:
+        return vitta_statistics.read([Path(name) for name in options.statistics_files], source.model)
+    path = checkpoints.statistics_path(options.dataset, options.backbone)
+    found = checkpoints.load_statistics(path, source.sha256, labels)
+    method, fusion = method_and_fusion(options)
+    if found.fisher and "eata_fisher" in methods.settings_of(method):
+        wanted = methods.choose(method, fusion, given_settings(options))[0].bn_prior
+        if (taken := checkpoints.fisher_bn_prior(path)) != wanted:
+            raise AdaptError(
+                f"{path}: its Fisher weights were taken with bn_prior {taken:g}, the run has {wanted:g}: run "
+                f"`python -m adapt.statistics` with --fisher --bn_prior {wanted:g}"
+            )
+    return found
 
 
 def build(options: Options, given: Given) -> Fused:

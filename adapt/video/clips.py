@@ -2,9 +2,9 @@
 (adapt/decoding).
 
 A *view* samples T frames, one from each of T equal segments; views start at equidistant offsets inside a segment
-(ViTTA, section 3.3), the centre view in its middle.  Frames stay uint8 until they reach the device.  Corruptions come
-from three places: pixels are changed after the crop, `h265_abr` encodes the file first, and `ready_made` files are read
-instead of the clip's own.
+(ViTTA, section 3.3), the centre view in its middle (adapt/video/views.py).  Frames stay uint8 until they reach the
+device.  Corruptions come from three places: pixels are changed after the crop, `h265_abr` encodes the file first, and
+`ready_made` files are read instead of the clip's own.
 """
 
 from collections import deque
@@ -18,33 +18,19 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional as tv
 
 from adapt import command
 from adapt.errors import AdaptError, VideoError
 from adapt.tables.cache import Clip
 from adapt.video import corruptions
+from adapt.video._crops import CROPS, Box, centre_crop, cut, whole_box
+from adapt.video._crops import multi_scale_crop as multi_scale_crop
 from adapt.video.corruptions import _blur, _ready_made
 from adapt.video.decoding import TIMEOUT_S, DecodeError, Decoders, FactsChangedError, Video
+from adapt.video.views import indices_of_views
 from adapt.video.views import view_indices as view_indices
 
 LOOKAHEAD = 4  # clips held at once: the one with the model, and those decoded ahead of it
-CROP_SCALES = (1, 0.875, 0.75, 0.66)
-CROP_PLACES = (
-    (0, 0),
-    (0, 4),
-    (4, 0),
-    (4, 4),
-    (2, 2),
-    (2, 0),
-    (2, 4),
-    (4, 2),
-    (0, 2),
-    (1, 1),
-    (1, 3),
-    (3, 1),
-    (3, 3),
-)  # quarters of the room
 Result = TypeVar("Result")
 
 
@@ -57,10 +43,14 @@ class VideoOptions:
     resize: int = command.number(96, low=1, high=8192)  # the short side, in pixels
     size: int = command.number(96, low=1, high=8192)  # the centre crop, in pixels
     crop: str = "centre"
-    """of the views that are adapted on: centre, or multi_scale, as ViTTA has it; prediction is by the centre crop"""
+    """of the views that are adapted on: centre, multi_scale of the centre crop (scales and places: ViTTA), or
+    multi_scale_whole of the whole decoded frame, as ViTTA's code; prediction is by the centre crop"""
     ready_made: str = ""  # a folder of corrupted files (adapt/corruptions/ready_made.py); "" to corrupt the clips here
     decode_timeout_s: float = command.number(TIMEOUT_S, low=0, high=86400, above=True)
     """a file that takes longer to read is given up: its clip fails, the run goes on"""
+    sampling: str = "even"
+    """which frames the views take: even, or vitta, whose code starts them at both ends of the first segment and takes
+    all a frame later (adapt/video/views.py)"""
 
 
 @dataclass(frozen=True)
@@ -99,7 +89,7 @@ def sample(video: Video, indices: np.ndarray, options: VideoOptions) -> np.ndarr
     """
     parts = []
     for chunk in video.frames(indices):
-        small = _resize_and_crop(torch.from_numpy(chunk), options)
+        small = centre_crop(chunk, options.resize, options.size)
         parts.append(small.copy() if np.may_share_memory(small, chunk) else small)  # the next chunk overwrites this one
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
@@ -108,13 +98,6 @@ def read_frames(path: Path, indices: np.ndarray, options: VideoOptions) -> np.nd
     """`sample` of the file at `path`.  Raises VideoError where it cannot be read."""
     with Decoders(options.decode_timeout_s) as decoders:
         return read_video(path, lambda video: sample(video, indices, options), decoders)
-
-
-def _resize_and_crop(batch: torch.Tensor, options: VideoOptions) -> np.ndarray:
-    frames = batch.permute(0, 3, 1, 2)
-    if min(frames.shape[-2:]) != options.resize:
-        frames = tv.resize(frames, [options.resize], antialias=True)
-    return tv.center_crop(frames, [options.size, options.size]).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def count_frames(path: Path) -> int:
@@ -143,50 +126,29 @@ def read_clip(
     if decoders is None:
         with Decoders(options.decode_timeout_s) as own:
             return read_clip(clip, options, corruption, severity, seed, own)
+    if options.crop not in CROPS:
+        raise AdaptError(f"crop {options.crop!r}: choose 'centre' or 'multi_scale', or 'multi_scale_whole'")
     path = corrupted_path(clip, options, corruption, severity, decoders)
-    offsets = [(v + 0.5) / options.views for v in range(options.views)] + [0.5]
+    averages = severity if path == clip.path and corruption == "motion_temporal" else 0
 
     def work(video: Video) -> tuple[np.ndarray, np.ndarray]:
         """Frames, and which of them each view takes (V + 1, T)."""
-        n_frames = video.facts.n_frames
-        wanted = np.stack([view_indices(n_frames, options.frames, offset) for offset in offsets])
+        wanted = indices_of_views(video.facts.n_frames, options.frames, options.views, options.sampling)
+        if options.crop == "multi_scale_whole":
+            frames = _sample_whole(video, wanted, options, averages, seed, clip.clip_id)
+            return frames, np.arange(wanted.size).reshape(wanted.shape)
         unique, places = np.unique(wanted, return_inverse=True)
-        if path == clip.path and corruption == "motion_temporal" and severity:
-            return _sample_averaged(video, unique, options, severity), places.reshape(wanted.shape)
-        return sample(video, unique, options), places.reshape(wanted.shape)
+        frames = _sample_averaged(video, unique, options, averages) if averages else sample(video, unique, options)
+        return frames, places.reshape(wanted.shape)
 
     frames, places = read_video(path, work, decoders)
-    if path == clip.path and corruption != "motion_temporal":
+    if path == clip.path and not averages:
         frames = corruptions.apply(frames, corruption, severity, seed=seed, clip_id=clip.clip_id)
     views = torch.from_numpy(frames)[torch.from_numpy(places)].permute(0, 4, 1, 2, 3)  # (V + 1, C, T, H, W)
-    return ClipFrames(_cropped(views[:-1], options.crop, seed, clip.clip_id), views[-1:])
-
-
-def _cropped(views: torch.Tensor, crop: str, seed: int, clip_id: str) -> torch.Tensor:
-    """The views (V, C, T, H, W) as they are, or each cropped anew.  Raises AdaptError for an unknown crop."""
-    if crop == "centre":
-        return views
-    if crop != "multi_scale":
-        raise AdaptError(f"crop {crop!r}: choose 'centre' or 'multi_scale'")
-    random = corruptions.generator(seed, clip_id, "multi_scale")
-    return torch.stack([multi_scale_crop(view, random) for view in views])
-
-
-def multi_scale_crop(view: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
-    """Crop a view (C, T, H, W) to one of TSN's scales at one of its 13 places, the same for all frames, and resize it
-    to H x W.
-
-    Height and width are shares 1, .875, .75 or .66 of the short side, at most one scale apart (TSN, Wang et al., ECCV
-    2016, section 3.2; ViTTA).
-    """
-    height, width = view.shape[2:]
-    sides = [int(min(height, width) * scale) for scale in CROP_SCALES]
-    i = int(random.integers(len(sides)))
-    j = int(random.integers(max(0, i - 1), min(len(sides), i + 2)))
-    down, right = random.choice(CROP_PLACES).tolist()
-    top, left = down * (height - sides[i]) // 4, right * (width - sides[j]) // 4
-    frames = tv.resized_crop(view.transpose(0, 1), top, left, sides[i], sides[j], [height, width], antialias=True)
-    return frames.transpose(0, 1)
+    if options.crop == "multi_scale":
+        random = corruptions.generator(seed, clip.clip_id, "multi_scale")
+        return ClipFrames(torch.stack([multi_scale_crop(view, random) for view in views[:-1]]), views[-1:])
+    return ClipFrames(views[:-1], views[-1:])
 
 
 def corrupted_path(clip: Clip, options: VideoOptions, corruption: str, severity: int, decoders: Decoders) -> Path:
@@ -208,9 +170,55 @@ def _sample_averaged(video: Video, indices: np.ndarray, options: VideoOptions, s
     """motion_temporal of the frames at sorted `indices`: their neighbours in the file, not those in the view, are
     averaged.
     """
-    spans = _blur.neighbours(indices, video.facts.n_frames, severity)
+    needed, places = _with_neighbours(indices, video.facts.n_frames, severity)
+    return _blur.average(sample(video, needed, options), places)
+
+
+def _with_neighbours(indices: np.ndarray, n_frames: int, severity: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the frames to read, which of them, from first to last, make each of the sorted `indices`)."""
+    spans = _blur.neighbours(indices, n_frames, severity)
     needed = np.unique(np.concatenate([np.arange(first, last) for first, last in spans]))
-    return _blur.average(sample(video, needed, options), np.searchsorted(needed, spans))
+    return needed, np.searchsorted(needed, spans)
+
+
+def _sample_whole(
+    video: Video, wanted: np.ndarray, options: VideoOptions, averages: int, seed: int, clip_id: str
+) -> np.ndarray:
+    """The frames at `wanted` (V + 1, T), each view cut out of the whole decoded frames by a box of its own, the last
+    one by the centre crop -> uint8 ((V + 1) T, size, size, 3), in one pass over the video.
+
+    `averages` is the severity of motion_temporal, 0 for none.
+    """
+    per_view = [np.unique(row, return_inverse=True) for row in wanted]
+    if averages:
+        reads = [_with_neighbours(unique, video.facts.n_frames, averages) for unique, _ in per_view]
+        seen = _cut_each(video, [needed for needed, _ in reads], options, seed, clip_id)
+        seen = [_blur.average(frames, spans) for frames, (_, spans) in zip(seen, reads, strict=True)]
+    else:
+        seen = _cut_each(video, [unique for unique, _ in per_view], options, seed, clip_id)
+    return np.concatenate([frames[places] for frames, (_, places) in zip(seen, per_view, strict=True)])
+
+
+def _cut_each(
+    video: Video, wanted: Sequence[np.ndarray], options: VideoOptions, seed: int, clip_id: str
+) -> list[np.ndarray]:
+    """Of every view its frames, at sorted indices, cut by the view's box; of the last one, by the centre crop."""
+    indices = np.unique(np.concatenate(wanted))
+    seen = [np.empty((len(one), options.size, options.size, 3), np.uint8) for one in wanted]
+    boxes: list[Box] = []
+    behind = 0
+    for chunk in video.frames(indices):
+        if not boxes:
+            random = corruptions.generator(seed, clip_id, "multi_scale_whole")
+            height, width = chunk.shape[1:3]
+            boxes = [whole_box(height, width, options.size, random) for _ in wanted[:-1]]
+        here = indices[behind : behind + len(chunk)]
+        for frames, one, box in zip(seen, wanted, [*boxes, None], strict=True):
+            rows = np.flatnonzero((one >= here[0]) & (one <= here[-1]))
+            taken = chunk[np.searchsorted(here, one[rows])]
+            frames[rows] = cut(taken, box, options.size) if box else centre_crop(taken, options.resize, options.size)
+        behind += len(chunk)
+    return seen
 
 
 def stream(

@@ -14,7 +14,7 @@ import numpy as np
 from adapt.errors import AdaptError
 from adapt.video.corruptions import _codec
 from adapt.video.corruptions._blur import defocus, motion, motion_temporal, zoom
-from adapt.video.corruptions._digital import contrast, jpeg
+from adapt.video.corruptions._digital import contrast, contrast_mini, jpeg
 from adapt.video.corruptions._noise import gauss, impulse, pepper, salt, shot
 from adapt.video.corruptions._weather import rain
 from adapt.video.decoding import Decoders
@@ -34,6 +34,7 @@ _PIXELS: tuple[Corruption, ...] = (
     contrast,
     rain,
     motion_temporal,
+    contrast_mini,
 )
 CORRUPTIONS: dict[str, Corruption] = {f.__name__: f for f in _PIXELS}
 FILE_CORRUPTIONS = ("h265_abr",)  # of a whole file, not of frames
@@ -51,6 +52,7 @@ BENCHMARK = (
     "rain",
     "h265_abr",
 )  # ViTTA's twelve
+OTHERS = ("motion_temporal", "contrast_mini")  # Mini-Kinetics-C's, where they differ from ImageNet-C's
 
 
 def generator(seed: int, clip_id: str, corruption: str) -> np.random.Generator:

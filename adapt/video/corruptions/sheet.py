@@ -15,7 +15,7 @@ from adapt import command
 from adapt.errors import AdaptError
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions, read_clip
-from adapt.video.corruptions import BENCHMARK
+from adapt.video.corruptions import BENCHMARK, OTHERS
 
 MARGIN = 120  # pixels for the names
 LINE = 24  # pixels for the severities
@@ -35,7 +35,7 @@ class Options:
 
 def sheet(options: Options) -> Image.Image:
     """The contact sheet.  Raises VideoError where the clip cannot be read."""
-    names, severities = (*BENCHMARK, "motion_temporal"), range(6)
+    names, severities = (*BENCHMARK, *OTHERS), range(6)
     video = VideoOptions(frames=1, views=1, resize=options.size, size=options.size)
     clip = Clip(options.clip.stem, options.clip, "test", 0, "ok")
     picture = Image.new("RGB", (MARGIN + len(severities) * options.cell, LINE + len(names) * options.cell), "white")

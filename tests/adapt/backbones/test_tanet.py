@@ -2,15 +2,19 @@
 authors' code.
 """
 
+import argparse
 import copy
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from adapt import backbones
+from adapt import backbones, presets
 from adapt.backbones import tanet
 from adapt.backbones._folding import Norm2d, conv_norm
 from adapt.backbones._temporal import TemporalAdaptiveModule
@@ -114,11 +118,32 @@ def test_two_vitta_clips_give_the_losses_weights_and_predictions_of_the_authors_
         assert torch.allclose(value.double(), weights[name].double(), rtol=1e-8, atol=1e-10), name
 
 
+def test_with_its_preset_vitta_is_the_authors_way_step_by_step() -> None:
+    """Dropout of 0.8 and all; the same noise on both sides, since it is drawn once a clip."""
+    ours, theirs = ours_and_theirs()
+    source = source_statistics(theirs)
+    chosen = presets.get("vitta_published").settings
+    method = built.alone("vitta", ours, source, K, **chosen)
+    published = PublishedVitta(theirs, source.moments, chosen["lr"], chosen["weight_decay"])
+    for seed in range(3):
+        batch = clip(seed)
+        torch.manual_seed(seed)
+        answer = method.adapt(batch)
+        torch.manual_seed(seed)
+        loss = published.step(images(batch.frames[0]), 0, dropout=True)
+        assert answer.trace[0].loss == pytest.approx(loss, rel=1e-9)
+        expected = published.predict(images(batch.centre[0])).log_softmax(1)
+        assert torch.allclose(answer.after, expected, rtol=1e-8, atol=1e-10)
+    weights = theirs.state_dict()
+    for name, value in ours.state_dict().items():
+        assert torch.allclose(value.double(), weights[name].double(), rtol=1e-8, atol=1e-10), name
+
+
 def test_with_dropout_on_the_same_noise_gives_the_same_step() -> None:
     ours, theirs = ours_and_theirs()
     source = source_statistics(theirs)
     batch = clip(0)
-    method = built.alone("vitta", ours, source, K, scope="all", dropout=True, ema_start="zero")
+    method = built.alone("vitta", ours, source, K, scope="all", dropout=True, dropout_rate=0.8, ema_start="zero")
     torch.manual_seed(3)
     answer = method.adapt(batch)
     torch.manual_seed(3)
@@ -257,6 +282,56 @@ def test_a_checkpoint_of_the_published_form_loads_whole(tmp_path: Path) -> None:
     ours = backbones.build("tanet", K, T, str(path), "resnet18").eval()
     frames = torch.rand(1, 3, T, SIZE, SIZE)
     assert torch.allclose(ours(frames), theirs(images(frames)), atol=1e-4)
+
+
+@pytest.mark.parametrize("numpy_1", [False, True])
+def test_a_numpy_scalar_and_a_namespace_beside_the_weights_are_read(tmp_path: Path, numpy_1: bool) -> None:
+    """What torch.save writes of them, under the names that numpy 2 and numpy 1 give their scalars."""
+    path, theirs = published_file(tmp_path)
+    about = {"best_prec1": np.float64(90.0), "epoch": np.int64(50), "args": argparse.Namespace(arch="tanet", lr=0.1)}
+    torch.save(torch.load(path, weights_only=True) | about, path)
+    if numpy_1:
+        rewrite(path, b"numpy._core.multiarray", b"numpy.core.multiarray")
+    ours = backbones.build("tanet", K, T, str(path), "resnet18").eval()
+    frames = torch.rand(1, 3, T, SIZE, SIZE)
+    assert torch.allclose(ours(frames), theirs(images(frames)), atol=1e-4)
+    with pytest.raises(pickle.UnpicklingError):  # nothing is left allowed after it
+        torch.load(path, weights_only=True)
+
+
+def rewrite(path: Path, old: bytes, new: bytes) -> None:
+    """Put `new` for `old` in the pickle of a file that torch.save wrote."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    (name,) = (name for name in parts if name.endswith("data.pkl"))
+    assert old in parts[name]
+    parts[name] = parts[name].replace(old, new)
+    with zipfile.ZipFile(path, "w") as archive:
+        for one, content in parts.items():
+            archive.writestr(one, content)
+
+
+class Harmful:
+    """Pickled as a call that leaves a file behind."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(tmp_path: Path) -> None:
+    path, _ = published_file(tmp_path)
+    content = torch.load(path, weights_only=True)
+    hidden = (Harmful(tmp_path / "mark"), argparse.Namespace(lr=Harmful(tmp_path / "mark")))
+    for harmful in hidden:
+        torch.save(content | {"args": harmful}, path)
+        with pytest.raises(CheckpointError, match="is no published TANet resnet18 checkpoint"):
+            backbones.build("tanet", K, T, str(path), "resnet18")
+        assert not (tmp_path / "mark").exists()
+    torch.load(path, weights_only=False)
+    assert (tmp_path / "mark").exists()  # it would have
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_the_settings_of_a_method_and_a_fusion_are_those_that_either_has() -> No
     assert methods.settings_of("source", "none") == {}
     assert set(methods.settings_of("source", "plain")) == {"fusion_floor"}
     assert set(methods.settings_of("t3a", "balanced")) == {"t3a_supports", "fusion_floor", "prior_balance"}
-    assert set(methods.settings_of("norm", "none")) == {"bn_prior", "bn_samples"}
+    assert set(methods.settings_of("norm", "none")) == {"bn_prior", "bn_samples", "bn_variance"}
     assert {"lr", "trust"} <= set(methods.settings_of("vitta", "trusted"))
     assert "trust" not in methods.settings_of("vitta", "plain")
 

@@ -65,7 +65,7 @@ def test_odd_sizes_tiny_ones_and_one_frame_clips_work(name: str, shape: tuple[in
     assert corrupt(picture(*shape), name, severity).shape == (*shape, 3)
 
 
-@pytest.mark.parametrize("name", ["defocus", "motion", "zoom", "motion_temporal", "contrast"])
+@pytest.mark.parametrize("name", ["defocus", "motion", "zoom", "motion_temporal", "contrast", "contrast_mini"])
 def test_a_blur_and_contrast_keep_a_flat_picture(name: str) -> None:
     assert np.array_equal(corrupt(flat(77, 4, 40, 40), name), flat(77, 4, 40, 40))
 
@@ -101,6 +101,28 @@ def test_shot_noise_has_the_probabilities_of_a_poisson_distribution(severity: in
             expected, abs=4 * math.sqrt(expected / noisy.size) + 2e-5
         )
     assert corrupt(flat(0), "shot").max() == 0  # no light, no noise
+
+
+def test_shot_noise_of_a_count_of_photons_is_the_published_codes_byte() -> None:
+    """np.uint8(clip(count / c, 0, 1) * 255), for all counts that a white pixel can bring forth."""
+    for severity, photons in enumerate((60, 25, 12, 5, 3), 1):
+        published = {int(np.uint8(min(count / photons, 1) * 255)) for count in range(4 * photons)}
+        assert set(np.unique(corrupt(np.tile(np.arange(256, dtype=np.uint8), 4096 * 3).reshape(1, -1, 256, 3), "shot",
+                                     severity)).tolist()) == published  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "shares"), [
+    ("contrast", (0.4, 0.3, 0.2, 0.1, 0.05)),  # ImageNet-C
+    ("contrast_mini", (0.5, 0.4, 0.3, 0.2, 0.1)),  # Mini-Kinetics-C
+])  # fmt: skip
+def test_contrast_is_the_published_arithmetic_to_the_bit(name: str, shares: tuple[float, ...]) -> None:
+    """Of frames in which no value falls on a whole number, where their rounding decides."""
+    clean = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), np.uint8)
+    for severity, share in enumerate(shares, 1):
+        x = clean[0] / 255.0
+        mean = x.mean((0, 1), keepdims=True)
+        expected = np.uint8(np.clip((x - mean) * share + mean, 0, 1) * 255)
+        assert np.array_equal(corrupt(clean, name, severity)[0], expected)
 
 
 def test_contrast_scales_about_the_channel_mean() -> None:
@@ -212,8 +234,8 @@ def test_clean_and_severity_0_change_nothing() -> None:
     assert np.array_equal(corrupt(clean, "gauss", 0), clean)
 
 
-def test_the_twelve_of_the_benchmark_and_motion_temporal_are_all_that_there_are() -> None:
-    assert {*corruptions.BENCHMARK, "motion_temporal"} == {*NAMES, *corruptions.FILE_CORRUPTIONS}
+def test_the_twelve_of_the_benchmark_and_two_of_mini_kinetics_c_are_all() -> None:
+    assert {*corruptions.BENCHMARK, "motion_temporal", "contrast_mini"} == {*NAMES, *corruptions.FILE_CORRUPTIONS}
     assert len(corruptions.BENCHMARK) == 12
 
 

@@ -217,10 +217,10 @@ def test_a_corruption_or_severity_that_was_not_shipped_is_named(shipped: Path) -
 def test_the_contact_sheet_has_a_row_a_corruption_and_a_column_a_severity(film: Path) -> None:
     counts = run(Options(film, Path("out/sheet.png"), size=48, cell=48))
     picture = np.asarray(Image.open("out/sheet.png"))
-    assert picture.shape[:2] == (counts["height"], counts["width"]) == (24 + 13 * 48, 120 + 6 * 48)
-    cells = picture[24:, 120:].reshape(13, 48, 6, 48, 3).swapaxes(1, 2)  # (corruption, severity, 48, 48, 3)
+    assert picture.shape[:2] == (counts["height"], counts["width"]) == (24 + 14 * 48, 120 + 6 * 48)
+    cells = picture[24:, 120:].reshape(14, 48, 6, 48, 3).swapaxes(1, 2)  # (corruption, severity, 48, 48, 3)
     assert (cells[:, 0] == cells[0, 0]).all()  # the clean frame
-    assert all((cells[row, column] != cells[0, 0]).any() for row in range(13) for column in range(1, 6))
+    assert all((cells[row, column] != cells[0, 0]).any() for row in range(14) for column in range(1, 6))
     assert (picture[:24, 120:] < 128).any() and (picture[24:, :120] < 128).any()  # names
     with pytest.raises(AdaptError, match="sheet.doc cannot be written"):
         run(Options(film, Path("sheet.doc"), size=48, cell=48))
