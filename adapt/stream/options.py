@@ -172,9 +172,15 @@ def _preset_of(method: str, preset: str) -> tuple[str, str]:
 def _defaults(name: str, preset: presets.Preset) -> list[Any]:
     """The fields of Options whose defaults are a preset's, beside its settings."""
     values: dict[str, Any] = {"method": name, "preset": name, "batch_size": preset.batch_size}
-    video = partial(VideoOptions, **preset.video)
+    video, ranges = (
+        partial(VideoOptions, **preset.video),
+        {one.name: one.metadata for one in dataclasses.fields(Options)},
+    )
     return [
-        *((one, type(value), field(default=value, kw_only=True)) for one, value in values.items()),
+        *(
+            (one, type(value), field(default=value, kw_only=True, metadata=ranges[one]))
+            for one, value in values.items()
+        ),
         ("video", VideoOptions, field(default_factory=video, kw_only=True)),
     ]
 
