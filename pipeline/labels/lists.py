@@ -15,6 +15,7 @@ from adapt.tables.files import sha256_file
 
 LABELS = Path("data/labels")
 SOUNDS = LABELS / "audioset.csv"
+GENERIC = LABELS / "generic_sounds.txt"  # sounds that many things make, or nothing in particular
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,20 @@ def read_list(path: Path) -> list[str]:
         return classes.read(path, by_hand=True)
     except ClassesError as error:
         raise MapperError(str(error)) from error
+
+
+def classes_with_sound(dataset: str, listed: Sequence[str]) -> list[str]:
+    """Those of `listed` whose videos carry sound: all, or where there is a data/labels/<dataset>_with_sound.txt those
+    in it.  Raises MapperError where that holds none of them.
+    """
+    path = LABELS / f"{dataset}_with_sound.txt"
+    if not path.exists():
+        return list(listed)
+    known = set(read_list(path))
+    found = [label for label in listed if label in known]
+    if not found:
+        raise MapperError(f"{path} holds none of the classes of {dataset}: write them as in the class list")
+    return found
 
 
 def read_classes(dataset: str) -> list[str]:
