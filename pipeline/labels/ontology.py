@@ -7,6 +7,7 @@ at several levels of detail, while "Dog" and "Cat" are two.  The ontology is a g
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +22,7 @@ def ancestors(path: Path = ONTOLOGY) -> dict[str, frozenset[str]]:
 
     Raises OntologyError where the file is missing, not the ontology, or a node would be its own ancestor.
     """
-    try:
-        children = {
-            str(node["id"]): [str(child) for child in node["child_ids"]]
-            for node in json.loads(path.read_text(encoding="utf-8"))
-        }
-    except FileNotFoundError:
-        raise OntologyError(f"{path} is missing: restore it with `git checkout {path.as_posix()}`") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise OntologyError(
-            f"{path} is not AudioSet's ontology, a list of nodes with id and child_ids ({error!r}): restore it"
-        ) from error
+    children = {node["id"]: node["child_ids"] for node in _nodes(path)}
     parents: dict[str, set[str]] = {node: set() for node in children}
     for node, names in children.items():
         for child in names:
@@ -58,6 +49,45 @@ def kinship(mids: Sequence[str], path: Path = ONTOLOGY) -> npt.NDArray[np.bool_]
     for i, mid in enumerate(mids):
         kin[i, [index[other] for other in above[mid] if other in index]] = True
     return kin | kin.T
+
+
+def kinds(names: Sequence[str], path: Path = ONTOLOGY) -> npt.NDArray[np.bool_]:
+    """(A, A): whether sound i is a kind of sound j, at any depth; sounds that the ontology does not name have no kin.
+
+    Raises OntologyError where the file is missing or not the ontology.
+    """
+    above, mids = ancestors(path), {node["name"]: node["id"] for node in _nodes(path)}
+    index = {mids[name]: i for i, name in enumerate(names) if name in mids}
+    found = np.zeros((len(names), len(names)), dtype=np.bool_)
+    for mid, i in index.items():
+        found[i, [index[other] for other in above[mid] if other in index]] = True
+    return found
+
+
+def descriptions(path: Path = ONTOLOGY) -> dict[str, str]:
+    """What AudioSet says of each sound, by its name.  Raises OntologyError where the file is missing or not the
+    ontology.
+    """
+    return {node["name"]: node["description"] for node in _nodes(path)}
+
+
+def _nodes(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [
+            {
+                "id": str(node["id"]),
+                "name": str(node["name"]),
+                "description": str(node.get("description") or ""),
+                "child_ids": [str(child) for child in node["child_ids"]],
+            }
+            for node in json.loads(path.read_text(encoding="utf-8"))
+        ]
+    except FileNotFoundError:
+        raise OntologyError(f"{path} is missing: restore it with `git checkout {path.as_posix()}`") from None
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise OntologyError(
+            f"{path} is not AudioSet's ontology, a list of nodes with id, name and child_ids ({error!r}): restore it"
+        ) from error
 
 
 def _above(node: str, parents: dict[str, set[str]]) -> frozenset[str]:

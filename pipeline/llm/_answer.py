@@ -6,6 +6,7 @@ ends up there too, and `content` is empty.  Nothing is parsed here: what the wor
 """
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.llm.forms import Record
 REASONING = ("reasoning_content", "reasoning", "thinking")  # fields of a message
 KINDS = {"thinking": "reasoning", "reasoning": "reasoning", "refusal": "refusal"}  # of parts by type; others are text
 MAX_DEPTH = 8  # of parts within parts
+N_TOLD = 20  # of the likeliest tokens: what OpenAI's API gives at most
 
 
 class NoCompletionError(ValueError):
@@ -48,7 +50,19 @@ def read_completion(body: str) -> Record:
         "finish_reason": "refusal" if found_in == "refusal" else finish_reason and str(finish_reason),
         "prompt_tokens": _count(counts.get("prompt_tokens")),
         "completion_tokens": _count(counts.get("completion_tokens")),
-    }
+    } | _first_token(choice.get("logprobs"))
+
+
+def _first_token(logprobs: Any) -> Record:
+    """{"top_logprobs": [[token, logprob], ...]} of the first token, likeliest first; {} where the server tells none."""
+    try:
+        told = [
+            (str(one["token"])[:80], float(one["logprob"])) for one in logprobs["content"][0]["top_logprobs"][:N_TOLD]
+        ]
+    except (LookupError, TypeError, ValueError):
+        return {}
+    kept = [[token, round(logprob, 4)] for token, logprob in told if math.isfinite(logprob)]
+    return {"top_logprobs": sorted(kept, key=lambda pair: -float(pair[1]))} if kept else {}
 
 
 def _words(message: Mapping[str, Any]) -> tuple[str, str]:

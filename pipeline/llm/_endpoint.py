@@ -18,7 +18,7 @@ from pipeline.llm import _faults
 from pipeline.llm._answer import NoCompletionError, read_completion
 from pipeline.llm._connection import KEY as KEY
 from pipeline.llm._connection import RedirectError, TooLargeError, check_address, open_client, public, read_key
-from pipeline.llm._formats import Formats, response_format
+from pipeline.llm._formats import FORMATS, Formats, response_format
 from pipeline.llm.forms import Record
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class Endpoint:
         """Whether it may be asked in this format (again): nothing has shown otherwise."""
         return format_ in self._formats.to_try()
 
-    def ask(self, messages: Sequence[Record], schema: Record, name: str) -> Record:
+    def ask(self, messages: Sequence[Record], schema: Record | None, name: str) -> Record:
         """Send one request about `name`; return raw text, where it stood, finish reason, format, tokens, seconds, date.
 
         Raises MapperError where no answer comes, in one line that holds no key.
@@ -63,9 +63,11 @@ class Endpoint:
                 f"{self._where} did not answer for {name!r} ({_faults.one_line(self._clean(what))}): {to_do}, "
                 "then run the same command again: it goes on where it stopped"
             ) from None
+        told = {"top_logprobs": [[self._clean(token), logprob] for token, logprob in reply.get("top_logprobs", [])]}
         return reply | {
             "endpoint": "chat.completions",
             "raw": self._clean(reply["raw"]),
+            **(told if told["top_logprobs"] else {}),
             "seconds": round(time.monotonic() - start, 2),
             "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
@@ -75,8 +77,13 @@ class Endpoint:
         told = text.replace(self._key, "[key]") if self._key else text
         return told.encode("utf-8", "replace").decode()
 
-    def _ask(self, messages: Sequence[Record], schema: Record) -> Record:
+    def _ask(self, messages: Sequence[Record], schema: Record | None) -> Record:
         """The reply in the first format that the endpoint does not refuse."""
+        if schema is None:
+            return read_completion(self._send(FORMATS[-1], messages, None)) | {
+                "form": FORMATS[-1],
+                "system_role": self._has_system_role,
+            }
         turned_away: list[str] = []
         for format_ in self._formats.to_try():
             try:
@@ -90,7 +97,7 @@ class Endpoint:
                 return reply | {"form": format_, "system_role": self._has_system_role}
         raise AssertionError("the last format returns or raises")
 
-    def _send(self, format_: str, messages: Sequence[Record], schema: Record) -> str:
+    def _send(self, format_: str, messages: Sequence[Record], schema: Record | None) -> str:
         if self._has_system_role:
             try:
                 return self._create(format_, messages, schema)
@@ -101,7 +108,7 @@ class Endpoint:
             self._has_system_role = False
         return self._create(format_, without_system_role(messages), schema)
 
-    def _create(self, format_: str, messages: Sequence[Record], schema: Record) -> str:
+    def _create(self, format_: str, messages: Sequence[Record], schema: Record | None) -> str:
         client = self._client.with_options(max_retries=0) if self._formats.is_doubted(format_) else self._client
         response = client.chat.completions.with_raw_response.create(
             model=self._model,

@@ -19,7 +19,7 @@ REFUSES_FORMAT = {400, 404, 415, 422, 500, 501}  # answers to a response_format 
 IN_WORDS = re.compile(r"response_format|json.?(schema|object|mode)|grammar|structured|guided", re.IGNORECASE)
 
 
-def response_format(name: str, schema: Record) -> Record:
+def response_format(name: str, schema: Record | None) -> Record:
     """What a request in that format says beside its messages."""
     formats: dict[str, Record] = {
         "json_schema": {"type": "json_schema", "json_schema": {"name": "matches", "schema": schema, "strict": True}},

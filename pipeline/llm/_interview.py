@@ -63,18 +63,21 @@ class Interview:
                     f"{past[-1]['error']}: "
                     f"raise --max_attempts or choose another --model; {self.journal.path} keeps what was answered"
                 )
-            request = _with_fault(question.messages(self.prompt), past[-1]) if past else question.messages(self.prompt)
+            first = question.messages(self.prompt)
+            request = _with_fault(first, past[-1]) if past else first
             header = {"kind": "reply", "audio_id": question.audio_id, "sound": question.sound, "attempt": len(past) + 1}
             hashes = {"prompt_sha256": self.prompt.sha256, "question_sha256": key}
             hashes["request_sha256"] = sha256_text(self.plan["model"], self.plan["settings"], request)
             reply = self._send(request, question)
             said = {
-                "request": request[1:],
+                "request": request[len(first) - 1 :],
                 "error": _fault(reply, question),
-            }  # the system prompt is data/prompts', by its hash
+            }  # what comes before is data/prompts', by its hash
             past.append(header | {"model": self.plan["model"]} | hashes | said | reply)
             self.journal.append(past[-1])
-            if _ran_out_while_reasoning(past[-1]):  # the same request again would end the same
+            if past[-1]["error"] is not None and _ran_out_while_reasoning(
+                past[-1]
+            ):  # the same request again would end the same
                 used = f"{reply['completion_tokens'] or 'its'} tokens"
                 raise MapperError(
                     f"{self.plan['model']} used up {used} reasoning about {question.sound!r} and gave no answer: raise "
@@ -119,7 +122,7 @@ def _ran_out_while_reasoning(reply: Record) -> bool:
 
 def _fault(reply: Record, question: Question) -> str | None:
     try:
-        question.read(reply["raw"], reply["finish_reason"])
+        question.read(reply)
     except ReplyError as error:
         return str(error)
     return None

@@ -36,8 +36,9 @@ class Options:
     dataset: tyro.conf.Positional[str]
     base_url: str  # of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1
     model: str  # the endpoint's name of the model; recorded
-    form: str = "pick"
-    """pick: one sound and a few classes, for a small model; block: many sounds and all classes, for a strong one"""
+    form: str = "score"
+    """score: one token a question, its probability is read, which takes an endpoint with logprobs; pick: one sound and
+    a few classes, for a small model; block: many sounds and all classes, for a strong one"""
     dry_run: bool = False  # print how many requests and about how many tokens it takes, ask nothing
     max_tokens_total: int | None = command.number(None, low=1)  # stop before this run has used more, in and out
     max_attempts: int = command.number(3, low=1)  # per question and output format, each with the last reply's fault
@@ -50,6 +51,9 @@ class Options:
     """pick: cosine; sounds with no class this near are not asked"""
     top_n: int = command.number(Cut.top_n, low=1)  # pick: candidate classes a sound
     block_size: int = command.number(Cut.block_size, low=1)  # block: sounds a request
+    n_per_class: int = command.number(Cut.n_per_class, low=1)
+    """score: sounds that are asked about, of a class on average"""
+    n_orders: int = command.number(Cut.n_orders, low=1, high=20)  # score: shuffled orders of the options
 
 
 def run(options: Options) -> Mapping[str, object]:
@@ -111,6 +115,8 @@ def _check(options: Options) -> None:
         "max_retries": 0,
         "top_n": 1,
         "block_size": 1,
+        "n_per_class": 1,
+        "n_orders": 1,
         "max_tokens_total": 1,
     }.items():
         value = getattr(options, name)
@@ -124,7 +130,10 @@ def _plan(options: Options, lists: LabelLists, prompt: Prompt, recorded: Sequenc
     """A recorded plan where it still asks the same, so that another machine's rounding cannot change it; else a new
     one.
     """
-    form, size = forms.build(options.form), Cut(options.floor, options.top_n, options.block_size)
+    form, size = (
+        forms.build(options.form),
+        Cut(options.floor, options.top_n, options.block_size, options.n_per_class, options.n_orders),
+    )
     wanted = {
         "form": options.form,
         "model": options.model,

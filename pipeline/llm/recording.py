@@ -19,7 +19,7 @@ from adapt.errors import MapperError
 from adapt.tables import lock
 from adapt.tables.files import sha256_text, write_text
 from pipeline.labels.lists import SOUNDS, LabelLists
-from pipeline.llm.forms import PROMPTS, Prompt, Question, Record
+from pipeline.llm.forms import PROMPTS, Prompt, Question, Record, prompt_files
 
 log = logging.getLogger(__name__)
 REPLIES = Path("data/replies")
@@ -44,10 +44,10 @@ def lock_path(dataset: str) -> Path:
     return REPLIES / f".{dataset}.lock"
 
 
-def ask_command(dataset: str, model: str = "MODEL", form: str = "pick") -> str:
+def ask_command(dataset: str, model: str = "MODEL", form: str = "score") -> str:
     """The command that brings data/replies/<dataset>.jsonl up to date."""
     return f"python -m pipeline.map_labels ask {dataset} --base_url URL --model {model}" + (
-        f" --form {form}" if form != "pick" else ""
+        f" --form {form}" if form != "score" else ""
     )
 
 
@@ -95,7 +95,7 @@ def stale(plan: Mapping[str, Any], lists: LabelLists, prompt: Prompt) -> str | N
     today = {
         "sounds_sha256": (str(SOUNDS), lists.sounds_sha256),
         "classes_sha256": (f"the class list of {lists.dataset}", lists.classes_sha256),
-        "prompt_sha256": (f"{PROMPTS}/{plan.get('form')}_system.txt or {plan.get('form')}_user.txt", prompt.sha256),
+        "prompt_sha256": (f"{PROMPTS}/{' or '.join(prompt_files(str(plan.get('form'))))}", prompt.sha256),
     }
     return next((what for name, (what, sha256) in today.items() if plan.get(name) != sha256), None)
 

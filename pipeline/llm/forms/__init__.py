@@ -1,9 +1,10 @@
 """The door of the question forms: how sounds and classes are put to a language model, and what counts as an answer.
 
-Two forms: `pick` asks about one sound and a few candidate classes, which a small model can do; `block` asks about a
-block of sounds and all classes at once, which takes a strong model and a fiftieth of the requests.  A form has prompt
-files of its own in data/prompts, and every name that it shows is untrusted text: quoted as JSON, and an answer can only
-name what was asked.
+Three forms: `score` asks for one token at a time and reads its probability, which makes the best map of a small model
+and needs an endpoint that gives logprobs; `pick` asks about one sound and a few candidate classes and reads what the
+model writes; `block` asks about a block of sounds and all classes at once, which takes a strong model and a fiftieth of
+the requests.  A form has prompt files of its own in data/prompts, and every name that it shows is untrusted text:
+quoted as JSON, and an answer can only name what was asked.
 """
 
 import importlib
@@ -31,7 +32,7 @@ class ReplyError(MapperError):
 
 @dataclass(frozen=True)
 class Prompt:
-    """The two files of data/prompts that make a question of one form."""
+    """The two files of data/prompts of one form: a system and a user turn; of `score` a script for each question."""
 
     system: str
     user: str
@@ -60,6 +61,8 @@ class Cut:
     floor: float = 0.42  # pick: cosine under which no class is near enough to ask about the sound
     top_n: int = 5  # pick: candidate classes a sound
     block_size: int = 30  # block: sounds a question
+    n_per_class: int = 12  # score: sounds that are asked about, of a class on average
+    n_orders: int = 1  # score: shuffled orders of the options
 
 
 class Question(Protocol):
@@ -84,12 +87,14 @@ class Question(Protocol):
         """The messages of a first attempt."""
         ...
 
-    def schema(self) -> Record:
-        """The JSON schema of a reply."""
+    def schema(self) -> Record | None:
+        """The JSON schema of a reply; None where it is plain text."""
         ...
 
-    def read(self, raw: str, finish_reason: str | None) -> list[Match]:
-        """Parse and check a reply.  Raises ReplyError with the rule that it breaks."""
+    def read(self, reply: Mapping[str, Any]) -> list[Match]:
+        """Check a recorded reply (raw, finish_reason, top_logprobs).  Raises ReplyError with the rule that it
+        breaks.
+        """
         ...
 
 
@@ -124,13 +129,19 @@ def build(name: str) -> Form:
 
 def read_prompt(form: str) -> Prompt:
     """Read the prompt of `form`.  Raises MapperError where a file is missing."""
-    paths = [PROMPTS / f"{form}_{part}.txt" for part in ("system", "user")]
+    paths = [PROMPTS / name for name in prompt_files(form)]
     if missing := [str(path) for path in paths if not path.exists()]:
         raise MapperError(f"{' and '.join(missing)} missing: run from the project's root")
     try:
         return Prompt(*(path.read_text(encoding="utf-8") for path in paths))
     except UnicodeDecodeError as error:
         raise MapperError(f"{paths[0].parent}: a prompt is not UTF-8 ({error}): save it as UTF-8") from error
+
+
+def prompt_files(form: str) -> tuple[str, str]:
+    """The names of a form's two files in data/prompts."""
+    first, second = ("which", "heard") if form == "score" else ("system", "user")
+    return f"{form}_{first}.txt", f"{form}_{second}.txt"
 
 
 def quoted(names: object) -> str:

@@ -72,13 +72,13 @@ class Question:
             "additionalProperties": False,
         }
 
-    def read(self, raw: str, finish_reason: str | None) -> list[Match]:
+    def read(self, reply: Mapping[str, Any]) -> list[Match]:
         """The matches of all sounds.  Raises ReplyError naming the first sounds that are missing, not asked, or
         answered wrongly.
         """
         given: dict[str, list[Any]] = {}
         faults = []
-        for entry in parse(raw, finish_reason, "sounds"):
+        for entry in parse(reply["raw"], reply["finish_reason"], "sounds"):
             if (
                 not isinstance(entry, dict)
                 or not isinstance(entry.get("sound"), str)

@@ -52,10 +52,12 @@ class Question:
         reply = {"made_by": {"type": "string", "maxLength": 60}, "matches": matches}
         return {"type": "object", "properties": reply, "required": list(reply), "additionalProperties": False}
 
-    def read(self, raw: str, finish_reason: str | None) -> list[Match]:
+    def read(self, reply: Mapping[str, Any]) -> list[Match]:
         """The classes that a reply picks, "none of these" left out.  Raises ReplyError with the rule that it breaks."""
         names = {shown(label): label for label in self.candidates} | {NONE: NONE}
-        found = [read_match(item, self.audio_id, names) for item in parse(raw, finish_reason, "matches")]
+        found = [
+            read_match(item, self.audio_id, names) for item in parse(reply["raw"], reply["finish_reason"], "matches")
+        ]
         return each_once([match for match in found if match.label != NONE])
 
     def _choices(self) -> list[str]:
