@@ -1,9 +1,9 @@
 """The stage map_labels: two label lists -> cache/<dataset>/label_map.parquet, which sound supports which class.
 
-Hangs off label lists only, so new clips never ask again.  Four more commands of this room: `python -m
+Hangs off label lists only, so new clips never ask again.  Five more commands of this room: `python -m
 pipeline.map_labels ask DATASET` asks a language model and records the replies that the mapper `llm` replays; `export`
-writes a map as a CSV that a person can correct; `evaluate` compares the mappers with maps that a person made; `diff`
-shows what one map says otherwise than another.
+writes a map as a CSV that a person can correct; `evaluate` compares the mappers with maps that a person made;
+`calibrate` learns from these how much each judge counts; `diff` shows what one map says otherwise than another.
 """
 
 import sys
@@ -122,6 +122,10 @@ def main() -> None:
             from pipeline import evaluate
 
             evaluate.main(args)
+        case ["calibrate"]:
+            from pipeline import calibrate
+
+            command.main(calibrate.Options, calibrate.run, prog=prog, args=args)
         case ["diff"]:
             from pipeline import diff
 

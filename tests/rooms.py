@@ -31,9 +31,10 @@ PIPELINE: Rooms = {
     "decode": {"audio", "taggers", "workers"},
     "tag": {"audio", "taggers", "workers", "decode"},
     "evaluate": {"labels", "mappers"},
+    "calibrate": {"labels", "mappers", "evaluate"},
     "pseudo_label": {"labels", "sql"},
     "diff": {"labels", "mappers", "pseudo_label"},
-    "map_labels": {"labels", "llm", "mappers", "evaluate", "diff"},
+    "map_labels": {"labels", "llm", "mappers", "evaluate", "calibrate", "diff"},
     "query": {"sql"},
     "listen": {"audio", "taggers", "tag"},
 }

@@ -60,7 +60,7 @@ class Mapper(Protocol):
 
 def names() -> list[str]:
     """The mappers there are: the files of this folder."""
-    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem != "__init__")
+    return sorted(file.stem for file in Path(__file__).parent.glob("*.py") if not file.stem.startswith("_"))
 
 
 def build(name: str, settings: Settings | None = None) -> Callable[[LabelLists], LabelMap]:

@@ -7,14 +7,17 @@ is an error.
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from adapt.errors import MapperError
 from adapt.tables.files import sha256_file
-from pipeline.labels.lists import LABELS, LabelLists, read_list
+from pipeline.labels import pool
+from pipeline.labels.lists import GENERIC, LabelLists, read_list
 from pipeline.llm import forms
 from pipeline.llm.forms import Match, Question, Record, ReplyError, read_prompt
+from pipeline.llm.forms.score import Heard, Which, scores
 from pipeline.llm.recording import (
     ask_command,
     finished_path,
@@ -24,19 +27,51 @@ from pipeline.llm.recording import (
     stale,
     unfinished_path,
 )
-from pipeline.mappers import LabelMap, Pair, Settings
+from pipeline.mappers import LabelMap, Pair, Settings, _scores
 
 log = logging.getLogger(__name__)
-GENERIC = LABELS / "generic_sounds.txt"
+OPINIONS = _scores.OPINIONS
 
 
 def map_labels(lists: LabelLists, settings: Settings) -> LabelMap:
-    """Replay data/replies/<dataset>.jsonl.  Sounds that the plan does not ask, and generic ones that no class needs,
-    map to nothing.
+    """Replay data/replies/<dataset>.jsonl.  Of `pick` and `block`, sounds that the plan does not ask, and generic ones
+    that no class needs, map to nothing; of `score`, pairs that are less likely than the threshold that was learned.
 
     Raises MapperError, naming the file or the sound and the command to run, where the file is missing, was recorded for
     another prompt or label list, or has no valid reply to a question of its plan.
     """
+    replies = replay(lists)
+    if replies.plan["form"] == "score":
+        weights, sha256 = pool.read("score", lists.dataset)
+        pairs = _scores.pairs(lists, replies.opinions(lists), weights)
+        known = {"calibration_sha256": sha256}
+    else:
+        pairs = _pairs([match for _, matches in replies.answered for match in matches], lists)
+        known = {"generic_sha256": sha256_file(GENERIC)}
+    return LabelMap(pairs, f"llm:{replies.plan['model']}", replies.provenance | known)
+
+
+@dataclass(frozen=True)
+class Replies:
+    """A recording as it is replayed: its plan, and each question with what its valid reply says."""
+
+    plan: Record
+    answered: list[tuple[Question, Sequence[Match]]]
+    prompt_sha256: str
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What the map's file says of them."""
+        return {"model": self.plan["model"], "form": self.plan["form"], "prompt_sha256": self.prompt_sha256}
+
+    def opinions(self, lists: LabelLists) -> pool.Opinions:
+        """Of a recording in the form `score`."""
+        said = scores(lists, cast(list[tuple[Which | Heard, Sequence[Match]]], self.answered))
+        return _scores.opinions(lists, said)
+
+
+def replay(lists: LabelLists) -> Replies:
+    """Read data/replies/<dataset>.jsonl.  Raises MapperError as `map_labels` does."""
     path = finished_path(lists.dataset)
     records = _read(path, lists.dataset)
     plan = last_plan(records[:1])
@@ -50,23 +85,17 @@ def map_labels(lists: LabelLists, settings: Settings) -> LabelMap:
             f"{path} is stale: {what} has changed since it was recorded: run `{command}`{_begun(lists.dataset)}"
         )
     given = {r["question_sha256"]: r for r in records if r["kind"] == "reply" and r["error"] is None}
-    matches: list[Match] = []
+    answered: list[tuple[Question, Sequence[Match]]] = []
     for question in forms.build(plan["form"]).questions(plan):
         record = given.get(question_sha256(plan, prompt, question))
         if record is None:
             raise MapperError(
                 f"{path} has no valid reply for the sound {question.sound!r}: run `{command}`{_begun(lists.dataset)}"
             )
-        matches += _replayed(record, question, path, command)
+        answered.append((question, _replayed(record, question, path, command)))
     if _begun(lists.dataset):
         log.info("%s is replayed%s", path, _begun(lists.dataset))
-    provenance = {
-        "model": plan["model"],
-        "form": plan["form"],
-        "prompt_sha256": prompt.sha256,
-        "generic_sha256": sha256_file(GENERIC),
-    }
-    return LabelMap(_pairs(matches, lists), f"llm:{plan['model']}", provenance)
+    return Replies(plan, answered, prompt.sha256)
 
 
 def _read(path: Path, dataset: str) -> list[Record]:
@@ -86,7 +115,7 @@ def _begun(dataset: str) -> str:
 
 def _replayed(record: Mapping[str, Any], question: Question, path: Path, command: str) -> Sequence[Match]:
     try:
-        return question.read(record["raw"], record["finish_reason"])
+        return question.read(record)
     except ReplyError as error:
         raise MapperError(
             f"{path}: the recorded reply for the sound {question.sound!r} is not valid: {error}: run `{command}`"
