@@ -1,6 +1,7 @@
 """A chat endpoint on this machine that answers as a test tells it, and a small project to ask it about."""
 
 import json
+import math
 import re
 import shutil
 import ssl
@@ -180,8 +181,9 @@ def only(sound: str, answer: Answer) -> Callable[[Request], Answer]:
 
 
 def record(chat: Chat, **changed: Any) -> dict[str, object]:
-    """Ask the endpoint about `pets`."""
-    flags: dict[str, Any] = {"dataset": "pets", "base_url": chat.url, "model": "small", "max_retries": 1}
+    """Ask the endpoint about `pets`, in the form pick unless told otherwise."""
+    flags: dict[str, Any] = {"dataset": "pets", "base_url": chat.url, "model": "small", "form": "pick"}
+    flags["max_retries"] = 1
     return dict(ask.run(ask.Options(**(flags | changed))))
 
 
@@ -199,11 +201,47 @@ def make_project(root: Path) -> Path:
         (root / folder).mkdir(parents=True)
     shutil.copy(ROOT / "cache/schema.sql", root / "cache")
     shutil.copytree(ROOT / "data/prompts", root / "data/prompts")
-    shutil.copy(ROOT / "data/labels/generic_sounds.txt", root / "data/labels")
+    for name in ("data/labels/generic_sounds.txt", "data/labels/audioset_ontology.json"):
+        shutil.copy(ROOT / name, root / "data/labels")
     rows = "".join(f"{i},/m/{i},{name}\n" for i, name in enumerate(SOUNDS))
     (root / "data/labels/audioset.csv").write_text(f"index,mid,display_name\n{rows}")
     write_classes(root, CLASSES)
     return root
+
+
+def likely(**probabilities: float) -> Answer:
+    """A reply of one token, as servers give it with logprobs: the tokens and how likely each was."""
+    told = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in probabilities.items()]
+    best = max(told, key=lambda one: float(str(one["logprob"])))
+    logprobs = {"content": [best | {"top_logprobs": told}]}
+    return Answer(str(best["token"]), finish_reason="length", choice={"logprobs": logprobs})
+
+
+def asked_to_score(request: Request) -> tuple[str, str | None, dict[str, str]]:
+    """What a question of the form score asks, read back from its text: the sound, the class (None: which), and the
+    letter of each option.
+    """
+    system, text = request["messages"][0]["content"], request["messages"][-1]["content"]
+    if text.startswith("Sound: "):
+        options = {json.loads(name): letter for letter, name in re.findall(r"^([A-S])\) (\".*\")$", system, re.MULTILINE)}
+        return json.loads(text.removeprefix("Sound: ")), None, options
+    sound, label = (json.loads(name) for name in text.removesuffix(":").split(", video "))
+    return sound, label, {}
+
+
+def right_scores(request: Request) -> Answer:
+    """What a good model says in the form score."""
+    sound, label, letters = asked_to_score(request)
+    true = [str(one["class"]) for one in TRUTH[sound]]
+    if label is not None:
+        return likely(yes=0.9, no=0.1) if label in true else likely(yes=0.1, no=0.9)
+    best = letters[true[0] if true else "none of these"]
+    return likely(**{letter: 0.91 if letter == best else 0.03 for letter in letters.values()})
+
+
+def near_all(sounds: object, classes: "tuple[str, ...]", generic: object, n_per_class: int) -> list[list[int]]:
+    """A shortlist without an embedding: three sounds for each class."""
+    return [[0, 1, 2] for _ in classes]
 
 
 def write_classes(root: Path, classes: tuple[str, ...]) -> None:

@@ -53,7 +53,7 @@ def read(pool: str, dataset: str) -> tuple[Weights, str]:
     try:
         found = json.loads(CALIBRATION.read_text(encoding="utf-8"))[pool]
         weights = Weights(**found.get(dataset, found[OTHERS]))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise MapperError(
             f"{CALIBRATION} has no weights of {pool!r} ({error!r}): run `python -m pipeline.map_labels calibrate`"
         ) from error
@@ -66,7 +66,9 @@ def to_json(pools: Mapping[str, Mapping[str, Weights]]) -> str:
     return json.dumps(plain, indent=1) + "\n"
 
 
-def learn(names: Sequence[str], sets: Mapping[str, tuple[Opinions, Mask]], precision: float) -> Weights:
+def learn(
+    names: Sequence[str], sets: Mapping[str, tuple[Opinions, Mask]], precision: float, ridge: float = 1e-4
+) -> Weights:
     """Learn on reference maps, each set counting the same: logistic regression by Newton's method with a weak ridge.
 
     `sets`: opinions and the reference (A, K) of each.  The threshold is the one with the best mean F1 over these sets
@@ -78,13 +80,13 @@ def learn(names: Sequence[str], sets: Mapping[str, tuple[Opinions, Mask]], preci
         rows.append(np.column_stack([*columns, np.ones(len(columns[0]))]))
         right.append(reference[opinions.asked].astype(float))
         counts.append(np.full(len(rows[-1]), 1 / len(rows[-1])))
-    found = _fit(np.concatenate(rows), np.concatenate(right), np.concatenate(counts) / len(sets))
+    found = _fit(np.concatenate(rows), np.concatenate(right), np.concatenate(counts) / len(sets), ridge)
     coefficients = [round(float(value), 4) for value in found]
     weights = Weights(dict(zip(names, coefficients, strict=False)), coefficients[-1], 0.0, sorted(sets))
     return Weights(weights.opinions, weights.bias, _threshold(weights, sets, precision), weights.learned_on)
 
 
-def _fit(rows: Floats, right: Floats, counts: Floats, ridge: float = 1e-4) -> Floats:
+def _fit(rows: Floats, right: Floats, counts: Floats, ridge: float) -> Floats:
     scale = np.maximum(np.abs(rows).max(axis=0), 1e-9)
     scaled, found = rows / scale, np.zeros(rows.shape[1])
     penalty = np.full(len(found), ridge)

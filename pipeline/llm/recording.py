@@ -184,10 +184,11 @@ class Journal:
         """Replace the recording: the plan, then in sound order the replies to `wanted`; drop what nobody asks any
         more.
         """
-        kept = [reply for (key, _), reply in self._replies.items() if key in set(wanted)]
+        places = {key: place for place, key in enumerate(wanted)}
+        kept = [reply for (key, _), reply in self._replies.items() if key in places]
         if dropped := len(self._replies) - len(kept):
             log.info("%s: dropped %d replies to questions that are not asked any more", self._finished, dropped)
-        kept.sort(key=lambda reply: (reply["audio_id"], reply["attempt"]))
+        kept.sort(key=lambda reply: (reply["audio_id"], places[reply["question_sha256"]], reply["attempt"]))
         write_text(self._finished, "".join(_line(record) for record in [plan, *kept]))
         self.path.unlink()
 

@@ -15,7 +15,7 @@ from pipeline.labels.pool import Floats, Mask, Opinions, Weights
 from pipeline.llm.forms.score import Scores
 from pipeline.mappers import Pair
 
-OPINIONS = ("which", "heard", "above", "has_above", "unasked", "elsewhere", "below", "has_below")
+OPINIONS = ("which", "heard", "above", "has_above", "unasked", "elsewhere", "below", "has_below", "lead")
 LOW, HIGH = -5.0, 3.0  # of what kin say: beyond, more says the same
 NEVER = -1e9
 
@@ -25,7 +25,8 @@ def opinions(lists: LabelLists, scores: Scores) -> Opinions:
 
     which, heard: the model's.  above: the best pair of this class with a sound that this one is a kind of; below: with
     one that is a kind of it; 0 beside a `has_` of 0 where there is none.  elsewhere: to how many other classes the
-    kinds of this sound point.
+    kinds of this sound point.  lead: how far the pair lies behind the best of its class, so that a class which the
+    model calls by no sound loudly keeps its best.
     """
     asked = np.isfinite(scores.which) & np.isfinite(scores.heard)
     which, heard = np.where(asked, scores.which, 0.0), np.where(asked, scores.heard, 0.0)
@@ -43,6 +44,7 @@ def opinions(lists: LabelLists, scores: Scores) -> Opinions:
         "elsewhere": elsewhere,
         "below": _known(below),
         "has_below": below > NEVER,
+        "lead": np.where(asked, (both - both.max(axis=0, initial=NEVER)).clip(-4.0, 0.0), 0.0),
     }
     judged = asked | (above > -0.5)
     return Opinions(judged, {name: np.asarray(value, np.float64) for name, value in values.items()})

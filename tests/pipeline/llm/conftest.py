@@ -14,6 +14,7 @@ from tests.chat import Chat
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(shortlist, "shortlist", served.three_of_four)
+    monkeypatch.setattr(shortlist, "near_pairs", served.near_all)
     proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
     for name in (endpoint.KEY, *proxies, *map(str.lower, proxies)):
         monkeypatch.delenv(name, raising=False)

@@ -318,7 +318,7 @@ def test_a_reason_is_one_line_without_terminal_codes(project: Path, chat: Chat) 
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"form": "pock"}, r"unknown --form 'pock': choose one of \['block', 'pick'\]"),
+        ({"form": "pock"}, r"unknown --form 'pock': choose one of \['block', 'pick', 'score'\]"),
         ({"concurrency": 0}, "--concurrency 0: give at least 1"),
         ({"settings": "{temperature"}, "--settings '{temperature' is not JSON"),
         ({"settings": '{"model": "x"}'}, "write a JSON object without"),
