@@ -13,9 +13,16 @@ import numpy as np
 from adapt.tables.files import write_text
 from pipeline.evaluate import REFERENCES, counted_classes, reference
 from pipeline.labels import pool
-from pipeline.labels.lists import label_lists, listed_classes
+from pipeline.labels.lists import LabelLists, label_lists, listed_classes
 from pipeline.labels.pool import Mask, Opinions, Weights
 from pipeline.mappers import combined, llm
+
+SCORE = "score"
+POOLS = {  # name of a pool -> the opinions in it
+    SCORE: llm.OPINIONS,
+    combined.WITH: (*llm.OPINIONS, *combined.OPINIONS),
+    combined.WITHOUT: combined.OPINIONS,
+}
 
 
 @dataclass(frozen=True)
@@ -27,29 +34,31 @@ class Options:
 
 def run(options: Options) -> dict[str, object]:
     """Write data/maps/calibration.json; return counts.  Raises MapperError where replies or references are missing."""
-    known: dict[str, dict[str, tuple[Opinions, Mask]]] = {"score": {}, combined.WITH: {}, combined.WITHOUT: {}}
-    datasets = sorted(file.stem for file in REFERENCES.glob("*.csv"))
-    for dataset in datasets:
+    learned = learn(tuple(POOLS), options)
+    write_text(pool.CALIBRATION, pool.to_json(learned))
+    return {"n_sets": len(learned[SCORE]) - 1, "out": str(pool.CALIBRATION)}
+
+
+def learn(pools: Sequence[str], options: Options) -> dict[str, dict[str, Weights]]:
+    """The weights of each pool, by data set.  Raises MapperError where replies or references are missing."""
+    known: dict[str, dict[str, tuple[Opinions, Mask]]] = {name: {} for name in pools}
+    for dataset in sorted(file.stem for file in REFERENCES.glob("*.csv")):
         lists = label_lists(dataset, listed_classes(dataset))
         right = np.zeros((len(lists.sounds), len(lists.classes)), np.bool_)
         for place in reference(lists):
             right[place] = True
         counted = np.isin(np.arange(len(lists.classes)), sorted(counted_classes(lists)))
-        said = llm.replay(lists).opinions(lists)
-        for name, found in {
-            "score": said,
-            combined.WITH: combined.with_names(lists, said),
-            combined.WITHOUT: combined.by_names(lists),
-        }.items():
+        for name in pools:
+            found = _opinions(name, lists)
             known[name][dataset] = Opinions(found.asked & counted, found.values), right
-    opinions = {
-        "score": llm.OPINIONS,
-        combined.WITH: (*llm.OPINIONS, *combined.OPINIONS),
-        combined.WITHOUT: combined.OPINIONS,
-    }
-    learned = {name: _leave_one_out(opinions[name], sets, options.precision) for name, sets in known.items()}
-    write_text(pool.CALIBRATION, pool.to_json(learned))
-    return {"n_sets": len(datasets), "out": str(pool.CALIBRATION)}
+    return {name: _leave_one_out(POOLS[name], sets, options.precision) for name, sets in known.items()}
+
+
+def _opinions(pool_name: str, lists: LabelLists) -> Opinions:
+    if pool_name == combined.WITHOUT:
+        return combined.by_names(lists)
+    said = llm.replay(lists).opinions(lists)
+    return said if pool_name == SCORE else combined.with_names(lists, said)
 
 
 def _leave_one_out(

@@ -223,7 +223,9 @@ def asked_to_score(request: Request) -> tuple[str, str | None, dict[str, str]]:
     """
     system, text = request["messages"][0]["content"], request["messages"][-1]["content"]
     if text.startswith("Sound: "):
-        options = {json.loads(name): letter for letter, name in re.findall(r"^([A-S])\) (\".*\")$", system, re.MULTILINE)}
+        options = {
+            json.loads(name): letter for letter, name in re.findall(r"^([A-S])\) (\".*\")$", system, re.MULTILINE)
+        }
         return json.loads(text.removeprefix("Sound: ")), None, options
     sound, label = (json.loads(name) for name in text.removesuffix(":").split(", video "))
     return sound, label, {}

@@ -30,7 +30,7 @@ from pipeline.llm.recording import (
 from pipeline.mappers import LabelMap, Pair, Settings, _scores
 
 log = logging.getLogger(__name__)
-OPINIONS = _scores.OPINIONS
+OPINIONS = _scores.OPINIONS  # of the form score
 
 
 def map_labels(lists: LabelLists, settings: Settings) -> LabelMap:

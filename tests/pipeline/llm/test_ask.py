@@ -11,11 +11,10 @@ import pytest
 from adapt.errors import MapperError
 from pipeline import map_labels, mappers
 from pipeline.labels import shortlist
-from pipeline.labels.lists import label_lists, shown
+from pipeline.labels.lists import GENERIC, label_lists, shown
 from pipeline.llm import ask
 from pipeline.llm._formats import FORMATS
 from pipeline.llm.forms import Prompt, block, pick
-from pipeline.mappers import llm
 from tests import chat as served
 from tests.chat import (
     CLASSES,
@@ -360,7 +359,7 @@ def test_a_generic_sound_maps_to_nothing_unless_the_model_calls_it_necessary(
 
 def test_every_generic_sound_is_a_sound_of_audioset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert set(llm.GENERIC.read_text().splitlines()) <= set(label_lists("demo", ("a",)).sounds)
+    assert set(GENERIC.read_text().splitlines()) <= set(label_lists("demo", ("a",)).sounds)
 
 
 @pytest.mark.llm

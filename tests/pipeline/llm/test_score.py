@@ -10,7 +10,7 @@ import pytest
 from adapt.errors import MapperError
 from pipeline import mappers
 from pipeline.labels.lists import LabelLists, label_lists
-from pipeline.llm.forms import Cut, Prompt, ReplyError, read_prompt
+from pipeline.llm.forms import Cut, Match, Prompt, ReplyError, read_prompt
 from pipeline.llm.forms.score import Heard, NoLogprobsError, Which, asked, questions, scores
 from tests import chat as served
 from tests.chat import CLASSES, FINISHED, UNFINISHED, Answer, Chat, Request, likely, lines, record
@@ -177,10 +177,11 @@ def test_a_name_cannot_leave_its_place_or_begin_a_turn_of_its_own() -> None:
 def test_several_orders_of_the_options_count_by_their_mean() -> None:
     lists = LabelLists("any", ("Dog", "Rain"), ("dog", "cat"), "", "")
     first, second = Which(0, "Dog", ("dog", "cat")), Which(0, "Dog", ("cat", "dog"))
-    answered = [
+    heard = Heard(0, "Dog", "dog")
+    answered: list[tuple[Which | Heard, list[Match]]] = [
         (first, first.read(told(("A", 0.8), ("B", 0.1), ("C", 0.1)))),
         (second, second.read(told(("B", 0.2), ("A", 0.4), ("C", 0.4)))),
-        (Heard(0, "Dog", "dog"), Heard(0, "Dog", "dog").read(told(("yes", 0.8), ("no", 0.2)))),
+        (heard, heard.read(told(("yes", 0.8), ("no", 0.2)))),
     ]
     found = scores(lists, answered)
     assert found.which[0] == pytest.approx([math.log(0.8 * 0.2) / 2, math.log(0.1 * 0.4) / 2])
@@ -194,5 +195,5 @@ def test_the_mapper_asks_for_the_recording_where_a_question_has_no_reply(project
     record(chat, form="score")
     kept = FINISHED.read_text().splitlines(keepends=True)[:-1]
     FINISHED.write_text("".join(kept))
-    with pytest.raises(MapperError, match="no valid reply for the sound 'Meow': run `python -m pipeline.map_labels ask"):
+    with pytest.raises(MapperError, match="no valid reply for the sound 'Meow': run `python -m pipeline"):
         mappers.build("llm")(label_lists("pets", CLASSES))
