@@ -15,7 +15,7 @@ from pipeline.labels.pool import Floats, Mask, Opinions, Weights
 from pipeline.llm.forms.score import Scores
 from pipeline.mappers import Pair
 
-OPINIONS = ("which", "heard", "above", "has_above", "unasked", "elsewhere", "below", "has_below", "lead")
+OPINIONS = ("which", "heard", "above", "has_above", "unasked", "elsewhere", "below", "has_below", "picked", "lead")
 LOW, HIGH = -5.0, 3.0  # of what kin say: beyond, more says the same
 NEVER = -1e9
 
@@ -23,7 +23,7 @@ NEVER = -1e9
 def opinions(lists: LabelLists, scores: Scores) -> Opinions:
     """What speaks for and against each pair that was asked about, or lies below one that the model affirms.
 
-    which, heard: the model's.  above: the best pair of this class with a sound that this one is a kind of; below: with
+    which, picked, heard: the model's, of the letter the logarithm and the probability.  above: the best pair of this class with a sound that this one is a kind of; below: with
     one that is a kind of it; 0 beside a `has_` of 0 where there is none.  elsewhere: to how many other classes the
     kinds of this sound point.  lead: how far the pair lies behind the best of its class, so that a class which the
     model calls by no sound loudly keeps its best.
@@ -44,6 +44,7 @@ def opinions(lists: LabelLists, scores: Scores) -> Opinions:
         "elsewhere": elsewhere,
         "below": _known(below),
         "has_below": below > NEVER,
+        "picked": np.where(asked, np.exp(which), 0.0),
         "lead": np.where(asked, (both - both.max(axis=0, initial=NEVER)).clip(-4.0, 0.0), 0.0),
     }
     judged = asked | (above > -0.5)
