@@ -15,7 +15,20 @@ from pipeline.labels.pool import Floats, Mask, Opinions, Weights
 from pipeline.llm.forms.score import Scores
 from pipeline.mappers import Pair
 
-OPINIONS = ("which", "heard", "above", "has_above", "unasked", "elsewhere", "below", "has_below", "picked", "lead")
+OPINIONS = (
+    "which",
+    "heard",
+    "above",
+    "has_above",
+    "unasked",
+    "elsewhere",
+    "below",
+    "has_below",
+    "picked",
+    "lead",
+    "best_of_class",
+    "best_of_sound",
+)
 LOW, HIGH = -5.0, 3.0  # of what kin say: beyond, more says the same
 NEVER = -1e9
 
@@ -26,7 +39,7 @@ def opinions(lists: LabelLists, scores: Scores) -> Opinions:
     which, picked, heard: the model's, of the letter the logarithm and the probability.  above: the best pair of this class with a sound that this one is a kind of; below: with
     one that is a kind of it; 0 beside a `has_` of 0 where there is none.  elsewhere: to how many other classes the
     kinds of this sound point.  lead: how far the pair lies behind the best of its class, so that a class which the
-    model calls by no sound loudly keeps its best.
+    model calls by no sound loudly keeps its best; best_of_class, best_of_sound: whether it is that, or its sound's.
     """
     asked = np.isfinite(scores.which) & np.isfinite(scores.heard)
     which, heard = np.where(asked, scores.which, 0.0), np.where(asked, scores.heard, 0.0)
@@ -46,6 +59,8 @@ def opinions(lists: LabelLists, scores: Scores) -> Opinions:
         "has_below": below > NEVER,
         "picked": np.where(asked, np.exp(which), 0.0),
         "lead": np.where(asked, (both - both.max(axis=0, initial=NEVER)).clip(-4.0, 0.0), 0.0),
+        "best_of_class": asked & (both >= both.max(axis=0, initial=NEVER)),
+        "best_of_sound": asked & (both >= both.max(axis=1, keepdims=True, initial=NEVER)),
     }
     judged = asked | (above > -0.5)
     return Opinions(judged, {name: np.asarray(value, np.float64) for name, value in values.items()})

@@ -28,7 +28,7 @@ def test_a_pool_is_a_product_of_experts_each_to_the_power_of_its_weight() -> Non
     np.testing.assert_allclose(found[:, 0], [odds / (1 + odds), 0.0])
 
 
-def test_the_weights_are_those_of_logistic_regression_with_each_set_counting_the_same() -> None:
+def test_the_weights_are_those_of_logistic_regression_each_set_counting_the_same() -> None:
     linear_model = pytest.importorskip("sklearn.linear_model")
     random = np.random.default_rng(0)
     sets, rows, right, counts = {}, [], [], []

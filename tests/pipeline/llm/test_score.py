@@ -82,7 +82,7 @@ def test_two_classes_answer_for_their_own_names_as_examples() -> None:
     assert turns[-1] == {"role": "user", "content": 'Sound: "Dog"'}
 
 
-def test_a_letters_probability_is_its_share_of_all_letters_however_the_token_is_written() -> None:
+def test_a_letters_probability_is_its_share_of_all_however_the_token_is_written() -> None:
     question = Which(7, "Dog", ("cat", "dog"))
     found = question.read(told(("B", 0.4), (" B", 0.2), ("A)", 0.1), ("None", 0.1), ("The", 0.2)))
     assert [(match.audio_id, match.label) for match in found] == [(7, "cat"), (7, "dog")]
