@@ -6,6 +6,7 @@ name that embeds badly alone ("Croak" lies nearer to horse than to frog) therefo
 listed before it.
 """
 
+import functools
 import importlib.util
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -105,9 +106,16 @@ def near_pairs(
 def cosines(sounds: Sequence[str], classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """(A, K) float64 each: cosine of a sound's name with a class, and of its name with AudioSet's description."""
     told = ontology.descriptions()
-    rows = embed([*sounds, *classes, *(f"{sound}: {told.get(sound, '')}" for sound in sounds)]).astype(np.float64)
-    names, of_classes, texts = np.split(rows, [len(sounds), len(sounds) + len(classes)])
+    names = _embedded(tuple(sounds))
+    texts = _embedded(tuple(f"{sound}: {told.get(sound, '')}" for sound in sounds))
+    of_classes = _embedded(tuple(classes))
     return names @ of_classes.T, texts @ of_classes.T
+
+
+@functools.lru_cache(maxsize=4)
+def _embedded(texts: tuple[str, ...]) -> np.ndarray:
+    """`embed` in float64, the last few lists kept: AudioSet's names are the same for each set of classes."""
+    return embed(texts).astype(np.float64)
 
 
 def _nearest(nearness: np.ndarray, n_per_class: int) -> list[list[int]]:

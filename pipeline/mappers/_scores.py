@@ -24,8 +24,6 @@ OPINIONS = (
     "elsewhere",
     "below",
     "has_below",
-    "picked",
-    "lead",
     "best_of_class",
     "best_of_sound",
 )
@@ -36,10 +34,10 @@ NEVER = -1e9
 def opinions(lists: LabelLists, scores: Scores) -> Opinions:
     """What speaks for and against each pair that was asked about, or lies below one that the model affirms.
 
-    which, picked, heard: the model's, of the letter the logarithm and the probability.  above: the best pair of this class with a sound that this one is a kind of; below: with
+    which, heard: the model's.  above: the best pair of this class with a sound that this one is a kind of; below: with
     one that is a kind of it; 0 beside a `has_` of 0 where there is none.  elsewhere: to how many other classes the
-    kinds of this sound point.  lead: how far the pair lies behind the best of its class, so that a class which the
-    model calls by no sound loudly keeps its best; best_of_class, best_of_sound: whether it is that, or its sound's.
+    kinds of this sound point.  best_of_class, best_of_sound: whether the model puts this pair before all others of its
+    class, of its sound.
     """
     asked = np.isfinite(scores.which) & np.isfinite(scores.heard)
     which, heard = np.where(asked, scores.which, 0.0), np.where(asked, scores.heard, 0.0)
@@ -57,8 +55,6 @@ def opinions(lists: LabelLists, scores: Scores) -> Opinions:
         "elsewhere": elsewhere,
         "below": _known(below),
         "has_below": below > NEVER,
-        "picked": np.where(asked, np.exp(which), 0.0),
-        "lead": np.where(asked, (both - both.max(axis=0, initial=NEVER)).clip(-4.0, 0.0), 0.0),
         "best_of_class": asked & (both >= both.max(axis=0, initial=NEVER)),
         "best_of_sound": asked & (both >= both.max(axis=1, keepdims=True, initial=NEVER)),
     }
