@@ -43,9 +43,9 @@ def replay() -> LabelMap:
 
 
 def test_the_folder_is_the_list_of_mappers_and_an_unknown_one_is_told_the_choice() -> None:
-    assert mappers.names() == ["embedding", "lexical", "llm", "table"]
+    assert mappers.names() == ["combined", "embedding", "lexical", "llm", "table"]
     with pytest.raises(
-        MapperError, match=r"unknown mapper 'lmm': choose one of \['embedding', 'lexical', 'llm', 'table'\]"
+        MapperError, match=r"unknown mapper 'lmm': choose one of \['combined', 'embedding', 'lexical', 'llm', 'table'\]"
     ):
         mappers.build("lmm")
 
@@ -115,7 +115,7 @@ def test_a_changed_prompt_or_label_list_makes_the_recording_stale(
     Path(path).write_text(text)
     with pytest.raises(
         MapperError,
-        match=rf"stale: .*{what}.* has changed .*run `python -m pipeline.map_labels ask pets .*--model small`",
+        match=rf"stale: .*{what}.* has changed .*run `python -m pipeline.map_labels ask pets .*--model small --form pick`",
     ):
         replay()
 
