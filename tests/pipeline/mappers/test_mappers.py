@@ -115,7 +115,7 @@ def test_a_changed_prompt_or_label_list_makes_the_recording_stale(
     Path(path).write_text(text)
     with pytest.raises(
         MapperError,
-        match=rf"stale: .*{what}.* has changed .*run `python -m pipeline.map_labels ask pets .*--model small --form pick`",
+        match=rf"stale: .*{what}.* has changed .*run `python -m pipeline.map_labels ask pets .*small --form pick`",
     ):
         replay()
 
