@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import shlex
 import subprocess
 import sys
@@ -41,7 +42,8 @@ def module_file(name: str) -> Path | None:
     return next((p for p in (path.with_suffix(".py"), path / "__init__.py") if p.exists()), None)
 
 
-def imported_modules(path: Path) -> set[str]:
+@functools.cache
+def imported_modules(path: Path) -> frozenset[str]:
     """Dotted names that a file imports anywhere, functions included."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -49,12 +51,14 @@ def imported_modules(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
-def closure(start: Path) -> set[str]:
+@functools.cache
+def closure(start: Path) -> frozenset[str]:
     """Every file of ours that `start` imports, directly or not, itself and the packages' __init__ included."""
-    todo, found = [start], set()
+    todo: list[Path] = [start]
+    found: set[Path] = set()
     while todo:
         path = todo.pop()
         if path in found:
@@ -62,7 +66,7 @@ def closure(start: Path) -> set[str]:
         found.add(path)
         todo += [p for p in (module_file(name) for name in imported_modules(path)) if p is not None]
         todo += [p for p in (parent / "__init__.py" for parent in path.parents) if p.exists() and ROOT in p.parents]
-    return {str(path.relative_to(ROOT)) for path in found}
+    return frozenset(str(path.relative_to(ROOT)) for path in found)
 
 
 @pytest.mark.parametrize(

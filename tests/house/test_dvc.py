@@ -77,6 +77,7 @@ def test_changing_a_setting_reruns_the_methods_that_read_it(pipeline_that_has_ru
         dvc(pipeline_that_has_run, "repro", "--single-item", "--quiet", "choose")
 
 
+@pytest.mark.slow
 def test_perturbing_the_sound_decodes_again_and_trains_nothing(pipeline_that_has_run: Path) -> None:
     params = pipeline_that_has_run / "params.yaml"
     before = params.read_text()
@@ -88,6 +89,7 @@ def test_perturbing_the_sound_decodes_again_and_trains_nothing(pipeline_that_has
         params.write_text(before)
 
 
+@pytest.mark.slow
 def test_a_new_clip_does_not_ask_for_a_new_label_map(pipeline_that_has_run: Path) -> None:
     video = pipeline_that_has_run / "data/videos/demo/new"
     video.write_text("new")
@@ -97,6 +99,7 @@ def test_a_new_clip_does_not_ask_for_a_new_label_map(pipeline_that_has_run: Path
         video.unlink()
 
 
+@pytest.mark.slow
 def test_another_data_sets_list_map_and_replies_run_neither_scan_nor_map_labels(pipeline_that_has_run: Path) -> None:
     files = [
         pipeline_that_has_run / "data" / name for name in ("labels/other.txt", "maps/other.csv", "replies/other.jsonl")

@@ -193,6 +193,7 @@ assert answer.shape == (1, 3)
     )
 
 
+@pytest.mark.slow
 def test_a_fusion_is_one_file(root: Path) -> None:
     (root / "adapt/fusion/ears.py").write_text(FUSION)
     page = said(root, "-m", "adapt.settings")
@@ -218,6 +219,7 @@ for name in methods.names():
     )
 
 
+@pytest.mark.slow
 def test_a_backbone_is_one_file(root: Path) -> None:
     (root / "adapt/backbones/colour.py").write_text(BACKBONE)
     assert "colour" in said(root, "-m", "adapt.backbones")
@@ -242,6 +244,7 @@ for name in methods.names():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("room", "content", "unexplained"), [
     ("methods", METHOD, '    """what log p is divided by"""\n'), ("fusion", FUSION,
     '    """evidence from which the sound decides"""\n'),

@@ -78,7 +78,14 @@ def test_reset_gives_back_weights_and_answers_bit_for_bit(name: str, fused: str)
 
 
 @pytest.mark.parametrize("name", methods.names())
-@pytest.mark.parametrize(("fused", "settings"), [("none", GUARDED), *((one, SETTINGS) for one in fusion.names())])
+@pytest.mark.parametrize(
+    ("fused", "settings"),
+    [
+        ("none", GUARDED),
+        ("trusted", SETTINGS),
+        *(pytest.param(one, SETTINGS, marks=pytest.mark.slow) for one in fusion.names() if one != "trusted"),
+    ],
+)
 def test_a_method_goes_on_from_its_saved_state_bit_for_bit(name: str, fused: str, settings: dict[str, Any]) -> None:
     undisturbed, model = made(name, fused, settings)
     expected = [undisturbed.adapt(clip) for clip in STREAM]

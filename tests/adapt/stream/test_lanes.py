@@ -29,7 +29,14 @@ def rows(table: str) -> list[dict[str, object]]:
     return found
 
 
-@pytest.mark.parametrize(("method", "setting"), [("audio", "online"), ("vitta", "continual"), ("t3a", "episodic")])
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [
+        ("vitta", "continual"),
+        pytest.param("audio", "online", marks=pytest.mark.slow),
+        pytest.param("t3a", "episodic", marks=pytest.mark.slow),
+    ],
+)
 def test_rows_are_the_same_whatever_the_number_of_jobs(method: str, setting: str, here: Path) -> None:
     def run(jobs: int) -> list[list[dict[str, object]]]:
         chosen = options(
