@@ -162,7 +162,7 @@ def test_a_stages_deps_are_the_import_closure_of_its_module(name: str) -> None:
     dynamic = {
         d for d in files if d.startswith(plugins) and not d.endswith("__init__.py")
     }  # chosen by name at run time
-    needed = closure(start).union(
+    needed = set(closure(start)).union(
         *(closure(ROOT / d) for d in dynamic), *(closure(p) for f in folders for p in (ROOT / f).rglob("*.py"))
     )
     if any(
