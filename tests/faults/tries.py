@@ -124,10 +124,9 @@ def twice(made: Project, forks: Forks, dice: random.Random, here: Path) -> str:
 def flip(made: Project, forks: Forks, dice: random.Random, here: Path) -> str:
     """A bit of a file of the cache flips: whoever reads it says so in one line, or gives what it would have given."""
     root = made.copy(here)
-    paths = [path for path in sorted((root / CACHE).rglob("*")) if path.is_file() and path.suffix != ".lock"]
-    memo = made.root / CACHE / MEMO
-    shutil.copy(memo, root / CACHE / MEMO)
-    path = dice.choice(sorted({*paths, root / CACHE / MEMO}))
+    shutil.copy(made.root / CACHE / MEMO, root / CACHE / MEMO)
+    files = [path for path in sorted((root / CACHE).rglob("*")) if path.is_file() and path.suffix != ".lock"]
+    path = dice.choice([path for path in files if path.stat().st_size])
     name = path.relative_to(root / CACHE).as_posix()
     top = name.partition("/")[0]
     data = bytearray(path.read_bytes())
