@@ -119,11 +119,11 @@ def test_a_memo_in_which_any_bit_has_flipped_is_as_good_as_none(videos: Path, wo
     scanned(work)
     path = Path("cache/mine") / seen.NAME
     whole, state = path.read_bytes(), seen.State.of((videos / "test/cat/1.mp4").stat())
+    memory = seen.Memory(path)
     for place in range(0, 8 * len(whole), 61):  # in every part of the file, and in turn every bit of a byte
         data = bytearray(whole)
         data[place // 8] ^= 1 << place % 8
         path.write_bytes(data)
-        memory = seen.Memory(path)
         memory.read()
         assert memory.get("test/cat/1.mp4", state) is None
     path.write_bytes(whole)
