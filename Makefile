@@ -8,9 +8,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
 export DVC_NO_ANALYTICS := 1
 PHOTOSOUND ?= ../shared/photosound
+FAULTS_MINUTES ?= 10
 SIDE_BY_SIDE := pytest --numprocesses auto --dist loadfile
 # What `make check` leaves to `make test`: files of more than five seconds of one core.  A new file is checked until it stands here.
-LONG := adapt_stages backbones backbones_methods backbones_weights channels corruptions_files decode decoding decoding_workers demo dvc labels_hidden \
+LONG := adapt_stages backbones backbones_methods backbones_weights channels corruptions_files decode decoding decoding_workers demo dvc faults labels_hidden \
 	lanes mappers methods_state own_videos perturb query query_readme quiet readme report resume settings shards sound streams taggers_panns tag tanet tracks train
 # ruff, then pytest with these flags and mypy beside it; what mypy finds wrong follows pytest's summary, else that is the last line.
 define checked
@@ -19,7 +20,7 @@ define checked
 	wait $$types || { status=1; cat $$said; }; rm -f $$said; exit $$status
 endef
 
-.PHONY: help install demo test test-slow check bench photosound ablation orders clean
+.PHONY: help install demo test test-slow faults check bench photosound ablation orders clean
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -47,6 +48,9 @@ test: $(READY)  ## ruff, mypy and all tests but the slow ones, a process a core
 
 test-slow: $(READY)  ## the slow tests: whole pipelines, killed runs, servers
 	$(SIDE_BY_SIDE) -m 'slow and not llm'
+
+faults: $(READY)  ## ten minutes of random faults: kills, full disks, two at once, flipped bits, hostile names
+	pytest tests/faults --numprocesses 0 -m slow -s --faults_minutes $(FAULTS_MINUTES)
 
 check: $(READY)  ## ruff, mypy and the files of tests that take under a minute together
 	$(call checked,$(LONG:%=--ignore-glob=*/test_%.py))

@@ -207,13 +207,13 @@ def _sources(dataset: str, settings: Settings, version: str) -> tuple[dict[str, 
 
 
 def check(dataset: str) -> None:
-    """Raise CacheError where `audio` says that it was decoded, and not from the files that clips.parquet lists now."""
+    """Raise CacheError where `audio` was decoded from other files than clips.parquet lists now, or does not say how."""
     folder = cache.folder(dataset) / "audio"
     for file in parquet.files_of(folder, "audio")[:1]:
         known = parquet.provenance(file)
-        if "decoder" not in known:
-            return
-        _, keys = _sources(dataset, Settings.from_json(known["decoder"]), known.get("ffmpeg", ""))
+        if not {"decoder", "ffmpeg"} <= known.keys():
+            raise CacheError(f"{folder} does not say how it was decoded: run `dvc repro decode`")
+        _, keys = _sources(dataset, Settings.from_json(known["decoder"]), known["ffmpeg"])
         stored = parquet.read_table(folder, "audio", ["clip_id", "cache_key"])
         found = dict(zip(stored.column("clip_id").to_pylist(), stored.column("cache_key").to_pylist(), strict=True))
         if odd := sorted(clip for clip in {**keys, **found} if keys.get(clip) != found.get(clip)):

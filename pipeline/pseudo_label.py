@@ -129,22 +129,28 @@ def _check(options: Options) -> None:
 
 
 def _read_clips(folder: Path, connection: duckdb.DuckDBPyConnection) -> Clips:
-    """Every clip with the status of its sound; failed where `decode` has not seen it."""
+    """Every clip with the status of its sound.  Raises CacheError where `audio` is not about these clips."""
     for table in ("clips", "audio"):
         files = tables.needed(folder, table)
         tables.check(table, files, connection)
         tables.add(table, files, connection)
     joined = (
-        "SELECT clip_id, coalesce(audio.status, 'failed') AS status, audio.cache_key FROM clips "
-        "LEFT JOIN audio USING (clip_id) ORDER BY clip_id"
+        "SELECT clip_id, audio.status, audio.cache_key, clips.clip_id IS NOT NULL AS is_listed FROM clips "
+        "FULL JOIN audio USING (clip_id) ORDER BY clip_id"
     )
     try:
         found = connection.sql(joined).to_arrow_table()
     except duckdb.Error as error:
         raise CacheError(
-            f"{folder}: clips and audio have rows that cannot be read ({tables.one_line(error)}): run `dvc repro "
-            "decode`"
+            f"{folder}: clips and audio have rows that cannot be read ({tables.one_line(error)}): "
+            f"{tables.repair('audio')}"
         ) from error
+    is_odd = pc.or_(pc.is_null(found.column("status")), pc.invert(found.column("is_listed")))
+    if odd := found.column("clip_id").filter(is_odd).to_pylist():
+        raise CacheError(
+            f"{folder / 'audio'} was made of other clips than clips.parquet lists: {len(odd)} differ, first "
+            f"{odd[0]!r}: {tables.repair('audio')}"
+        )
     keys = found.column("cache_key").to_pylist()
     return Clips(found.column("clip_id").to_pylist(), found.column("status").combine_chunks(), keys)
 
@@ -186,7 +192,7 @@ def _read_tagger(options: Options, folder: Path, connection: duckdb.DuckDBPyConn
     if not files:
         return None
     known = tables.check("tags", files, connection)
-    if (by := known.get("tagger", {options.tagger})) != {options.tagger}:
+    if (by := known.get("tagger", {"of no name"})) != {options.tagger}:
         names = " and ".join(map(repr, sorted(by)))
         raise CacheError(
             f"{folder / 'tags'} was made by the tagger {names}, not {options.tagger!r}: {tables.repair('tags')}"
@@ -304,15 +310,15 @@ def _listen(
 
 
 def _check_keys(
-    tags: Path, clips: Clips, ranks: npt.NDArray[np.int64], keys: Sequence[str], tagging: Sequence[str | None]
+    tags: Path, clips: Clips, ranks: npt.NDArray[np.int64], keys: Sequence[str], tagging: Sequence[str]
 ) -> None:
     """Raise CacheError where rows were made of other sound than `audio` describes.
 
-    Row i is of the clip at ranks[i]; tagging[i] says how its shard was tagged, None where it does not.
+    Row i is of the clip at ranks[i]; tagging[i] says how its shard was tagged.
     """
     wanted: dict[tuple[int, str], str] = {}
     for rank, key, how in zip(ranks.tolist(), keys, tagging, strict=True):
-        if rank < 0 or how is None:
+        if rank < 0:
             continue
         if (rank, how) not in wanted:
             wanted[rank, how] = sha256_text(how, clips.keys[rank])
@@ -323,13 +329,16 @@ def _check_keys(
             )
 
 
-def _blocks(files: Sequence[Path]) -> Iterator[tuple[pa.Table, list[str | None]]]:
+def _blocks(files: Sequence[Path]) -> Iterator[tuple[pa.Table, list[str]]]:
     """(rows of some shards at a time, for each row how its shard was tagged)."""
     parts: list[pa.Table] = []
-    tagging: list[str | None] = []
+    tagging: list[str] = []
     for i, path in enumerate(files):
         parts.append(parquet.read_file(path, "tags", ["clip_id", "cache_key", "logits"]))
-        tagging += [parquet.provenance(path).get("tagging")] * parts[-1].num_rows
+        how = parquet.provenance(path).get("tagging")
+        if how is None:
+            raise CacheError(f"{path} does not say how it was tagged: {tables.repair('tags')}")
+        tagging += [how] * parts[-1].num_rows
         if len(tagging) >= WINDOWS_AT_ONCE or i + 1 == len(files):
             yield pa.concat_tables(parts), tagging
             parts, tagging = [], []

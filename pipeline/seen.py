@@ -19,8 +19,9 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adapt.tables import parquet
 from adapt.tables.code import code_sha256
-from adapt.tables.files import replacing, sha256_text
+from adapt.tables.files import sha256_text
 
 log = logging.getLogger("scan")
 NAME = "scan_memory.parquet"  # in the data set's folder of the cache
@@ -72,6 +73,8 @@ class Memory:
         if not self._path.exists():
             return
         try:
+            if not parquet.is_whole(self._path):
+                raise pa.ArrowInvalid("it is damaged, or another version wrote it")
             table = pq.read_table(self._path)
             said = table.schema.metadata or {}
             if said.get(b"earshot.form") != FORM.encode() or table.schema.remove_metadata() != COLUMNS:
@@ -106,9 +109,11 @@ class Memory:
             for name in COLUMNS.names:
                 columns[name].append(values[name] if name in values else (entry.facts or {}).get(name))
         table = pa.table(columns, schema=COLUMNS)
-        metadata = {"earshot.form": FORM, "earshot.decoder": self._decoder}
-        with replacing(self._path) as temporary:
-            pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+        table = table.replace_schema_metadata({"earshot.form": FORM, "earshot.decoder": self._decoder})
+        with parquet.sealed(
+            self._path, table.schema
+        ) as file:  # a bit that flips in a hash would get into clips.parquet
+            file.write_table(table)
 
 
 def _decoder() -> str:

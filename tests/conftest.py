@@ -3,10 +3,17 @@
 import os
 import typing
 
+import hypothesis
 import pytest
 import torch
 
 N_PROCESSES = 8  # each loads torch, which takes seconds and half a GB: more would wait for the longest file
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of tests/faults: this is the conftest that pytest reads before it reads the command line."""
+    parser.addoption("--faults_seed", default="", help="of what is random in tests/faults, as a failure names it")
+    parser.addoption("--faults_minutes", default="", help="that the slow part of tests/faults takes; 2 by default")
 
 
 def pytest_configure() -> None:
@@ -15,6 +22,10 @@ def pytest_configure() -> None:
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+    # Without a deadline, as machines are shared; nothing is left in the working tree; the same inputs each time in CI.
+    fixed = bool(os.environ.get("CI"))
+    hypothesis.settings.register_profile("earshot", deadline=None, database=None, derandomize=fixed, print_blob=True)
+    hypothesis.settings.load_profile("earshot")
 
 
 def pytest_unconfigure() -> None:

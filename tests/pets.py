@@ -20,7 +20,7 @@ CLASSES = ["dog", "cat"]
 SOUNDS = ["Speech", "Meow", "Bark", "Growling"]  # in the tagger's order, not AudioSet's
 LOUD, FAINT = 2.0, -6.0  # logits
 PAIRS = [("Bark", 0, 1.0), ("Growling", 0, 0.5), ("Growling", 1, 0.2), ("Meow", 1, 1.0), ("Battle cry", 0, 1.0)]
-STATUSES = {"barks": "ok", "broken": None, "mute": "silent", "talks": "ok", "turns": "truncated"}
+STATUSES = {"barks": "ok", "broken": "failed", "mute": "silent", "talks": "ok", "turns": "truncated"}
 TAGS = {
     "barks": [[FAINT, FAINT, LOUD, 1.0]],
     "talks": [[LOUD, FAINT, FAINT, FAINT]],

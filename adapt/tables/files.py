@@ -1,6 +1,7 @@
 """Files of both packages: hashed, and written whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -17,7 +20,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     What is written under that name becomes `path` when the block ends, and is deleted where it raises.  Whoever reads
     `path` meanwhile, or after a run that was killed, finds the old file or the new one, whole.  The name is nobody
-    else's: two that write `path` at once do not touch each other's file, and the last to end has it.
+    else's: two that write `path` at once do not touch each other's file, and the last to end has it.  An OSError for
+    lack of room, which names no file where it is a write's, names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, path.name)
@@ -25,6 +29,10 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.errno in FULL and error.filename is None:  # a write knows no name, and only a write fails so
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
         os.close(descriptor)

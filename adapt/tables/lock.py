@@ -105,8 +105,11 @@ def holding(path: Path, what: str) -> Iterator[None]:
             "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
             "command": shlex.join(sys.orig_argv)[:COMMAND_CHARS],
         }
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, (json.dumps(said) + "\n").encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, (json.dumps(said) + "\n").encode(), 0)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error  # a descriptor's error names no file
         yield
     finally:
         os.close(descriptor)

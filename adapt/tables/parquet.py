@@ -6,6 +6,7 @@ and its seal: the sha256 of the whole file, the 64 digits of the seal itself rea
 of pages alone; a bit that flips in a page's header or in the footer is noticed by the seal.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -60,15 +61,28 @@ def write_table(
 def sealed(path: Path, schema: pa.Schema, use_dictionary: bool | list[str] = True) -> Iterator[pq.ParquetWriter]:
     """Write a Parquet file, whole or not at all, with checksums of its pages and a seal of all of it."""
     with replacing(path) as temporary:
-        with pq.ParquetWriter(
+        file = pq.ParquetWriter(
             temporary, schema, compression="zstd", use_dictionary=use_dictionary, write_page_checksum=True
-        ) as file:
+        )
+        try:
             yield file
-            file.add_key_value_metadata({SEAL: UNSEALED})
+        except BaseException:
+            _abandon(file)
+            raise
+        file.add_key_value_metadata({SEAL: UNSEALED})
+        file.close()
         start, _ = _seal_of(temporary)
         with temporary.open("r+b") as opened:
             opened.seek(start)
             opened.write(_digest(temporary, start).encode())
+
+
+def _abandon(file: pq.ParquetWriter) -> None:
+    """Close a file that is thrown away.  On a full disk that fails too, and says nothing new; raised, it would be the
+    context of the first error and that its own, a circle that contextlib.ExitStack follows for ever.
+    """
+    with contextlib.suppress(OSError, pa.ArrowException):
+        file.close()
 
 
 def _seal_of(path: Path) -> tuple[int, str]:
@@ -97,6 +111,15 @@ def _digest(path: Path, start: int) -> str:
         while data := file.read(CHUNK_BYTES):
             digest.update(data)
     return digest.hexdigest()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether every byte of a file is what `sealed` wrote.  Raises OSError where it cannot be read."""
+    try:
+        start, stated = _seal_of(path)
+    except CacheError:
+        return False
+    return _digest(path, start) == stated
 
 
 def verify(path: Path, table: str) -> dict[str, str]:

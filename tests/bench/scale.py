@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adapt.tables import parquet
-from adapt.tables.files import sha256_file
+from adapt.tables.files import sha256_file, sha256_text
 from adapt.tables.schema import SCHEMA, schema_of, schema_sha256
 from pipeline.workers import shards
 from tests.bench import Row, median_ms
@@ -131,9 +131,14 @@ def _make_up(root: Path, n_clips: int) -> None:
     _write(folder / "audio/part-00000.parquet", "audio", ids, audio, {})
     logits = (2 * random.standard_normal((4096, len(sounds))) - 6).astype(np.float32)
     n_shards = -(-n_clips // CLIPS_PER_SHARD)
-    made_by = {"tagger": "made", "labels_file": "data/labels/audioset.csv", "labels_sha256": sha256_file(SOUNDS)}
+    made_by = {
+        "tagger": "made",
+        "tagging": "-",
+        "labels_file": "data/labels/audioset.csv",
+        "labels_sha256": sha256_file(SOUNDS),
+    }
     for shard in range(n_shards):
-        tags = {"window_start_s": 0.0, "padded_share": 0.0, "cache_key": "-"}
+        tags = {"window_start_s": 0.0, "padded_share": 0.0, "cache_key": sha256_text("-", "-")}
         here = ids[shard::n_shards]
         _write(
             folder / f"tags/part-{shard:05d}.parquet",

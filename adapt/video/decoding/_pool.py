@@ -23,6 +23,10 @@ class DecodeError(AdaptError):
     """A file cannot be read; the message is the reason, without the file's name."""
 
 
+class WorkerEndedError(DecodeError):
+    """The worker that read the file is gone: by the file's fault, or because the machine's memory ran out."""
+
+
 class FactsChangedError(AdaptError):
     """Decord failed on the way and PyAV finds other frames: plan again by the video's new facts."""
 
@@ -97,6 +101,7 @@ class Video:
     def __init__(self, decoders: "Decoders", path: Path) -> None:
         self._decoders, self.path, self._left_s = decoders, path, decoders.timeout_s
         self._process: Process | None = None
+        self._is_tried_again = False
         self.facts: Facts
 
     def _ask(self, request: dict[str, object]) -> dict[str, Any]:
@@ -113,7 +118,7 @@ class Video:
             ) from None
         except EndedError as how:
             self._lose()
-            raise DecodeError(
+            raise WorkerEndedError(
                 f"the process that read it ended by {how}{' (out of memory?)' if str(how) == 'SIGKILL' else ''}"
             ) from None
         except BaseException:  # Ctrl-C while it is at work: it would answer the next question with this one's answer
@@ -135,10 +140,28 @@ class Video:
             self._decoders.check()
 
     def open(self, *, check: bool) -> None:
-        """Borrow a worker and have it open the file; `check`: decode the first frame.  Raises as `_ask` does."""
+        """Borrow a worker and have it open the file; `check`: decode the first frame.  Where the worker ends, another
+        is tried, once for a file.  Raises as `_ask` does.
+        """
+        try:
+            self._begin(check=check)
+        except WorkerEndedError:
+            self._is_tried_again = True
+            self._begin(check=check)
+
+    def _begin(self, *, check: bool) -> None:
         self._process = self._decoders.borrow()
         path = os.path.abspath(self.path)  # noqa: PTH100 - resolves no link
         self.facts = Facts(**self._ask({"do": "open", "path": path, "check": check})["ok"])
+
+    def _begin_again(self, error: WorkerEndedError) -> None:
+        """Go on in another worker.  Raises `error` where that has been done already, or finds other frames."""
+        if self._is_tried_again:
+            raise error
+        self._is_tried_again, facts = True, self.facts
+        self._begin(check=False)
+        if self.facts != facts:
+            raise error
 
     def close(self) -> None:
         """Give the worker back."""
@@ -159,7 +182,11 @@ class Video:
         done = 0
         while done < len(wanted):
             part = wanted[done : done + FRAMES_AT_ONCE].tolist()
-            n, height, width, colours = self._ask({"do": "read", "indices": part})["ok"]
+            try:
+                n, height, width, colours = self._ask({"do": "read", "indices": part})["ok"]
+            except WorkerEndedError as error:
+                self._begin_again(error)
+                continue
             assert self._process is not None
             yield self._process.frames((n, height, width, colours))
             done += n

@@ -39,6 +39,14 @@ WRITES = {  # of what is written, the file "target" holds something before
         "'necessary': False, 'reason': str(np.random.default_rng(i).random()), 'source': 's'} for i in range(9999)]\n"
         "def write(): parquet.write_table(Path('target'), 'label_map', rows())"
     ),
+    "two tables at once": (
+        "import numpy as np, pyarrow as pa\nfrom contextlib import ExitStack\nfrom adapt.tables import parquet\n"
+        "def write():\n  limit(100)  # less than either needs\n  with ExitStack() as stack:\n"
+        "    files = [stack.enter_context(parquet.Writer(Path(name), 'label_map')) for name in ('new', 'target')]\n"
+        "    rows = [{'audio_id': i, 'audio_label': f'{i:05d}', 'label_id': 0, 'label': 'a', 'weight': 1.0, "
+        "'source': 's', 'necessary': False, 'reason': str(np.random.default_rng(i).random())} for i in range(3000)]\n"
+        "    for file in files: file.add(pa.Table.from_pylist(rows, schema=file.schema))"
+    ),
     "a checkpoint of torch": (
         "import torch\nfrom adapt.source import checkpoints\n"
         "def write(): checkpoints.save(Path('target'), {'weights': torch.ones(10**6)})"

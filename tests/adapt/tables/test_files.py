@@ -1,11 +1,16 @@
 """files: written whole or not at all, under names that are nobody else's."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from adapt.tables import files
@@ -47,3 +52,20 @@ def test_a_link_at_a_temporary_name_is_not_written_through(tmp_path: Path, monke
     with pytest.raises(FileExistsError):
         files.write_text(tmp_path / "a.txt", "new")
     assert victim.read_text() == "whole"
+
+
+def test_a_write_without_room_names_the_file_that_was_to_be_made(tmp_path: Path) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    table = pa.table({"a": np.random.default_rng(0).random(10_000)})
+    writes: list[Callable[[Path], object]] = [
+        lambda path: path.write_bytes(b"x" * 10_000),
+        lambda path: pq.ParquetWriter(path, table.schema).write_table(table),  # type: ignore[no-untyped-call]
+    ]
+    for write in writes:
+        with pytest.raises(OSError, match="the_target") as error, files.replacing(tmp_path / "the_target") as path:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limit[1]))  # Python ignores the signal
+            try:
+                write(path)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        assert error.value.filename == str(tmp_path / "the_target")

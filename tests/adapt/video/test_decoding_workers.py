@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from adapt.errors import AdaptError, VideoError
@@ -21,7 +22,7 @@ from adapt.tables import code
 from adapt.tables.cache import Clip
 from adapt.video import decoding
 from adapt.video.clips import VideoOptions, stream
-from adapt.video.decoding import ClosedError, DecodeError, Decoders
+from adapt.video.decoding import ClosedError, DecodeError, Decoders, Video
 from tests import numbered, tiny_project
 from tests.house.test_architecture import closure
 from tests.places import ROOT
@@ -97,16 +98,29 @@ def test_a_file_that_is_worked_on_for_too_long_is_given_up(slow_film: Path) -> N
         decoders.probe(slow_film)
 
 
-def test_a_worker_that_crashes_costs_its_file_and_the_reason_is_its_signal(film: Path) -> None:
+def end_worker(video: Video, number: int) -> None:
+    assert video._process is not None
+    os.kill(video._process._process.pid, number)
+
+
+def test_a_worker_that_ends_is_replaced_once_and_the_frames_are_the_same(film: Path) -> None:
+    with Decoders() as decoders, decoders.open(film) as video:
+        whole = np.concatenate([chunk.copy() for chunk in video.frames([0, 1, 19])])
+        end_worker(video, signal.SIGKILL)
+        again = np.concatenate([chunk.copy() for chunk in video.frames([0, 1, 19])])
+    np.testing.assert_array_equal(again, whole)
+
+
+def test_a_file_that_costs_two_workers_is_given_up_and_the_reason_is_the_signal(film: Path) -> None:
     with Decoders() as decoders:
         for number, name in ((signal.SIGSEGV, "SIGSEGV"), (signal.SIGKILL, r"SIGKILL \(out of memory\?\)")):
             with (
                 pytest.raises(DecodeError, match=f"^the process that read it ended by {name}$"),
                 decoders.open(film) as video,
             ):
-                assert video._process is not None
-                os.kill(video._process._process.pid, number)
-                list(video.frames([0, 1]))
+                for _ in range(2):
+                    end_worker(video, number)
+                    list(video.frames([0, 1]))
         assert decoders.probe(film).n_frames == 20
 
 

@@ -113,3 +113,19 @@ def test_a_memo_that_is_damaged_or_of_another_form_is_as_good_as_none(videos: Pa
     for content in (b"", b"PAR1 no Parquet", (Path("cache/mine") / "clips.parquet").read_bytes()):
         (Path("cache/mine") / seen.NAME).write_bytes(content)
         assert scanned(work) == every("hash", 0, 1, 2) + every("probe", 0, 1, 2)
+
+
+def test_a_memo_in_which_any_bit_has_flipped_is_as_good_as_none(videos: Path, work: list[str]) -> None:
+    scanned(work)
+    path = Path("cache/mine") / seen.NAME
+    whole, state = path.read_bytes(), seen.State.of((videos / "test/cat/1.mp4").stat())
+    memory = seen.Memory(path)
+    for place in range(0, 8 * len(whole), 61):  # in every part of the file, and in turn every bit of a byte
+        data = bytearray(whole)
+        data[place // 8] ^= 1 << place % 8
+        path.write_bytes(data)
+        memory.read()
+        assert memory.get("test/cat/1.mp4", state) is None
+    path.write_bytes(whole)
+    memory.read()
+    assert memory.get("test/cat/1.mp4", state) is not None

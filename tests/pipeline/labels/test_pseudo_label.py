@@ -14,7 +14,7 @@ import pytest
 from adapt import command
 from adapt.errors import CacheError, OntologyError, OptionsError
 from adapt.tables import cache, parquet
-from adapt.tables.files import sha256_file
+from adapt.tables.files import sha256_file, sha256_text
 from pipeline import pseudo_label
 from tests import pets
 from tests.pets import FAINT, FOLDER, LABELS, LOUD, label
@@ -133,7 +133,10 @@ def test_memory_does_not_grow_with_the_number_of_shards(project: Path, monkeypat
     monkeypatch.setattr(pseudo_label, "WINDOWS_AT_ONCE", 300)
     monkeypatch.setattr(pseudo_label, "CLIPS_AT_ONCE", 300)
     pets.write_labels([*pets.SOUNDS, *(f"sound {i}" for i in range(396))])
-    made_by = {"tagger": "ears", "labels_file": LABELS.as_posix(), "labels_sha256": sha256_file(LABELS)}
+    made_by = {
+        "tagger": "ears", "tagging": "t", "labels_file": LABELS.as_posix(), "labels_sha256": sha256_file(LABELS)
+    }  # fmt: skip
+    keys = [sha256_text("t", "k")] * 300
     (FOLDER / SHARD).unlink()
     offsets, zeros, random = (
         pa.array(range(0, 120_001, 400), pa.int32()),
@@ -147,7 +150,13 @@ def test_memory_does_not_grow_with_the_number_of_shards(project: Path, monkeypat
         with parquet.Writer(FOLDER / f"tags/part-{shard:05d}.parquet", "tags", made_by) as writer:
             writer.add(
                 pa.table(
-                    {"clip_id": ids, "window_start_s": zeros, "padded_share": zeros, "cache_key": ids, "logits": logits}
+                    {
+                        "clip_id": ids,
+                        "window_start_s": zeros,
+                        "padded_share": zeros,
+                        "cache_key": keys,
+                        "logits": logits,
+                    }
                 )
             )
         if shard in (0, 5):
@@ -162,7 +171,7 @@ def test_memory_does_not_grow_with_the_number_of_shards(project: Path, monkeypat
 
 
 def test_a_data_set_without_any_sound_is_uniform(project: Path) -> None:
-    pets.write_audio(dict.fromkeys(("barks", "mute", "talks", "turns"), "no_track"))
+    pets.write_audio(dict.fromkeys(pets.STATUSES, "no_track"))
     pets.write_tags({})
     assert {row["mass"] for row in label().values()} == {0.0}
     (FOLDER / SHARD).unlink()  # a stage that had nothing to write leaves an empty folder
@@ -370,3 +379,23 @@ def test_an_unknown_way_to_combine_is_wrong_usage(project: Path, capsys: pytest.
         )
     assert stop.value.code == 2
     assert "noisy_or" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("clip_ids", "odd"), [((*pets.STATUSES, "new"), "new"), (("barks", "mute", "talks"), "broken")]
+)
+def test_sound_of_other_clips_than_are_listed_is_an_error(clip_ids: tuple[str, ...], odd: str, project: Path) -> None:
+    pets.write_clips(list(clip_ids))
+    with pytest.raises(
+        CacheError, match=rf"pets/audio was made of other clips than .* first '{odd}': run `dvc repro decode`"
+    ):
+        label()
+
+
+def test_tags_that_do_not_say_how_they_were_made_are_an_error(project: Path) -> None:
+    tags = parquet.read_table(FOLDER / "tags", "tags")
+    whole = parquet.provenance(FOLDER / SHARD)
+    for name in ("tagger", "tagging", "labels_file", "labels_sha256"):
+        parquet.write_table(FOLDER / SHARD, "tags", tags, {key: value for key, value in whole.items() if key != name})
+        with pytest.raises(CacheError, match="pets/tags.*run `dvc repro tag`"):
+            label()

@@ -50,7 +50,7 @@ def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_a_table_is_drawn_with_its_values(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     drawn = ask(capsys, "SELECT clip_id, status FROM audio ORDER BY clip_id")
     first_cells = [cells[0] for line in drawn.splitlines() if (cells := re.findall(r"\w+", line))]
-    assert first_cells == ["clip_id", "varchar", "barks", "mute", "talks", "turns"]
+    assert first_cells == ["clip_id", "varchar", "barks", "broken", "mute", "talks", "turns"]
 
 
 def test_control_characters_are_shown_and_not_sent_to_the_terminal(

@@ -20,6 +20,7 @@ from adapt.errors import CacheError, TaggerError
 from adapt.tables import parquet
 from adapt.tables.files import sha256_text
 from pipeline import decode, tag, taggers
+from pipeline.audio import perturb
 from pipeline.workers import shards
 from tests.places import ROOT
 from tests.sounds import encode, make_project, write_clips
@@ -64,10 +65,17 @@ BLOCK = 100  # samples: tag takes blocks as they come
 
 
 def write_audio(clips: dict[str, np.ndarray], sample_rate: int = RATE, statuses: dict[str, str] | None = None) -> None:
-    """Fill audio and waveforms as `decode` does."""
-    audio, waveforms = [], []
+    """Fill clips, audio and waveforms as `scan` and `decode` do."""
+    listed, audio, waveforms = [], [], []
+    settings = decode.Settings("path", sample_rate, -60.0, "default", True, perturb.Perturbation())
+    made_by = {"decoder": settings.to_json(), "ffmpeg": "9.0"}
     for clip_id, samples in sorted(clips.items()):
-        key = sha256_text(samples.tobytes().hex())
+        content = sha256_text(samples.tobytes().hex())
+        key = sha256_text("decode", decode.VERSION, "9.0", settings.key(), content)
+        listed.append(
+            {"clip_id": clip_id, "path": f"{clip_id}.mp4", "split": "test", "label_id": 0, "label": "any",
+             "status": "ok", "content_sha256": content}
+        )  # fmt: skip
         blocks = [samples[i : i + BLOCK] for i in range(0, samples.size, BLOCK)]
         levels = dict.fromkeys(("track", "mix", "expected_s", "level_dbfs", "rms_dbfs", "peak_dbfs", "error"))
         audio.append(
@@ -80,7 +88,8 @@ def write_audio(clips: dict[str, np.ndarray], sample_rate: int = RATE, statuses:
             {"clip_id": clip_id, "block": i, "n_samples": len(b), "flac": flac(b), "cache_key": key}
             for i, b in enumerate(blocks)
         ]
-    parquet.write_table(Path("cache/tiny/audio/part-00000-of-00001.parquet"), "audio", audio)
+    parquet.write_table(Path("cache/tiny/clips.parquet"), "clips", listed)
+    parquet.write_table(Path("cache/tiny/audio/part-00000-of-00001.parquet"), "audio", audio, made_by)
     parquet.write_table(Path("cache/tiny/waveforms/part-00000-of-00001.parquet"), "waveforms", waveforms)
 
 
@@ -339,12 +348,12 @@ def test_a_tag_stage_killed_with_signal_9_goes_on_and_ends_with_the_same_bytes(
 
 
 def split_shard(folder: Path, table: str) -> None:
-    rows = parquet.read_table(folder, table).to_pylist()
-    next(folder.iterdir()).unlink()
+    rows, file = parquet.read_table(folder, table).to_pylist(), next(folder.iterdir())
+    made_by = parquet.provenance(file)
+    file.unlink()
     for name in {shards.shard_name(row["clip_id"], 16) for row in rows}:
-        parquet.write_table(
-            folder / name, table, [row for row in rows if shards.shard_name(row["clip_id"], 16) == name]
-        )
+        here = [row for row in rows if shards.shard_name(row["clip_id"], 16) == name]
+        parquet.write_table(folder / name, table, here, made_by)
 
 
 def wait_for_files(folder: Path, n_files: int, process: "subprocess.Popen[bytes]", limit_s: float = 60.0) -> None:
