@@ -44,12 +44,10 @@ class Options:
     max_clips: int = command.number(0, low=0)  # take so many clips, evenly spread over the train split; 0 for all
     preset: str = ""  # eata_published: its authors' fisher, fisher_batch, bn_prior and max_clips, as defaults
     fisher: bool = False  # EATA's weights as well
-    fisher_batch: int = command.number(
-        1, low=1, high=65536
-    )  # clips whose mean gradient is squared; the authors' code takes 64
-    bn_prior: float = command.number(
-        0.3, low=0, high=1
-    )  # of the forwards that EATA's weights come from: adapt's setting of that name
+    fisher_batch: int = command.number(1, low=1, high=65536)
+    """clips whose mean gradient is squared; the authors' code takes 64"""
+    bn_prior: float = command.number(0.3, low=0, high=1)
+    """of the forwards that EATA's weights come from: adapt's setting of that name"""
     scope: str = "norm"  # which weights EATA will adapt: adapt's setting of that name
     device: str = "cpu"
     workers: int = command.number(2, low=1, high=1024)  # decoding threads
