@@ -203,7 +203,7 @@ def adapting(said: dict[str, str]) -> dict[str, dict[str, Any]]:
         for command, out in said.items()
         if command.startswith("python -m adapt")
     }
-    methods = {command: re.search(r"--method ([\w+]+)", command) for command in found}
+    methods = {command: re.search(r"--method '?([\w+]+)", command) for command in found}
     return {
         match.group(1) if (match := methods[command]) else command.split()[2]: counts
         for command, counts in found.items()
