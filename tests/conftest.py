@@ -1,6 +1,7 @@
 """What all tests share: one thread a process, and how many processes."""
 
 import os
+import signal
 import typing
 
 import hypothesis
@@ -22,6 +23,8 @@ def pytest_configure() -> None:
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under nohup: children would ignore Ctrl-C too
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Without a deadline, as machines are shared; nothing is left in the working tree; the same inputs each time in CI.
     fixed = bool(os.environ.get("CI"))
     hypothesis.settings.register_profile("earshot", deadline=None, database=None, derandomize=fixed, print_blob=True)

@@ -57,11 +57,13 @@ def dry_run(folder: Path) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_has_run_has_nothing_to_do(pipeline_that_has_run: Path) -> None:
     assert changed_stages(pipeline_that_has_run) == set()
     assert dry_run(pipeline_that_has_run) == set()
 
 
+@pytest.mark.slow
 def test_changing_a_setting_reruns_the_methods_that_read_it(pipeline_that_has_run: Path) -> None:
     params = pipeline_that_has_run / "params.yaml"
     before = params.read_text()

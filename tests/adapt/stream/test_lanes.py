@@ -149,6 +149,7 @@ def test_an_error_in_one_process_ends_the_others_and_is_raised(
     assert all(has_ended(int((tmp_path / name).read_text())) for name in ("0", "1"))
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_one_clear_error_and_the_same_command_goes_on(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

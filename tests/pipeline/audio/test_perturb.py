@@ -213,6 +213,7 @@ def test_the_clean_key_and_bytes_do_not_depend_on_what_perturbations_would_use(p
     assert {clip_id: row["cache_key"] for clip_id, row in audio().items()} == keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "used"),
     [
@@ -296,6 +297,7 @@ def joined(blocks: Iterator[sound.Block]) -> "np.ndarray":
     return np.concatenate(list(blocks))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", "noise", "shift", "swap", "mute", "music"])
 def test_sound_that_was_not_kept_is_made_again_sample_for_sample(project: Path, kind: perturb.Kind) -> None:
     decode.run(replace(OPTIONS, perturb=kind))

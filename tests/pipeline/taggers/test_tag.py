@@ -325,6 +325,7 @@ tag.run(OPTIONS)
 """
 
 
+@pytest.mark.slow
 def test_a_tag_stage_killed_with_signal_9_goes_on_and_ends_with_the_same_bytes(
     tagger: FakeTagger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

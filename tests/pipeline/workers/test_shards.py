@@ -94,6 +94,7 @@ def test_two_tables_grow_together_and_a_grown_set_gives_the_bytes_of_a_fresh_one
     assert contents(tmp_path / "grown") == contents(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_clip", [0, 1, 70, 99, 199])
 def test_a_stage_killed_anywhere_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, at_clip: int) -> None:
     def killed(clip_ids: list[str]) -> Iterator[shards.TableRow]:
