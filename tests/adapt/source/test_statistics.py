@@ -88,7 +88,8 @@ def test_statistics_are_the_mean_and_variance_of_all_outputs_at_once_in_float64(
     for name in NORMS:
         together = torch.cat(outputs[name], 1)
         variance, mean = torch.var_mean(together, 1, correction=0)
-        torch.testing.assert_close(found[name][0].double(), mean, rtol=1e-6, atol=1e-6)
+        rounded = offset * torch.finfo(torch.float32).eps  # kernels may round an output at the size of their input
+        torch.testing.assert_close(found[name][0].double(), mean, rtol=1e-6, atol=1e-6 + rounded)
         torch.testing.assert_close(found[name][1].double(), variance, rtol=1e-4, atol=1e-6)
     if offset:  # sums and sums of squares in the network's own precision would be lost here
         values = torch.cat(outputs["group"], 1).float()
