@@ -152,6 +152,7 @@ def test_with_dropout_on_the_same_noise_gives_the_same_step() -> None:
 
 
 @pytest.mark.parametrize("scope", ["norm", "last_norm", "last", "all"])
+@pytest.mark.slow
 def test_a_step_is_the_same_whatever_is_folded_or_reused(scope: str) -> None:
     """The reference is the authors' network, in which nothing is, adapted by the same method."""
     ours, theirs = ours_and_theirs()

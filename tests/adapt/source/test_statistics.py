@@ -161,6 +161,7 @@ def test_the_stage_says_of_which_checkpoint_and_layers_its_file_is(here: Path) -
     assert FILE.read_bytes() == first
 
 
+@pytest.mark.slow
 def test_statistics_of_the_same_options_data_model_and_code_are_kept(
     here: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

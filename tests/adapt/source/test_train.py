@@ -107,6 +107,7 @@ def test_two_runs_of_a_seed_give_the_same_bytes_and_another_seed_others(here: Pa
     assert trained_bytes(epochs=1, seed=1) != once
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_same_options_data_and_code_is_kept(
     here: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,6 +121,7 @@ def test_dropout_is_as_the_setting_says_whatever_the_mode() -> None:
 
 @pytest.mark.parametrize("way", FUSIONS)
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_moving_in_the_middle_of_a_stream_keeps_the_state(method: str, way: str) -> None:
     moved, unmoved = adapting(method, way), adapting(method, way)
     for model in (moved, unmoved):

@@ -271,6 +271,7 @@ def test_the_command_hears_noise_as_noise_and_a_step_of_int16_as_silence(
     assert heard == {"noise": "White noise", "quiet": "Silence"}
 
 
+@pytest.mark.slow
 def test_sound_that_was_not_kept_gives_the_same_logits_as_sound_that_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
