@@ -1,5 +1,6 @@
 """What all tests share: one thread a process, and how many processes."""
 
+import gc
 import os
 import signal
 import typing
@@ -36,9 +37,11 @@ def pytest_unconfigure() -> None:
     line.
 
     torch keeps the module `typing` for good, typing its registry of overloads, and that holds pytest's own functions
-    with all they know: every test, and the types of DuckDB in its annotations.
+    with all they know: every test, and the types of DuckDB in its annotations.  So does what Hypothesis has the garbage
+    collector call.
     """
     typing.clear_overloads()
+    gc.callbacks[:] = [one for one in gc.callbacks if not one.__module__.startswith("hypothesis.")]
 
 
 @pytest.hookimpl(optionalhook=True)
