@@ -63,6 +63,8 @@ class Answer:
     """(B, K) log-probabilities to fuse in place of `after`, where the sound has shaped that; None: `after`"""
     source: Tensor | None = None
     """(B, K) log-probabilities of the source model, where the method has asked it; None: it has not"""
+    pooled: bool = False
+    """whether the source model's answer is part of `before` and `after` already: a fusion mixes in no other"""
 
 
 class Method(Protocol):

@@ -29,10 +29,10 @@ GONE = (  # no measurement supported them (docs/experiments.md)
 
 def setting(
     default: Any, *, unit: str = "", low: float = 0.0, high: float = math.inf, above: bool = False, below: bool = False,
-    choices: tuple[str, ...] = (), source: str = OURS,
+    choices: tuple[str, ...] = (), several: bool = False, source: str = OURS,
 ) -> Any:  # fmt: skip
     """A field of settings: a number from `low` to `high`, without these themselves where `above` or `below`; or one of
-    `choices`.
+    `choices`, or `several` of them, each once, with commas between.
 
     `source` says who says so: a paper and its section, or "ours" for a choice of this project.
     """
@@ -43,6 +43,7 @@ def setting(
         "above": above,
         "below": below,
         "choices": choices,
+        "several": several,
         "source": source,
     }
     return dataclasses.field(default=default, metadata=about)
@@ -52,7 +53,7 @@ def values(field: "dataclasses.Field[Any]") -> str:
     """What a field made by `setting` may be, in words."""
     about = field.metadata
     if about["choices"]:
-        return ", ".join(about["choices"])
+        return ", ".join(about["choices"]) + ("; several with commas between" if about["several"] else "")
     if isinstance(field.default, bool):
         return "yes, no"
     start = f"above {about['low']:g}" if about["above"] else f"{about['low']:g}"
@@ -65,7 +66,10 @@ def check(settings: Any) -> None:
     """Raise MethodError, which names field and range, for a value outside its range, or that is no number."""
     for field in dataclasses.fields(settings):
         value, about = getattr(settings, field.name), field.metadata
-        if about["choices"]:
+        if about["several"]:
+            parts = value.split(",") if isinstance(value, str) else [""]
+            fine = {*parts} <= {*about["choices"]} and len({*parts}) == len(parts)
+        elif about["choices"]:
             fine = value in about["choices"]
         elif isinstance(field.default, bool):
             fine = isinstance(value, bool)
@@ -79,7 +83,8 @@ def check(settings: Any) -> None:
             )
             fine = fine and not (isinstance(field.default, int) and not isinstance(value, int))
         if not fine:
-            wanted = f"one of {list(about['choices'])}" if about["choices"] else values(field)
+            many = "some, with commas between," if about["several"] else "one"
+            wanted = f"{many} of {list(about['choices'])}" if about["choices"] else values(field)
             raise MethodError(f"{field.name} is {value!r}: give {wanted}")
 
 

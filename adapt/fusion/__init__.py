@@ -80,7 +80,7 @@ class Fused(Stateful):
             return dataclasses.replace(self.method.adapt(batch), fused=None)
         answer = self.method.adapt(batch)
         if (
-            answer.source is None and self.fusion.needs_source and answer.stop_reason != "budget"
+            answer.source is None and self.fusion.needs_source and not answer.pooled and answer.stop_reason != "budget"
         ):  # there is no time for another look
             answer = dataclasses.replace(answer, source=self.method.source_answer(batch))
         return dataclasses.replace(answer, fused=self.fusion.fuse(answer, batch))

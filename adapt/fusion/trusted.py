@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from adapt.contract import Answer, Batch
+from adapt.core.pool import Information, Pool, Pooling
 from adapt.core.settings import setting
 from adapt.core.state import ClassPrior, Stateful
 from adapt.fusion import plain
@@ -37,98 +38,40 @@ CLASS = 0.9  # prior probability that a class's sounds belong, if the stream's d
 AGREES = 0.2  # the smallest share of clips in which picture and sound agree, if they belong together
 GRID = 9  # values of rho between that share and 1
 DOUBT = 0.3  # how much uniform is mixed into the picture before it is compared with the sound
-START = 5.0  # clips that a full count from the start is worth, in information
 
 
 @dataclass(frozen=True)
-class Settings(plain.Settings):
+class Settings(plain.Settings, Pooling):
     """Of trusted fusion."""
 
     trust: float = setting(0.8, unit="probability", above=True, high=1)
     """prior probability that the stream's sounds belong to its pictures; 1 trusts them always"""
-    information: float = setting(0.2, unit="share of log K", high=1, source="ours, after Bridle et al. 1991")
-    """mutual information of clip and answer from which the picture counts fully; 0: always"""
-    source_mix: float = setting(1.0, unit="share", high=1)
-    """how much of the weight that its information gives the source model's answer beside the adapted one's; 0: none"""
     logit_adjustment: float = setting(0.75, unit="exponent", source="Menon et al., ICLR 2021; the running prior ours")
     """exponent of the running class prior that the fused answer is divided by"""
     fusion_views: float = setting(0.67, unit="share", high=1)
     """share in the fused answer's picture of the views, as first seen, beside the centre view"""
 
 
-class Information(Stateful):
-    """The running mean of p and of its entropy."""
-
-    running, moves = ("total", "entropy", "n_clips"), False
-
-    def __init__(self, n_classes: int, enough: float) -> None:
-        """`enough` is the share of log K from which the picture counts fully."""
-        self.n_classes, self.enough = n_classes, enough
-        self.reset()
-
-    def reset(self) -> None:
-        """A uniform mean that counts as one clip."""
-        self.total = torch.full((self.n_classes,), 1 / self.n_classes, dtype=torch.float64)
-        self.entropy, self.n_clips = 0.0, 0
-
-    def add(self, p: Tensor) -> None:
-        """Take in predictions p (B, K)."""
-        p = p.detach().double().cpu()
-        self.total = self.total + p.sum(0)
-        self.entropy -= torch.special.xlogy(p, p).sum().item()
-        self.n_clips += len(p)
-
-    def mean(self) -> Tensor:
-        """pi, the mean of p: (K,), sums to 1."""
-        return self.total / self.total.sum()
-
-    def weight(self) -> float:
-        """omega in [0, 1]; 1 before the first clip, and always where `enough` is 0."""
-        if self.enough <= 0 or self.n_clips == 0:
-            return 1.0
-        return (self.n_clips * min(1.0, self.mutual() / self.enough) + START) / (self.n_clips + START)
-
-    def mutual(self) -> float:
-        """I, as a share of log K: at least 0, and 0 before the first clip."""
-        if self.n_clips == 0:
-            return 0.0
-        pi = self.mean()
-        spread = -torch.special.xlogy(pi, pi).sum().item() - self.entropy / self.n_clips
-        return max(0.0, spread / math.log(self.n_classes))
-
-
-class SourceMix(Stateful):
-    """How much the source model's answer counts in the picture, beside the adapted model's."""
+class SourceMix(Pool):
+    """How much the source model's answer counts in the picture, beside the adapted model's: a pool of these two."""
 
     def __init__(self, n_classes: int, settings: Settings) -> None:
-        self.most, self.prior = settings.source_mix, START * settings.information
-        self.adapted = Information(n_classes, settings.information)
-        self.source = Information(n_classes, settings.information)
+        super().__init__(n_classes, 2, settings.information, last=settings.source_mix)
 
     def weight(self) -> float:
         """`source_mix` I_source / (I_source + I_adapted), both from `information` on, so that it starts at half of
         `source_mix`.
         """
-        ours, theirs = (found.n_clips * found.mutual() + self.prior for found in (self.adapted, self.source))
-        return self.most * (theirs / (ours + theirs) if ours + theirs > 0 else 0.5)
+        return self.weights()[1]
 
-    def mix(self, adapted: Tensor, source: Tensor | None) -> Tensor:
-        """(1 - w) log p_adapted + w log p_source, scaled, of (B, K) both; the former where there is no latter.
+    def picture(self, adapted: Tensor, source: Tensor | None) -> Tensor:
+        """(1 - w) log p_adapted + w log p_source, scaled, of (B, K) both; the former where there is no latter."""
+        return adapted if source is None else self.mix([adapted, source])
 
-        A class that one of the two rules out, by log p = -inf, is ruled out, unless that one has no weight.
-        """
-        if source is None:
-            return adapted
-        w, not_ours, not_theirs = self.weight(), adapted == -math.inf, source == -math.inf
-        mixed = torch.lerp(adapted.masked_fill(not_ours, 0), source.masked_fill(not_theirs, 0), w)
-        ruled_out = torch.zeros_like(not_ours) if w >= 1 else not_ours
-        return mixed.masked_fill(ruled_out | not_theirs if w > 0 else ruled_out, -math.inf).log_softmax(1)
-
-    def add(self, adapted: Tensor, source: Tensor | None) -> None:
+    def take(self, adapted: Tensor, source: Tensor | None) -> None:
         """Take in what both said of a batch: log-probabilities (B, K)."""
         if source is not None:
-            self.adapted.add(adapted.exp())
-            self.source.add(source.exp())
+            self.add([adapted, source])
 
 
 class Trust(Stateful):
@@ -194,7 +137,7 @@ class Trusted(Stateful):
         """What to make of a batch as first seen, log p (B, K), and as the source model sees it, by what the clips
         before it taught.
         """
-        picture, weight = self.mix.mix(before, source), self.information.weight()
+        picture, weight = self.mix.picture(before, source), self.information.weight()
         trust = self.believed(batch, weight)
         return Belief(picture, weight, trust, self.together(picture, batch, trust, weight).exp())
 
@@ -208,22 +151,27 @@ class Trusted(Stateful):
 
     def fuse(self, answer: Answer, batch: Batch) -> Tensor:
         """Log-probabilities (B, K); trust, information, source mix and prior take the batch in."""
-        return self.finish(answer, batch, self.believe(answer.before, answer.source, batch))
+        return self.finish(answer, batch, self.believe(answer.before, _beside(answer), batch))
 
     def finish(self, answer: Answer, batch: Batch, belief: Belief) -> Tensor:
         """`fuse`, where `believe` has been asked before the method's first step; NaN teaches nothing."""
         centre = answer.after if answer.unheard is None else answer.unheard
         seen = torch.lerp(centre.exp(), answer.before.exp(), self.settings.fusion_views).clamp_min(1e-12).log()
         seen = seen.masked_fill((centre == -math.inf) & (answer.before == -math.inf), -math.inf)
-        scores = self.together(self.mix.mix(seen, answer.source), batch, belief.trust, belief.weight)
+        scores = self.together(self.mix.picture(seen, _beside(answer)), batch, belief.trust, belief.weight)
         if bool(scores.isnan().any()):
             return scores
         self.answers.add(scores)
-        self.mix.add(answer.before, answer.source)
+        self.mix.take(answer.before, _beside(answer))
         p = belief.picture.exp()
         self.information.add(p)
         self.trust.add(p, batch.q, batch.mass > 0, self.information.mean())
         return scores
+
+
+def _beside(answer: Answer) -> Tensor | None:
+    """The source's answer where it is no part of the picture yet."""
+    return None if answer.pooled else answer.source
 
 
 def build(n_classes: int, settings: Settings) -> Trusted:

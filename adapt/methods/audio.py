@@ -1,15 +1,14 @@
-"""Ours: ViTTA's losses on the stream, and on each clip that is heard as many steps of its own as it needs
+"""Ours: an ensemble of adapters on the stream, and on each clip that is heard as many steps of its own as it needs
 (adapt/METHOD.md).
 
-1. Look: forward the views; ask the source model too.
-2. Believe: trusted fusion says what picture and sound say together, t, and how far the sound is trusted, r
+1. Look: the members beside ViTTA adapt and predict (ensemble.py); forward the views.
+2. Believe: trusted fusion says what all pictures and the sound say together, t, and how far the sound is trusted, r
 (adapt/fusion/trusted.py).
 3. Step on the stream: alignment + consistency, ViTTA's step.  It stays.
-4. Answer: the centre view; fused with the sound, the answer of picture and sound.
-5. Steps of the clip's own, where it is heard: alignment + consistency + w r KL(t || p_v), until the picture answers t
-too.  They serve the
-   clip's own prediction and are undone afterwards: a clip whose sound says something is learned hard without dragging
-   later clips towards the classes that sound.
+4. Answer: the pool of all centre views; fused with the sound, the answer of picture and sound.
+5. Steps of the clip's own, where it is heard: alignment + consistency + w r KL(t || p_v), until ViTTA's picture answers
+t too.  They serve the clip's own prediction, in place of the pool, and are undone afterwards: a clip whose sound says
+something is learned hard without dragging later clips towards the classes that sound.
 """
 
 import dataclasses
@@ -23,14 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from adapt.contract import Answer, Batch, SourceStatistics, Step
-from adapt.core.learner import NOT_FINITE, Learner, SgdSettings, Views, adapted_parameters
-from adapt.core.moments import norm_layers, source_moments
+from adapt.core.learner import NOT_FINITE, SgdSettings, Views, adapted_parameters
 from adapt.core.settings import setting
 from adapt.core.state import Sgd
 from adapt.fusion import trusted
 from adapt.fusion.trusted import Belief, Trusted
-from adapt.losses import Alignment, three_terms
-from adapt.methods.vitta import Aligning
+from adapt.losses import three_terms
+from adapt.methods.ensemble import Ensemble, Joining
 
 UNHEARD = 0.01  # a weight of the audio term below this is no sound: the clip takes the stream's step alone
 SURE = 0.8  # share of the target's confidence from which the views agree with it
@@ -39,11 +37,11 @@ SLACK = 0.2  # relative rise of the loss that counts as diverged
 
 
 @dataclass(frozen=True)
-class Settings(Aligning, trusted.Settings, SgdSettings):
+class Settings(Joining, trusted.Settings, SgdSettings):
     """Of audio, those of the fusion that makes its targets among them."""
 
     audio_weight: float = setting(1.0, source="audio-assisted adaptation: Zeng et al.; the term and its weight ours")
-    """w, of the audio term in a clip's own steps; 0 leaves ViTTA"""
+    """w, of the audio term in a clip's own steps; 0 leaves the ensemble"""
     audio_lr: float = setting(0.2, unit="per step")
     """SGD's learning rate in a clip's own steps: it is learned hard, then let go"""
     cycle: str = setting(
@@ -56,17 +54,15 @@ class Settings(Aligning, trusted.Settings, SgdSettings):
     """the most steps that a clip takes, the stream's included"""
 
 
-class Audio(Learner):
-    """ViTTA with ears."""
+class Audio(Ensemble):
+    """The ensemble with ears."""
 
     def __init__(
         self, model: nn.Module, statistics: SourceStatistics | None, n_classes: int, settings: Settings
     ) -> None:
-        self.settings, self.layers = settings, norm_layers(model)
-        source = source_moments(model, self.layers, statistics)
-        super().__init__(model, settings, adapted_parameters(model, settings.scope), settings.lr)
-        self.alignment = Alignment(source, ema=settings.ema)
+        super().__init__(model, statistics, n_classes, settings)
         self.fusion = Trusted(n_classes, settings)
+        self.asks_source = self.fusion.needs_source
         last = {id(parameter) for parameter in adapted_parameters(model, "last")}
         self.own = [
             parameter for parameter in self.parameters if id(parameter) in last
@@ -75,18 +71,18 @@ class Audio(Learner):
 
     def learn(self, batch: Batch) -> Answer:
         """Take the stream's step, then the clip's own steps, predict, and let go of the latter."""
+        beside = self.ask(batch)
         started = time.perf_counter()
-        source = self.source_answer(batch) if self.fusion.needs_source else None
         views = self.look(batch)
-        before = views.log_mean.detach()
-        belief = self.fusion.believe(before, source, batch)
+        before = self.members.before(views.log_mean.detach(), beside)
+        belief = self.fusion.believe(before, beside.unpooled, batch)
         weight = torch.where(batch.mass > 0, belief.trust, 0).clamp(0, 1)
         loss, align, agree, audio = self.terms(views, belief.answer, weight)
         trace = []
         if self.optimiser.step(align + self.settings.consistency * agree):
             self.alignment.commit(views.seen)
             trace = [_step(started, views, loss.item(), align, agree, audio)]
-        unheard = after = self.predict(batch)
+        unheard = after = self.members.after(self.predict(batch), beside)
         answer = Answer(
             before,
             after,
@@ -94,13 +90,15 @@ class Audio(Learner):
             stop_reason="unheard",
             gate=weight.mean().item(),
             unheard=unheard,
-            source=source,
+            source=beside.source,
+            pooled=beside.pooled,
         )
         if trace and self.settings.audio_weight > 0 and bool((weight > UNHEARD).any()):
             with self._for_this_clip():
                 reason = self._own_steps(batch, belief, weight, loss.item(), trace)
-                after = self.predict(batch) if len(trace) > 1 else after
+                after = self.predict(batch) if len(trace) > 1 else after  # those beside have not heard a thing
             answer = dataclasses.replace(answer, after=after, steps=len(trace), stop_reason=reason)
+        self.members.add(views.log_mean.detach(), beside)
         return dataclasses.replace(answer, trace=trace, fused=self.fusion.finish(answer, batch, belief))
 
     def terms(self, views: Views, t: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -141,10 +141,10 @@ def test_the_mix_with_the_source_rules_out_what_either_rules_out() -> None:
     ours, theirs = log_p(0.5, 0.5, 0.0)[None].detach(), log_p(0.2, 0.4, 0.4)[None].detach()
     half = torch.tensor([(0.5 * 0.2) ** 0.5, (0.5 * 0.4) ** 0.5, 0.0], dtype=torch.float64)
     expected = half / half.sum()  # the weight starts at one half
-    assert torch.allclose(mix.mix(ours, theirs).exp()[0], expected)
-    assert torch.allclose(mix.mix(theirs, ours).exp()[0], expected)
+    assert torch.allclose(mix.picture(ours, theirs).exp()[0], expected)
+    assert torch.allclose(mix.picture(theirs, ours).exp()[0], expected)
     unheeded = SourceMix(3, Settings(source_mix=0.0))
-    assert torch.equal(unheeded.mix(theirs, ours), theirs.log_softmax(1))
+    assert torch.equal(unheeded.picture(theirs, ours), theirs.log_softmax(1))
 
 
 # steps that are not finite
@@ -167,10 +167,14 @@ def spoilt() -> Spoilt:
 
 
 def estimates(model: Wrapped) -> Any:
-    """The state without the counter of what this is about."""
-    state = copy.deepcopy(model.state())
-    state["method"].pop("n_not_finite", None)
-    return state
+    """The state without the counters of what this is about, a method's own and its members'."""
+    return without_counts(copy.deepcopy(model.state()))
+
+
+def without_counts(state: Any) -> Any:
+    if not isinstance(state, dict):
+        return state
+    return {name: without_counts(value) for name, value in state.items() if name != "n_not_finite"}
 
 
 def same(a: Any, b: Any) -> bool:

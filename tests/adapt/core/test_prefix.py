@@ -258,7 +258,13 @@ def test_wrapping_keeps_the_blocks_between_prepare_and_read() -> None:
         return half
 
     names, frames = ["a", "b", "c", "d"], batch(0).frames[:, 0]
-    options: dict[str, Any] = {"classes": names, "read": lambda logits: 2 * logits, "scope": "last", "lr": 0.05}
+    options: dict[str, Any] = {
+        "classes": names,
+        "read": lambda logits: 2 * logits,
+        "scope": "last",
+        "lr": 0.05,
+        "members": "none",
+    }
     mine = adapt.wrap(model, "audio", prepare=prepare("parted"), **options)
     reference = adapt.wrap(whole, "audio", prepare=prepare("whole"), **options)
     for _ in range(2):

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from adapt import methods
 from adapt.contract import Answer, Batch
+from adapt.core.pool import START, Information
 from adapt.errors import MethodError
 from adapt.fusion import trusted
-from adapt.fusion.trusted import AGREES, CLASS, GRID, START, Information, Settings, SourceMix, Trust, Trusted
+from adapt.fusion.trusted import AGREES, CLASS, GRID, Settings, SourceMix, Trust, Trusted
 from adapt.methods.audio import Audio
 from tests import built
 from tests.tiny import K, batch, trained
@@ -138,7 +139,7 @@ def mixing(adapted: list[int], source: list[int], **settings: float) -> SourceMi
     """The source mix after clips of which both were sure."""
     mix = SourceMix(K, Settings(**settings))
     for ours, theirs in zip(adapted, source, strict=True):
-        mix.add(certain(ours).clamp_min(1e-9).log(), certain(theirs).clamp_min(1e-9).log())
+        mix.take(certain(ours).clamp_min(1e-9).log(), certain(theirs).clamp_min(1e-9).log())
     return mix
 
 
@@ -155,11 +156,11 @@ def test_the_source_counts_half_at_first_then_by_its_information() -> None:
 def test_both_answers_are_mixed_in_logarithms() -> None:
     adapted, source = torch.tensor([[0.8, 0.2]]), torch.tensor([[0.2, 0.8]])
     mix = SourceMix(2, Settings())
-    assert mix.mix(adapted.log(), source.log()).exp()[0].tolist() == pytest.approx([0.5, 0.5])
+    assert mix.picture(adapted.log(), source.log()).exp()[0].tolist() == pytest.approx([0.5, 0.5])
     for clip in torch.eye(2).repeat(500, 1)[:, None]:
-        mix.add(torch.full((1, 2), 0.5).log(), clip.clamp_min(1e-9).log())  # the adapted one has collapsed
-    assert mix.mix(adapted.log(), source.log()).exp()[0].tolist() == pytest.approx([0.2, 0.8], abs=0.01)
-    assert torch.equal(mix.mix(adapted.log(), None), adapted.log())
+        mix.take(torch.full((1, 2), 0.5).log(), clip.clamp_min(1e-9).log())  # the adapted one has collapsed
+    assert mix.picture(adapted.log(), source.log()).exp()[0].tolist() == pytest.approx([0.2, 0.8], abs=0.01)
+    assert torch.equal(mix.picture(adapted.log(), None), adapted.log())
 
 
 @pytest.mark.parametrize("name", ["audio", "vitta"])
@@ -271,9 +272,14 @@ def test_trusted_fusion_stops_trusting_sounds_of_other_clips_on_any_method(name:
         assert answer.stop_reason == "unheard"
 
 
-def test_audio_fuses_as_trusted_fusion_does_beside_any_method() -> None:
-    """On silent clips audio's steps are vitta's, and its own fusion's answers are those of `vitta + trusted`."""
-    ours, theirs = (built.fused(name, "trusted", trained(), None, K, lr=0.01) for name in ("audio", "vitta"))
+@pytest.mark.parametrize(("of", "members"), [("vitta", "none"), ("ensemble", "dua,source"), ("ensemble", "vitta_dua")])
+def test_audio_fuses_as_trusted_fusion_does_beside_any_method(of: str, members: str) -> None:
+    """On silent clips audio's steps are the ensemble's, and its own fusion's answers are those of `ensemble + trusted`,
+    or of `vitta + trusted` where nobody stands beside it.
+    """
+    others: dict[str, Any] = {"members": members} if of == "ensemble" else {}
+    ours = built.fused("audio", "trusted", trained(), None, K, lr=0.01, members=members)
+    theirs = built.fused(of, "trusted", trained(), None, K, lr=0.01, **others)
     for i in range(4):
         a, b = ours.adapt(batch(i)).fused, theirs.adapt(batch(i)).fused
         assert a is not None and b is not None
@@ -303,4 +309,4 @@ def test_audio_has_a_trusted_fusion_of_its_own_for_its_targets() -> None:
     method = built.alone("audio", trained(), None, K, trust=0.3, source_mix=0.5)
     assert isinstance(method, Audio)
     assert isinstance(method.fusion, Trusted)
-    assert (method.fusion.trust.prior, method.fusion.mix.most) == (0.3, 0.5)
+    assert (method.fusion.trust.prior, method.fusion.mix.last) == (0.3, 0.5)

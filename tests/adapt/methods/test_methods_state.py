@@ -129,7 +129,20 @@ def test_every_method_that_takes_gradients_moves_its_weights_and_saves_them(name
 
 def test_the_methods_that_take_gradients_are_those_of_the_papers_that_do() -> None:
     assert set(GRADIENTS) == {
-        *("tent", "shot", "eata", "sar", "roid", "cmf", "deyo", "vitta", "vitta_dua", "audio", "oracle_gate")
+        *(
+            "tent",
+            "shot",
+            "eata",
+            "sar",
+            "roid",
+            "cmf",
+            "deyo",
+            "vitta",
+            "vitta_dua",
+            "ensemble",
+            "audio",
+            "oracle_gate",
+        )
     }
 
 
@@ -286,7 +299,7 @@ def test_a_clip_that_gets_no_better_is_predicted_by_its_best_step(
     script: tuple[float, ...], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audio, "SURE", 2.0)  # never agreed
-    method = Scripted(trained(), None, K, audio.Settings(lr=0.01, audio_lr=0.5, max_iterations=9))
+    method = Scripted(trained(), None, K, audio.Settings(lr=0.01, audio_lr=0.5, max_iterations=9, members="none"))
     method.script = script
     answer = method.adapt(batch(heard=2))
     assert (answer.stop_reason, answer.steps) == (reason, 3)
@@ -330,12 +343,12 @@ def test_a_method_that_needs_labels_is_a_clear_error_without_them() -> None:
 
 
 def test_the_oracle_gate_trusts_right_sounds_and_else_is_vitta() -> None:
-    clip = STREAM[1]
+    clip, alone = STREAM[1], SETTINGS | {"members": "none"}
     right, wrong, vitta_, trusting = (
-        made("oracle_gate"),
-        made("oracle_gate"),
+        made("oracle_gate", settings=alone),
+        made("oracle_gate", settings=alone),
         made("vitta"),
-        made("audio", settings=SETTINGS | {"trust": 1.0}),
+        made("audio", settings=alone | {"trust": 1.0}),
     )
     assert same(right[0].adapt(clip), trusting[0].adapt(clip))
     misled = wrong[0].adapt(dataclasses.replace(clip, clip_ids=("clip 2",)))  # whose class is another
