@@ -7,12 +7,16 @@ READY := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY := PASSIVE
 export DVC_NO_ANALYTICS := 1
+# Some containers tell Python to keep nothing that it compiled: a hundred processes would compile torch, for 3 s each.
+export PYTHONDONTWRITEBYTECODE :=
 PHOTOSOUND ?= ../shared/photosound
+WILD ?= ../shared/wild
+EFFICIENTAT := ../shared/weights/mn04_as_mAP_432.pt
 FAULTS_MINUTES ?= 10
 SIDE_BY_SIDE := pytest --numprocesses auto --dist loadfile
 # What `make check` leaves to `make test`: files of more than five seconds of one core.  A new file is checked until it stands here.
-LONG := adapt_stages backbones backbones_methods backbones_weights channels corruptions_files decode decoding decoding_workers demo dvc faults labels_hidden \
-	lanes mappers methods_state own_videos perturb query query_readme quiet readme report resume settings shards sound streams taggers_panns tag tanet tracks train
+LONG := adapt_stages archive backbones backbones_methods backbones_weights channels corruptions_files decode decoding decoding_workers demo dvc export faults labels_hidden \
+	lanes listener listener_page mappers methods_state own_videos perturb query query_readme quiet readme report resume service settings shards sound sound_ffmpeg stream streams taggers_panns tag tanet tracks train waveform
 # ruff, then pytest with these flags and mypy beside it; what mypy finds wrong follows pytest's summary, else that is the last line.
 define checked
 	ruff check .
@@ -20,7 +24,7 @@ define checked
 	wait $$types || { status=1; cat $$said; }; rm -f $$said; exit $$status
 endef
 
-.PHONY: help install demo test test-slow faults check bench photosound ablation orders clean
+.PHONY: help install demo test test-slow faults check bench photosound wild ablation orders clean
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -28,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and f"Earshot needs Python 3.11, this is {sys.version.split()[0]}: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[pipeline,backbones,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[pipeline,backbones,export,dev]'
 	@touch $@
 
 install: $(READY)  ## make .venv with everything that constraints.txt pins
@@ -63,6 +67,15 @@ photosound: $(READY)  ## the acceptance run on real photos and recordings (needs
 	@test -f data/videos/photosound/manifest.csv || python $(PHOTOSOUND)/make_photosound.py --out data/videos/photosound --train 150 --val 20 --test 20 --jobs 2
 	dvc repro data/settings/photosound/dvc.yaml
 	@cat cache/metrics/photosound/report.md
+
+wild: $(READY)  ## real clips filmed with their sound, on ImageNet's own head (needs WILD=folder)
+	@test -f $(WILD)/clips.csv || { echo "$(WILD)/clips.csv is not there: set WILD to its folder"; exit 1; }
+	@for name in wild wild_efficientat; do test -f data/videos/$$name/clips.csv || { mkdir -p data/videos/$$name && \
+		cp -r $(WILD)/videos data/videos/$$name && cp $(WILD)/clips.csv data/videos/$$name; } || exit 1; done
+	dvc repro data/settings/wild/dvc.yaml
+	@cat cache/metrics/wild/report.md
+	@if test -f $(EFFICIENTAT); then dvc repro data/settings/wild_efficientat/dvc.yaml && cat cache/metrics/wild_efficientat/report.md; \
+	else echo "efficientat is skipped: its weights are not at $(EFFICIENTAT)"; fi
 
 ablation: $(READY)  ## what each part of audio is worth (after make photosound)
 	dvc repro data/settings/photosound/ablation/dvc.yaml

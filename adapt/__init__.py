@@ -12,7 +12,9 @@ From Python, without tables or files (`wrap` and the rest are loaded when first 
 import importlib
 from typing import Any
 
-__all__ = ["Sound", "Wrapped", "source_statistics", "wrap"]  # noqa: F822 - of adapt.wrapper
+__all__ = [  # noqa: F822 - of adapt.wrapper
+    "Sound", "Wrapped", "hugging_face", "source_statistics", "timm_images", "torchvision_video", "wrap",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

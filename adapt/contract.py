@@ -65,6 +65,8 @@ class Answer:
     """(B, K) log-probabilities of the source model, where the method has asked it; None: it has not"""
     pooled: bool = False
     """whether the source model's answer is part of `before` and `after` already: a fusion mixes in no other"""
+    left_out: float | None = None
+    """mean probability of head classes that lead to none of the K, where a class map lies in between; else None"""
 
 
 class Method(Protocol):

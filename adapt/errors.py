@@ -80,5 +80,9 @@ class OntologyError(EarshotError):
     """The ontology of sounds is missing, broken, or lacks a sound."""
 
 
+class StageError(EarshotError):
+    """A stage that a command runs as a command of its own has failed, and has said why."""
+
+
 class OptionsError(EarshotError):
     """A setting is out of its range, or two settings do not go together."""

@@ -1,6 +1,6 @@
 """The baselines as published: for each, the settings and options that make ours their authors'.
 
-Data alone.  A preset gives defaults of flags; a flag beside it wins.  It is named by `python -m adapt --preset NAME`,
+A preset gives defaults of flags; a flag beside it wins.  It is named by `python -m adapt --preset NAME`,
 in place of a method (`report.methods` of params.yaml), by `python -m adapt.statistics --preset NAME`, and by
 `adapt.wrap(preset=NAME)`.  What stays different all the same is said at the top of each method's file.
 
@@ -8,11 +8,15 @@ The papers of Tent, EATA, SAR and NORM adapt on batches of pictures and predict 
 centre view.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from adapt.errors import MethodError
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,26 @@ def get(name: str) -> Preset:
     if name not in PRESETS:
         raise MethodError(f"unknown preset {name!r}: choose one of {sorted(PRESETS)}")
     return PRESETS[name]
+
+
+def applied(options: type[Options], name: str, values: Mapping[str, Any], *, more: Sequence[Any] = ()) -> type[Options]:
+    """The dataclass `options` with the defaults of the preset `name`: `values` by option, and its way to read clips as
+    the option `video`; ranges stay.
+
+    `more` are further fields for it, as `dataclasses.make_dataclass` takes them.
+    """
+    fields = {one.name: one for one in dataclasses.fields(options)}  # type: ignore[arg-type]
+    made: list[Any] = [
+        (one, type(value), field(default=value, kw_only=True, metadata=fields[one].metadata))
+        for one, value in {**values, "preset": name}.items()
+    ]
+    read: Any = fields["video"].default_factory  # the dataclass of how clips are read
+    video = field(default_factory=partial(read, **get(name).video), kw_only=True)
+    kind: type[Options] = dataclasses.make_dataclass(
+        "Options", [*more, *made, ("video", read, video)], bases=(options,), frozen=True,
+        namespace={"__doc__": options.__doc__, "applied": name},
+    )  # fmt: skip
+    return kind
 
 
 def check_applied(options: Any) -> None:

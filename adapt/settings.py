@@ -19,10 +19,10 @@ from adapt import command
 if __name__ == "__main__":
     command.begin("adapt.settings")  # before what takes time to import
 
-from adapt import fusion, methods, presets
+from adapt import export, fusion, methods, presets
 from adapt.core import settings
 from adapt.errors import MethodError
-from adapt.report import table
+from adapt.report import archive, table
 from adapt.source import statistics, train
 from adapt.stream.options import Options
 from adapt.video.clips import VideoOptions
@@ -31,14 +31,15 @@ COMMANDS = {
     "adapt": Options,
     "adapt.train": train.Options,
     "adapt.statistics": statistics.Options,
+    "adapt.export": export.Options,
     "adapt.report": table.Options,
+    "adapt.archive": archive.Options,
 }
 MEANINGS: Mapping[str, str] = {  # of flags that explain themselves to who reads the code
     "dataset": "names cache/<dataset> and data/videos/<dataset>",
     "backbone": "the video network: a file of adapt/backbones",
     "views": "of a clip, to adapt on",
     "split": "which clips are the stream: train, val or test",
-    "device": "cpu, cuda, or a numbered one such as cuda:1",
     "seed": "of the order of clips, their crops and changes, and new weights",
     "epochs": "passes over the train split",
     "batch_size": "clips a training step",
@@ -74,23 +75,28 @@ def _typed(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value) or '""'
 
 
+def _comments(options: type) -> dict[str, str]:
+    """Field -> the comment behind it, "" without, in the source of the class itself or of one that it is made of."""
+    found: dict[str, str] = {}
+    for kind in filter(dataclasses.is_dataclass, reversed(options.__mro__)):
+        source = textwrap.dedent(inspect.getsource(kind))
+        tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+        comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+        body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)).body
+        for node in body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                found[node.target.id] = comments.get(node.lineno, "")
+    return found
+
+
 def flags_of(options: type) -> list[Flag]:
     """The fields of a command's options in order, but for those that are dataclasses themselves."""
-    source = textwrap.dedent(inspect.getsource(options))
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)).body
-    below = settings.docs(options)
-    lines = {
-        node.target.id: node.lineno
-        for node in body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-    }
+    comments, below = _comments(options), settings.docs(options)
     return [
         Flag(
             field.name,
             "required" if field.default is MISSING else _typed(field.default),
-            comments.get(lines[field.name], "") or " ".join(below.get(field.name, "").split()),
+            comments[field.name] or " ".join(below.get(field.name, "").split()),
         )
         for field in dataclasses.fields(options)
         if field.default_factory is MISSING

@@ -11,18 +11,23 @@ T.  Or bring your own views, (B, V, C, T, H, W): the middle one is predicted fro
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from adapt import methods, presets
+from adapt import methods, presets, service
 from adapt.contract import Answer, Batch, SourceStatistics, Step
+from adapt.core.class_map import ClassMapped, Leads, between
 from adapt.core.moments import source_statistics as source_statistics
-from adapt.core.network import Network, check_is_bare, check_logits
+from adapt.core.network import check_is_bare, check_logits, inside
 from adapt.errors import MethodError
 from adapt.fusion import Fused
+from adapt.networks import hugging_face as hugging_face
+from adapt.networks import timm_images as timm_images
+from adapt.networks import torchvision_video as torchvision_video
 from adapt.video.views import indices_of_views
 
 
@@ -46,6 +51,8 @@ def wrap(
     method: str = "",
     *,
     classes: Sequence[str],
+    model_classes: Sequence[str] = (),
+    class_map: Leads | None = None,
     fusion: str = "trusted",
     statistics: SourceStatistics | None = None,
     layers: Sequence[str] = (),
@@ -61,15 +68,19 @@ def wrap(
     adapt stop needing gradients.
 
     `model` takes frames (N, C, T, H, W) in [0, 1] to logits (N, K), K = len(classes), and normalises them itself; else
-    `prepare` turns such frames into what it takes, and `read` its answer into logits.  A class may be masked by a logit
-    of -inf.  `statistics` are those of `source_statistics`; without them they are read from batch norm buffers.
-    `layers` names the norm layers to align, all by default.  `predict` is the answer given where a method has two:
-    fused with the sound, or the adapted model alone.  `settings` are those of the method and of the fusion, such as
-    lr=1e-4.  `preset` is a baseline as published (adapt/presets.py): its method, and defaults of the settings, of
-    `views` (else 2) and, with `view_frames`, of which frames these take; crops are the caller's.
+    `prepare` turns such frames into what it takes, and `read` its answer into logits (adapt/networks.py has both for
+    networks of transformers, torchvision and timm).  A class may be masked by a logit of -inf.  Where the model's head
+    has other classes, `model_classes` are their names, and `class_map` says which of `classes` each of them leads to,
+    by name or as {name: weight in (0, 1]}; those that it leaves out answer nothing (adapt/core/class_map.py).
+    `statistics` are those of `source_statistics`; without them they are read from batch norm buffers.  `layers` names
+    the norm layers to align, all by default.  `predict` is the answer given where a method has two: fused with the
+    sound, or the adapted model alone.  `settings` are those of the method and of the fusion, such as lr=1e-4.  `preset`
+    is a baseline as published (adapt/presets.py): its method, and defaults of the settings, of `views` (else 2) and,
+    with `view_frames`, of which frames these take; crops are the caller's.
 
     Raises MethodError for an unknown method, fusion, setting or preset, for a network in the wrapper of torch.compile,
-    DataParallel or DistributedDataParallel, and where the method cannot work with the model.
+    DataParallel or DistributedDataParallel, for a class map that does not fit the two lists, and where the method
+    cannot work with the model.
     """
     chosen = presets.get(preset) if preset else None
     if chosen is not None and method not in ("", chosen.method):
@@ -84,17 +95,12 @@ def wrap(
     if strangers := [name for name in layers if name not in dict(model.named_modules())]:
         raise MethodError(f"{model._get_name()} has no layer {strangers[0]!r}: choose among its named_modules()")
     check_is_bare(model)
-    network = model
-    if prepare is not None or read is not None or layers:
-        network = Network(model, len(classes), prepare, read, layers)
-        if statistics is not None:
-            statistics = SourceStatistics(
-                *({f"model.{name}": pair for name, pair in part.items()} for part in statistics)
-            )
+    network = between(model, classes, model_classes, class_map, prepare, read, layers)
+    statistics = inside(network, model, statistics)
     given = settings if chosen is None else {**chosen.settings, **settings}
     built = methods.build(method, fusion, network, statistics, len(classes), given)
     return Wrapped(
-        model, built, list(classes), views, view_frames, alone=predict == "alone", checked=network is not model,
+        model, built, list(classes), views, view_frames, alone=predict == "alone", network=network,
         sampling=video.get("sampling", "even"),
     )  # fmt: skip
 
@@ -109,14 +115,19 @@ class Wrapped(nn.Module):
 
     def __init__(
         self, model: nn.Module, method: Fused, classes: list[str], n_views: int, view_frames: int | None,
-        alone: bool = False, checked: bool = False, sampling: str = "even",
+        alone: bool = False, network: nn.Module | None = None, sampling: str = "even",
     ) -> None:  # fmt: skip
-        """`checked` says that the network checks its own answers; else they are looked at once, on the first clip."""
+        """`network` is the model as the method has it; one of ours checks its own answers, else they are looked at
+        once, on the first clip.
+        """
         super().__init__()
         self.model = model
-        self.method, self.classes, self._alone, self._checked = method, classes, alone, checked
+        self.method, self.classes, self._alone = method, classes, alone
+        self._checked = network is not None and network is not model
+        self._mapped = (network,) if isinstance(network, ClassMapped) else ()  # a tuple: no module of this one
         self._n_views, self._view_frames, self.training = n_views, view_frames, False
         self._sampling = sampling
+        self._network = (model if network is None else network,)  # in a tuple: it is no second submodule
         self.register_load_state_dict_pre_hook(_under_model)  # type: ignore[no-untyped-call]
         self._forget()
 
@@ -148,10 +159,18 @@ class Wrapped(nn.Module):
             batch = self._batch(frames.clone() if frames.is_inference() else frames.detach(), sound)
             if not self._checked:
                 self._check_answer(batch)
-            self.answer = self.method.adapt(batch)
+            self.answer = self._adapt(batch)
             self._n_clips += len(frames)
             fused = None if self._alone else self.answer.fused
             return (self.answer.after if fused is None else fused).clone()
+
+    def _adapt(self, batch: Batch) -> Answer:
+        for network in self._mapped:
+            network.begin()
+        answer = self.method.adapt(batch)
+        for network in self._mapped:
+            answer = replace(answer, left_out=network.left_out())
+        return answer
 
     def reset(self) -> None:
         """Give back the source weights bit for bit and forget everything."""
@@ -161,6 +180,19 @@ class Wrapped(nn.Module):
     def save(self) -> dict[str, Tensor]:
         """A copy of the adapted weights: a state dict of the network that was wrapped."""
         return {name: value.detach().clone() for name, value in self.state_dict().items()}
+
+    def export(
+        self, path: str | Path, example: Tensor, format: str = "", tolerance: float = service.TOLERANCE
+    ) -> service.Exported:
+        """Write the network as it is adapted now, with its normalisation, `prepare` and `read`, to a file that torch
+        (.pt2) or onnxruntime (.onnx) alone runs: frames in [0, 1] to logits, no adapting, no sound.
+
+        `example` is frames as a call takes them: what the file takes is the view that they are predicted from.  The
+        file's answers to it are compared with the network's; see `adapt.service.export`, also for what is raised.
+        """
+        self._check(example)
+        frames = self._batch(example.detach(), None).centre[:, 0]
+        return service.export(self._network[0], frames, Path(path), self.classes, format, tolerance)
 
     def state(self) -> dict[str, Any]:
         """Everything that changes from clip to clip; `torch.save` keeps it, `load_state` goes on from it bit for

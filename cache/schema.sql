@@ -79,6 +79,19 @@ CREATE TABLE label_map (
     PRIMARY KEY (audio_id, label_id)
 );
 
+-- One row a head class and class, made by `map_classes`: which classes of the data set a model's own classes lead to.  No row where the
+-- model has the data set's classes (model.classes is empty).
+CREATE TABLE class_map (
+    head_id        INTEGER NOT NULL CHECK (head_id >= 0),   -- in the order of the head's outputs
+    head_label     VARCHAR NOT NULL,
+    label_id       INTEGER NOT NULL CHECK (label_id >= 0),
+    label          VARCHAR NOT NULL,
+    weight         DOUBLE NOT NULL CHECK (weight > 0 AND weight <= 1),  -- share of the head class's probability; scaled where they sum above 1
+    reason         VARCHAR NOT NULL,
+    source         VARCHAR NOT NULL,                        -- which mapper, and for an LLM which model
+    PRIMARY KEY (head_id, label_id)
+);
+
 -- One row a clip, made by `pseudo_label`: what its sound says about the K classes.
 CREATE TABLE pseudo_labels (
     clip_id        VARCHAR NOT NULL PRIMARY KEY,
@@ -115,6 +128,8 @@ CREATE TABLE predictions (
     stop_reason    VARCHAR NOT NULL,                        -- agreed, converged, diverged, max_iterations, unheard, unreliable,
                                                     -- redundant, shapeless, recovered, collapsed, not_finite, budget, none, failed
     gate           DOUBLE CHECK (gate BETWEEN 0 AND 1),     -- weight of the audio term; NULL for methods without
+    left_out       DOUBLE CHECK (left_out BETWEEN 0 AND 1), -- probability of head classes that lead to no class (class_map), mean over the
+                                                            -- network's answers to this clip's batch; NULL where the head has these classes
     ms             DOUBLE NOT NULL CHECK (ms >= 0),         -- adapting and predicting, decode excluded
     PRIMARY KEY (dataset, backbone, run, corruption, severity, order_seed, position)
 );
@@ -136,4 +151,35 @@ CREATE TABLE traces (
     views_agree    BOOLEAN NOT NULL,
     ms             DOUBLE NOT NULL CHECK (ms >= 0),
     PRIMARY KEY (dataset, backbone, run, corruption, severity, order_seed, position, step)
+);
+
+-- One row a clip of an archive (`python -m adapt.archive`): what tables need of `clips` and `pseudo_labels`.
+CREATE TABLE archived_clips (
+    clip_id        VARCHAR NOT NULL PRIMARY KEY,
+    split          VARCHAR NOT NULL CHECK (split IN ('train', 'val', 'test')),
+    label_id       INTEGER NOT NULL CHECK (label_id >= 0),  -- in the order of the archive's labels.txt
+    label_ids      INTEGER[] CHECK (list_contains(label_ids, label_id)),  -- as in clips
+    sound_status   VARCHAR NOT NULL CHECK (sound_status IN ('ok', 'no_track', 'silent', 'truncated', 'failed'))  -- as in pseudo_labels
+);
+
+-- One row a clip of a stream in an archive: what tables need of `predictions`.  The last three are the same in all rows of a stream.
+-- Archives outlive versions of this table: a new column may be NULL, and is, in older files.
+CREATE TABLE archived_predictions (
+    run            VARCHAR NOT NULL,
+    method         VARCHAR NOT NULL,
+    fusion         VARCHAR NOT NULL,
+    corruption     VARCHAR NOT NULL,
+    severity       INTEGER NOT NULL CHECK (severity BETWEEN 0 AND 5),
+    order_seed     INTEGER NOT NULL,
+    clip_id        VARCHAR NOT NULL,
+    position       INTEGER NOT NULL CHECK (position >= 0),
+    after_id       INTEGER CHECK (after_id >= 0),
+    fused_id       INTEGER CHECK (fused_id >= 0),
+    steps          INTEGER NOT NULL CHECK (steps >= 0),
+    stop_reason    VARCHAR NOT NULL,
+    left_out       DOUBLE CHECK (left_out BETWEEN 0 AND 1),
+    mean_ms        DOUBLE NOT NULL CHECK (mean_ms >= 0),            -- over the clips that were read
+    mean_ap        DOUBLE CHECK (mean_ap BETWEEN 0 AND 1),          -- mean average precision; NULL without clips of several classes
+    fused_mean_ap  DOUBLE CHECK (fused_mean_ap BETWEEN 0 AND 1),    -- the same of the fused answers
+    PRIMARY KEY (run, corruption, severity, order_seed, clip_id)
 );

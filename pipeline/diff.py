@@ -14,10 +14,10 @@ import tyro
 
 from adapt import command
 from adapt.errors import MapperError
-from adapt.tables import cache, parquet
+from adapt.tables import cache
 from pipeline import mappers, pseudo_label
 from pipeline.labels.lists import LabelLists, label_lists, read_classes
-from pipeline.mappers import LabelMap, Pair, Settings, table
+from pipeline.mappers import Pair, Settings, table
 
 Key = tuple[int, int]  # audio_id, label_id
 
@@ -76,7 +76,8 @@ def run(options: Options) -> Difference:
         raise MapperError(f"--min_change {options.min_change}: give a part of a weight, 0 to 1")
     dataset = options.dataset or _named_dataset(options)
     lists = label_lists(dataset, read_classes(dataset))
-    maps = [_read(name, lists, options.min_cosine) for name in (options.before, options.after)]
+    settings = Settings(min_cosine=options.min_cosine)
+    maps = [mappers.read(name, lists, settings) for name in (options.before, options.after)]
     old, new = ({(pair.audio_id, pair.label_id): pair for pair in found.pairs} for found in maps)
     tops, why = _tops(lists, old, new)
     return Difference(
@@ -109,30 +110,6 @@ def _dataset_of(name: str) -> str:
     if name in mappers.names() or not path.is_file():
         return ""
     return path.absolute().parent.name if path.suffix == ".parquet" else table.dataset_of(path)
-
-
-def _read(name: str, lists: LabelLists, min_cosine: float) -> LabelMap:
-    if name in mappers.names():
-        return mappers.build(name, Settings(min_cosine=min_cosine))(lists)
-    if not Path(name).is_file():
-        raise MapperError(
-            f"{name!r} is neither a mapper nor a file: choose one of {mappers.names()}, a CSV or a label_map.parquet"
-        )
-    if Path(name).suffix != ".parquet":
-        return mappers.build("table", Settings(table=name))(lists)
-    rows = parquet.read_table(Path(name), "label_map").to_pylist()
-    audio_ids = {sound: i for i, sound in enumerate(lists.sounds)}
-    label_ids = {label: i for i, label in enumerate(lists.classes)}
-    for row in rows:
-        if row["audio_label"] not in audio_ids or row["label"] not in label_ids:
-            raise MapperError(
-                f"{name}: {row['audio_label']!r} -> {row['label']!r} is no sound of AudioSet or no class of "
-                f"{lists.dataset}: say another --dataset, or run `dvc repro map_labels`"
-            )
-    pairs = [
-        Pair(audio_ids[r["audio_label"]], label_ids[r["label"]], r["weight"], r["necessary"], r["reason"]) for r in rows
-    ]
-    return LabelMap(pairs, rows[0]["source"] if rows else name, {})
 
 
 def _change(old: Pair | None, new: Pair | None, lists: LabelLists) -> Change:

@@ -1,8 +1,9 @@
 """The `lists` stage: which files of data/labels, data/maps and data/replies are a data set's own, and their hashes.
 
-Out: cache/<dataset>/lists/scan.sha256 and map_labels.sha256, a line a file, as `sha256sum` writes it.  DVC knows no
-dependency that may be missing, and a class list, a map and replies may each be missing.  So `scan` and `map_labels`
-depend on these two, which stay as they are when the files of another data set come or change.
+Out: cache/<dataset>/lists/scan.sha256, map_labels.sha256 and map_classes.sha256, a line a file, as `sha256sum` writes
+it.  DVC knows no dependency that may be missing, and a class list, a map and replies may each be missing.  So `scan`,
+`map_labels` and `map_classes` depend on these three, which stay as they are when the files of another data set come or
+change.
 """
 
 from collections.abc import Iterable
@@ -29,14 +30,22 @@ class Options:
     table: str = ""  # what map_labels is told to read; empty: data/maps/<dataset>.csv
     mapper: str = ""  # also of map_labels, as the next: taken so that DVC can pass all that it is told, and not used
     min_cosine: float = 0.0
+    backbone: str = ""  # of the model, as the next
+    variant: str = ""
+    classes: str = ""  # model.classes, a list that names the outputs of the model's head
 
 
 @lock.alone("lists", makes_folder=True)
 def run(options: Options) -> dict[str, int]:
-    """Write both files; return how many files each names."""
+    """Write the files; return how many files each names."""
     folder = cache.folder(options.dataset) / "lists"
     read_by = {
         "scan": [LABELS / f"{options.dataset}.txt", LABELS / f"{options.recipe}.txt"],
+        "map_classes": [
+            Path(options.classes),
+            MAPS / f"{options.dataset}.classes.csv",
+            REPLIES / f"{options.dataset}.classes.jsonl",
+        ],
         "map_labels": [Path(options.table or MAPS / f"{options.dataset}.csv"), REPLIES / f"{options.dataset}.jsonl"],
     }
     found = {stage: sorted(path for path in set(paths) if path.is_file()) for stage, paths in read_by.items()}

@@ -20,7 +20,7 @@ import tyro
 from adapt.errors import MapperError
 from adapt.tables import cache, lock, parquet
 from pipeline import mappers
-from pipeline.labels.lists import LabelLists, label_lists, read_classes
+from pipeline.labels.lists import LabelLists, head_lists, label_lists, read_classes
 from pipeline.mappers import LabelMap, Settings, table
 
 
@@ -85,13 +85,21 @@ class ExportOptions:
     dataset: tyro.conf.Positional[str]
     out: Path  # data/maps/<dataset>.csv is where --mapper table looks
     mapper: str = ""  # whose map; empty: the one in the cache
+    classes: str = ""  # a list that names a model's outputs: write the map of these, data/maps/<dataset>.classes.csv
     min_cosine: float = command.number(Settings.min_cosine, low=-1, high=1)  # for the mapper embedding
 
 
 def export(options: ExportOptions) -> dict[str, object]:
     """Write the CSV; return counts.  Raises MapperError where that would overwrite what a person wrote."""
+    if options.classes and not options.mapper:
+        raise MapperError("--classes: say with --mapper whose map of the model's classes to write")
     if options.mapper:
-        lists = label_lists(options.dataset, read_classes(options.dataset))
+        listed = read_classes(options.dataset)
+        lists = (
+            head_lists(options.dataset, options.classes, listed)
+            if options.classes
+            else label_lists(options.dataset, listed)
+        )
         found = _map(lists, options.mapper, "", options.min_cosine)
         pairs = sorted(found.pairs, key=lambda pair: (pair.audio_id, pair.label_id))
         rows = [
@@ -104,7 +112,8 @@ def export(options: ExportOptions) -> dict[str, object]:
         cached = parquet.read_table(path, "label_map").to_pylist()
         rows = [table.Row(r["audio_label"], r["label"], r["weight"], r["necessary"], r["reason"]) for r in cached]
         source = cached[0]["source"] if cached else parquet.provenance(path).get("mapper", "")
-    table.write(options.out, options.dataset, rows, source)
+    columns = table.OF_CLASSES if options.classes else table.COLUMNS
+    table.write(options.out, options.dataset, rows, source, columns)
     return {"n_pairs": len(rows), "out": str(options.out), "source": source}
 
 

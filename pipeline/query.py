@@ -44,8 +44,10 @@ EXAMPLES = (
     "SELECT clip_id, label, top_label, round(mass, 2) AS mass FROM disagreements LIMIT 5",
     "SELECT label, n_sounds, n_necessary, coverage FROM coverage",
 )
-PROMPT_HELP = """A SELECT ends with ; and may take several lines.  .tables lists what can be asked, .help shows this, .exit (or Ctrl-D) leaves.
-"""  # noqa: E501
+PROMPT_HELP = (
+    "A SELECT ends with ; and may take several lines.  .tables lists what can be asked, .help shows this, .exit (or "
+    "Ctrl-D) leaves.\n"
+)
 Flag = tyro.conf.FlagCreatePairsOff[bool]  # --csv, and no --no-csv
 Write = Callable[[duckdb.DuckDBPyRelation, TextIO], None]
 

@@ -187,9 +187,11 @@ def _row(
     if sound is not None and sound_entry is not None:
         memory.put(sound, sound_entry)
     row: dict[str, object] = {
-        "clip_id": clip.clip_id, "path": classes.escaped(clip.path), "split": clip.split, "label": clip.label, "label_id": label_ids[clip.label],  # noqa: E501
-        "label_ids": [label_ids[label] for label in clip.labels] or None, "content_sha256": entry and entry.content_sha256,  # noqa: E501
-        "sound_path": None if sound is None else classes.escaped(sound), "sound_sha256": sound_entry and sound_entry.content_sha256,  # noqa: E501
+        "clip_id": clip.clip_id, "path": classes.escaped(clip.path), "split": clip.split, "label": clip.label,
+        "label_id": label_ids[clip.label], "label_ids": [label_ids[label] for label in clip.labels] or None,
+        "content_sha256": entry and entry.content_sha256,
+        "sound_path": None if sound is None else classes.escaped(sound),
+        "sound_sha256": sound_entry and sound_entry.content_sha256,
         "error": unread or (f"of its sound, {unheard}" if unheard else None),
     }  # fmt: skip
     if entry is None:

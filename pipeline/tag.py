@@ -25,6 +25,7 @@ from adapt.tables import cache, lock, parquet
 from adapt.tables.files import sha256_text
 from pipeline import decode, taggers
 from pipeline.audio import sound
+from pipeline.audio.windows import Windows
 from pipeline.workers import engine, shards
 from pipeline.workers.progress import progress
 
@@ -123,14 +124,10 @@ def windows_of(clip_id: str, blocks: Iterable[sound.Block], window: int, hop: in
 
     `blocks` follow one another; no more is held than a window and a block.
     """
-    start, held = 0, np.empty(0, np.int16)
+    cut = Windows(window, hop)
     for block in blocks:
-        held = np.concatenate([held, block])
-        while held.size > window:
-            yield Window(clip_id, start, held[:window])
-            start, held = start + hop, held[hop:]
-    if held.size:
-        yield Window(clip_id, start, held)
+        yield from (Window(clip_id, start, samples) for start, samples in cut.add(block))
+    yield from (Window(clip_id, start, samples) for start, samples in cut.end())
 
 
 def tag_sounds(

@@ -222,12 +222,12 @@ def asked_to_score(request: Request) -> tuple[str, str | None, dict[str, str]]:
     letter of each option.
     """
     system, text = request["messages"][0]["content"], request["messages"][-1]["content"]
-    if text.startswith("Sound: "):
+    if text.startswith(("Sound: ", "Thing: ")):
         options = {
             json.loads(name): letter for letter, name in re.findall(r"^([A-S])\) (\".*\")$", system, re.MULTILINE)
         }
-        return json.loads(text.removeprefix("Sound: ")), None, options
-    sound, label = (json.loads(name) for name in text.removesuffix(":").split(", video "))
+        return json.loads(text[len("Sound: ") :]), None, options
+    sound, label = (json.loads(name) for name in re.split(", video |, class ", text.removesuffix(":")))
     return sound, label, {}
 
 
@@ -241,7 +241,9 @@ def right_scores(request: Request) -> Answer:
     return likely(**{letter: 0.91 if letter == best else 0.03 for letter in letters.values()})
 
 
-def near_all(sounds: object, classes: "tuple[str, ...]", generic: object, n_per_class: int) -> list[list[int]]:
+def near_all(
+    sounds: object, classes: "tuple[str, ...]", generic: object, n_per_class: int, head: bool = False
+) -> list[list[int]]:
     """A shortlist without an embedding: three sounds for each class."""
     return [[0, 1, 2] for _ in classes]
 

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from adapt.tables import parquet
+from adapt.tables import classes, parquet
 from adapt.video.clips import VideoOptions
 from tests.clips import write_video
 from tests.places import ROOT
@@ -38,7 +38,7 @@ def make(
 
 def write_clips(cache: Path, rows: list[Row]) -> None:
     """Write clips.parquet into a data set's folder of the cache, as `scan` does."""
-    parquet.write_table(cache / "clips.parquet", "clips", rows)
+    parquet.write_table(cache / "clips.parquet", "clips", rows, {"classes_sha256": classes.sha256(LABELS)})
 
 
 def _clip(videos: Path, split: str, label_id: int, i: int, size: tuple[int, int]) -> Row:

@@ -17,3 +17,8 @@ def singles(names: Iterable[str], quick: Iterable[str]) -> list[ParameterSet]:
     names, quick = list(names), set(quick)
     assert quick <= set(names), quick - set(names)
     return [pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in names]
+
+
+def runs(methods: Iterable[str], fusions: Iterable[str]) -> list[ParameterSet]:
+    """Every method with every fusion; quick are every method with `trusted`, and every fusion on `vitta`."""
+    return pairs(methods, fusions, lambda method, fusion: fusion == "trusted" or method == "vitta")

@@ -6,9 +6,11 @@ import csv
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
 from adapt.tables import parquet
 from adapt.tables.files import sha256_file, sha256_text
@@ -43,6 +45,24 @@ def make(root: Path) -> None:
     write_audio({clip_id: status for clip_id, status in STATUSES.items() if status})
     write_tags(TAGS)
     write_map()
+
+
+def made(factory: pytest.TempPathFactory, *steps: Callable[[], object]) -> Path:
+    """A project root in which `pets` has been tagged and mapped, and then each of `steps` has run."""
+    root = factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        make(root)
+        for step in steps:
+            step()
+    return root
+
+
+def enter(made: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy a project root into `folder`, which becomes the working directory."""
+    shutil.copytree(made, folder, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def rewrite(path: Path, rows: pa.Table) -> None:

@@ -171,3 +171,11 @@ def layers(model: nn.Module) -> Sequence[str]:
         for name, m in model.named_modules()
         if isinstance(m, nn.BatchNorm2d) and ("layer3" in name or "layer4" in name)
     ]
+
+
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+def images(frames: Tensor) -> Tensor:
+    """Frames (N, 3, T, H, W) as the authors' network takes them: (N*T, 3, H, W), normalised."""
+    return (frames.transpose(1, 2).flatten(0, 1) - MEAN.to(frames)) / STD.to(frames)

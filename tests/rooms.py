@@ -4,6 +4,7 @@
 """
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -35,8 +36,11 @@ PIPELINE: Rooms = {
     "pseudo_label": {"labels", "sql"},
     "diff": {"labels", "mappers", "pseudo_label"},
     "map_labels": {"labels", "llm", "mappers", "evaluate", "calibrate", "diff"},
+    "map_classes": {"labels", "mappers"},
     "query": {"sql"},
     "listen": {"audio", "taggers", "tag"},
+    "listener": {"audio", "decode", "labels", "mappers", "tag", "taggers"},
+    "benchmark": set(),
 }
 # Of `adapt` the doors are: `wrapper`, what `import adapt` gives, and the commands below it, `__main__` (python -m
 # adapt) among them.
@@ -67,9 +71,26 @@ ADAPT: Rooms = {
         "tables",
         "video",
     },
-    "wrapper": {"contract", "core", "errors", "fusion", "methods", "presets", "video"},
-    "settings": {"command", "core", "errors", "fusion", "methods", "presets", "report", "source", "stream", "video"},
+    "service": {"errors", "tables"},
+    "networks": {"errors"},
+    "wrapper": {"contract", "core", "errors", "fusion", "methods", "networks", "presets", "service", "video"},
+    "export": {"backbones", "command", "errors", "service", "source", "tables", "video"},
+    "settings": {
+        "command",
+        "core",
+        "errors",
+        "export",
+        "fusion",
+        "methods",
+        "presets",
+        "report",
+        "source",
+        "stream",
+        "video",
+    },
+    "archive": {"command", "report"},
     "choose": {"command", "stream"},
+    "check": {"command", "stream"},
     "corruptions": {"command", "video"},
     "statistics": {"command", "source"},
     "train": {"command", "source"},
@@ -81,6 +102,7 @@ SHARED = (
     "adapt.tables",
     "adapt.video.decoding",
 )  # the last is how `scan` looks into a video; none loads torch
+LIVE = {"pipeline.listener": "adapt.wrapper"}  # what it answers is what a wrapped network takes as a clip's sound
 TABLES: dict[str, Rooms] = {"pipeline": PIPELINE, "adapt": ADAPT}  # a package's name and its rooms
 REGISTRIES = (  # each file of such a folder is a choice
     "adapt.backbones", "adapt.fusion", "adapt.methods", "pipeline.datasets", "pipeline.taggers", "pipeline.mappers",
@@ -89,12 +111,14 @@ REGISTRIES = (  # each file of such a folder is a choice
 MAY_IMPORT_THE_DEMO = ("pipeline.demo", "pipeline.datasets.demo")
 
 
+@functools.cache
 def modules(package: str) -> dict[str, Path]:
     """Dotted name -> file of every module of `package`, a package's door under the package's name."""
     files = sorted((ROOT / package).rglob("*.py"))
     return {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
+@functools.cache
 def imports(package: str) -> dict[str, set[str]]:
     """Module -> the modules of both packages that it imports anywhere, functions included; a door's own name is no
     import of what it names.

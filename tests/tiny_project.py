@@ -12,7 +12,7 @@ import pytest
 
 from adapt.source import statistics, train
 from adapt.stream.options import Options
-from adapt.tables import classes, parquet
+from adapt.tables import classes, files, parquet
 from tests import built, greys
 from tests.greys import LABELS, VIDEO
 
@@ -29,6 +29,15 @@ def pseudo_label(clip_id: str, label_id: int | None) -> dict[str, object]:
         "mass": 0.9 if heard else 0.0,
         "top_label": LABELS[label_id] if label_id is not None else None, "causes": [],
     }  # fmt: skip
+
+
+def write_sounds(rows: list[dict[str, object]]) -> None:
+    """Write what the sounds of the clips in the working directory's project say, as `pseudo_label` does."""
+    folder = Path("cache/tiny")
+    made_of = {
+        "classes_sha256": classes.sha256(LABELS), "clips_sha256": files.sha256_file(folder / "clips.parquet")
+    }  # fmt: skip
+    parquet.write_table(folder / "pseudo_labels.parquet", "pseudo_labels", rows, made_of)
 
 
 def make(base: Path) -> Path:
@@ -62,9 +71,7 @@ def fill(folder: Path) -> None:
         )
         greys.write_clips(Path("cache/tiny"), rows)
         heard = [pseudo_label(str(r["clip_id"]), 0 if r["label"] == "dark" else None) for r in rows]
-        parquet.write_table(
-            Path("cache/tiny/pseudo_labels.parquet"), "pseudo_labels", heard, {"classes_sha256": classes.sha256(LABELS)}
-        )
+        write_sounds(heard)
         done = train.run(
             train.Options("tiny", "tanet", video=VIDEO, epochs=6, batch_size=8, lr=0.01, flip=False, augment=False)
         )

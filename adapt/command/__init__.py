@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NoReturn, TypeVar
 
-from adapt.command import _environment, _ranges, _signals
+from adapt.command import _environment, _signals
 from adapt.command._environment import reserve as reserve
 from adapt.command._printing import log_to_stderr
 from adapt.command._printing import printable as printable
 from adapt.command._printing import printable_json as printable_json
+from adapt.command._ranges import check_numbers as check_numbers
 from adapt.command._ranges import number as number
 from adapt.command._signals import begin as begin
 from adapt.command._signals import hook as hook
@@ -58,7 +59,7 @@ def main(
     try:
         kind = options if isinstance(options, type) else options(words)
         given: Options = _parsed(kind, prog, words)
-        _ranges.check(given)
+        check_numbers(given)
         counts = run(given)
         if counts is not None:
             print(printable_json(json.dumps(dict(counts), sort_keys=True)))

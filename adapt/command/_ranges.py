@@ -38,7 +38,7 @@ def number(default: Any, *, low: float = 0, high: float = math.inf, above: bool 
     return dataclasses.field(default=default, metadata={KEY: Range(low, high, above)})
 
 
-def check(options: object) -> None:
+def check_numbers(options: object) -> None:
     """Raise OptionsError, which names option and range, for a number outside its range, or that is none."""
     for name, value, allowed in _numbers(options):
         if not math.isfinite(value):

@@ -12,11 +12,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from adapt.core.class_map import ClassMapped
 from adapt.errors import MethodError
 
 
 def find_head(model: nn.Module, n_classes: int) -> nn.Linear:
-    """The last linear layer with `n_classes` outputs.  Raises MethodError where there is none."""
+    """The last linear layer with `n_classes` outputs.  Raises MethodError where there is none, or what it says goes
+    through a class map: then its rows are no vectors of the classes that are answered.
+    """
+    if isinstance(model, ClassMapped):
+        raise MethodError(
+            f"the head of {model._get_name()} has {model.n_head} classes of its own, which a class map leads to "
+            f"{n_classes}: choose a method that needs no head (of shot, shot_labels 0)"
+        )
     heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == n_classes]
     if not heads:
         raise MethodError(

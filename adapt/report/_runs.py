@@ -1,22 +1,20 @@
 """What runs of `python -m adapt` answered, right or wrong, read so that they can be compared clip by clip.
 
-In: cache/<dataset>/adapt/<run>/predictions.parquet, cache/metrics/<dataset>/<run>.json for whether the run saw labels,
-and the clips and their sound for which classes are sounding.  Runs that are compared answer the same clips in the same
-streams, or it is an error.
+In: runs of the cache or of an archive (adapt/report/_places.py), and the clips and their sound for which classes are
+sounding.  Runs that are compared answer the same clips in the same streams, or it is an error.
 """
 
-import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from adapt.errors import CacheError
 from adapt.report import metrics
-from adapt.tables import cache, parquet
+from adapt.report._condensed import MEAN_AP, Row, by_stream
+from adapt.report._places import Place
 
-METRICS = Path("cache/metrics")
 GROUPS = ("all", "sounding", "silent")  # of classes
 Stream = tuple[int, str]  # (order seed, corruption)
 
@@ -38,6 +36,9 @@ class Run:
     failed: frozenset[str]  # clip ids without an answer somewhere
     mean_steps: float
     ms_per_clip: float
+    left_out: (
+        float | None
+    )  # mean probability of the model's classes that lead to none of these; None without a class map
     sees_labels: bool  # an upper bound
 
     def has_own_name(self) -> bool:
@@ -56,22 +57,19 @@ class Run:
 class Wanted:
     """Which streams of a run to read."""
 
-    dataset: str
     corruptions: tuple[str, ...]
     severity: int  # of all but clean
     order_seeds: tuple[int, ...]  # none for all that the run has
-    folder: str  # below cache/<dataset>/adapt and cache/metrics/<dataset>
 
 
-def _streams(path: Path, wanted: Wanted) -> dict[Stream, list[dict[str, object]]]:
+def _streams(name: str, wanted: Wanted, place: Place) -> dict[Stream, list[Row]]:
     """The rows of each stream in the order of clip ids, orders outermost.  Raises CacheError where a stream is not
     there.
     """
-    found: dict[Stream, list[dict[str, object]]] = {}
-    for row in cache.read_predictions(path):
-        corruption = str(row["corruption"])
-        if row["severity"] == (0 if corruption == "clean" else wanted.severity):
-            found.setdefault((int(str(row["order_seed"])), corruption), []).append(row)
+    path, found = place.path(name), dict[Stream, list[Row]]()
+    for (corruption, severity, order_seed), rows in by_stream(place.rows(name)).items():
+        if severity == (0 if corruption == "clean" else wanted.severity):
+            found[order_seed, corruption] = [dict(row) for row in rows]
     order_seeds = wanted.order_seeds or sorted({order_seed for order_seed, _ in found}) or [0]
     streams = [(order_seed, corruption) for order_seed in order_seeds for corruption in wanted.corruptions]
     if missing := [stream for stream in streams if stream not in found]:
@@ -81,7 +79,7 @@ def _streams(path: Path, wanted: Wanted) -> dict[Stream, list[dict[str, object]]
             f"{there}): "
             "choose other --corruptions, --severity or --order_seeds, or run it again with these"
         )
-    result = {stream: sorted(found[stream], key=lambda row: str(row["clip_id"])) for stream in streams}
+    result = {stream: found[stream] for stream in streams}
     clips = {stream: [row["clip_id"] for row in rows] for stream, rows in result.items()}
     if odd := [stream for stream in streams if clips[stream] != clips[streams[0]]]:
         raise CacheError(
@@ -91,38 +89,31 @@ def _streams(path: Path, wanted: Wanted) -> dict[Stream, list[dict[str, object]]
     return result
 
 
-def _files(name: str, wanted: Wanted) -> tuple[Path, Path]:
-    full = Path(wanted.folder) / name
-    return (
-        cache.ROOT / wanted.dataset / "adapt" / full / "predictions.parquet",
-        METRICS / wanted.dataset / f"{full}.json",
-    )
+def _mean_ap(firsts: Sequence[Row], column: str) -> float | None:
+    """Mean over streams, given by a row of each, of their mean average precisions; clean only where it is all there
+    is.
+    """
+    counted = metrics.averaged(dict.fromkeys(str(row["corruption"]) for row in firsts))
+    values = [row[column] for row in firsts if row["corruption"] in counted and row[column] is not None]
+    return sum(values) / len(values) if values else None
 
 
-def exists(name: str, wanted: Wanted) -> bool:
-    """Whether there is a finished run of that name."""
-    return all(path.exists() for path in _files(name, wanted))
+def _ms_per_clip(streams: Sequence[Sequence[Row]]) -> float:
+    """Over the clips that were read."""
+    n_read = [sum(row["stop_reason"] != "failed" for row in rows) for rows in streams]
+    spent = math.fsum(n * rows[0]["mean_ms"] for n, rows in zip(n_read, streams, strict=True))
+    return round(spent / max(1, sum(n_read)), 2)
 
 
-def read(name: str, wanted: Wanted) -> Run:
+def read(name: str, wanted: Wanted, place: Place) -> Run:
     """Read what the run called `name` answered in these streams.  Raises CacheError where it, or one of them, is
     missing.
     """
-    full = Path(wanted.folder) / name
-    path, scores = _files(name, wanted)
-    for needed in (path, scores):
-        if not needed.exists():
-            stage = "" if wanted.folder else f"`dvc repro adapt@{name}`, or "
-            raise CacheError(f"{needed} is missing: run {stage}`python -m adapt` as its stage does, with --name {full}")
-    streams = _streams(path, wanted)
-    stage = f"adapt@{name}" if not wanted.folder else "adapt"
-    now, place = cache.data_sha256(wanted.dataset), cache.folder(wanted.dataset)
-    cache.check_stated(
-        path, parquet.provenance(path), "data_sha256", now, place / "{clips,pseudo_labels}.parquet", stage
-    )
+    streams = _streams(name, wanted, place)
     rows = [row for stream in streams.values() for row in stream]
     answered = [row for row in rows if row["stop_reason"] != "failed"]
     first, n_corruptions = next(iter(streams.values())), len(wanted.corruptions)
+    firsts = [stream[0] for stream in streams.values()]
     return Run(
         name,
         str(first[0]["method"]),
@@ -135,11 +126,12 @@ def read(name: str, wanted: Wanted) -> Run:
             for answer, column in metrics.ANSWERS.items()
             if answer == "alone" or any(row[column] is not None for row in rows)
         },
-        {answer: metrics.multi_label_map(rows, column) for answer, column in metrics.PROBS.items()},
+        {answer: _mean_ap(firsts, column) for answer, column in zip(metrics.ANSWERS, MEAN_AP, strict=True)},
         frozenset(str(row["clip_id"]) for row in rows if row["stop_reason"] == "failed"),
         metrics.mean(answered, "steps"),
-        metrics.mean(answered, "ms"),
-        bool(json.loads(scores.read_text(encoding="utf-8")).get("sees_labels", False)),
+        _ms_per_clip([*streams.values()]),
+        metrics.mean_left_out(rows),
+        place.sees_labels(name),
     )
 
 
@@ -160,13 +152,12 @@ def check_paired(runs: Sequence[Run]) -> None:
             raise CacheError(f"{both} {what}: run both on the same clips")
 
 
-def class_groups(run: Run, dataset: str, split: str) -> dict[str, np.ndarray]:
+def class_groups(run: Run, place: Place, split: str) -> dict[str, np.ndarray]:
     """Group of classes -> which of the run's clips are in it, bool (clips); groups without clips are left out."""
-    sounds = cache.read_sounds(dataset, cache.read_labels(dataset))
-    clips = [clip for clip in cache.read_clips(dataset, split) if clip.clip_id in sounds]
+    clips, sounds = place.truth(split)
     if missing := sorted(set(run.clip_ids) - {clip.clip_id for clip in clips}):
         raise CacheError(
-            f"run {run.name} has {len(missing)} clips that split {split} of {dataset} has not, or not with a "
+            f"run {run.name} has {len(missing)} clips that split {split} of {place.dataset} has not, or not with a "
             "pseudo-label "
             f"({missing[0]}...): choose another --split, or run `dvc repro`"
         )

@@ -11,6 +11,7 @@ number of comparisons in a table.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +74,21 @@ def difference(right: np.ndarray, other: np.ndarray, seed: int = 0) -> Estimate:
     """
     sums, n_trials = _sums(right, other)
     return _estimate(right.mean() - other.mean(), _resampled(sums[:, :1] - sums[:, 1:], seed) / n_trials)
+
+
+def macro(right: np.ndarray, label_ids: Sequence[int], other: np.ndarray | None = None, seed: int = 0) -> Estimate:
+    """Estimate the mean over classes of each class's mean top-1, or how far it is above that of `other`, paired.
+
+    `label_ids` has the class of each clip.  Clips are resampled within each class, so that none is ever empty: the
+    interval is of these classes.
+    """
+    sums, n_trials = _sums(right, other)
+    gain = sums[:, :1] if other is None else sums[:, :1] - sums[:, 1:]
+    of_class = [gain[np.asarray(label_ids) == label_id] for label_id in sorted(set(label_ids))]
+    drawn = np.sum([_resampled(one, seed + i) for i, one in enumerate(of_class)], axis=0)
+    return _estimate(
+        sum(float(one.mean()) for one in of_class) / len(of_class) / n_trials, drawn / len(of_class) / n_trials
+    )
 
 
 def ratio(right: np.ndarray, other: np.ndarray, seed: int = 0) -> Estimate | None:

@@ -10,11 +10,10 @@ sound track (status ok or truncated).  This looks at labels, for scoring only.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from adapt.tables.cache import Clip, Sound
 from adapt.tables.files import write_text
 
 Rows = Sequence[Mapping[str, Any]]
@@ -63,18 +62,50 @@ def multi_label_map(rows: Rows, column: str = "probs") -> float | None:
     for row in rows:
         if row.get("label_ids") and row["corruption"] in counted:
             streams.setdefault((row["corruption"], row["order_seed"]), []).append(row)
-    n_labels = max((len(row[column] or ()) for stream in streams.values() for row in stream), default=0)
-    values = []
-    for stream in streams.values() if n_labels else ():
-        scores, truth = np.zeros((2, len(stream), n_labels))
-        for place, row in enumerate(stream):
-            truth[place, row["label_ids"]] = 1
-            scores[place] = row[column] or 0
-        values.append(mean_average_precision(scores, truth))
+    n_classes = widest((row for stream in streams.values() for row in stream), column)
+    values = [stream_map(stream, column, n_classes) for stream in streams.values()] if n_classes else []
     return sum(values) / len(values) if values else None
 
 
-def sounding_classes(clips: Iterable[Clip], sounds: Mapping[str, Sound]) -> set[int]:
+def widest(rows: Iterable[Mapping[str, Any]], column: str) -> int:
+    """How many classes the probabilities in `column` are of; 0 where no row has any."""
+    return max((len(row[column] or ()) for row in rows), default=0)
+
+
+def stream_map(rows: Rows, column: str, n_classes: int) -> float:
+    """Mean average precision of the rows of a stream, all with `label_ids`, by the probabilities in `column`."""
+    scores, truth = np.zeros((2, len(rows), n_classes))
+    for place, row in enumerate(rows):
+        truth[place, row["label_ids"]] = 1
+        scores[place] = row[column] or 0
+    return mean_average_precision(scores, truth)
+
+
+class Labelled(Protocol):
+    """What scores take from a clip: a row of `clips`, or of `archived_clips`."""
+
+    @property
+    def clip_id(self) -> str:
+        """Which it is."""
+
+    @property
+    def label_id(self) -> int:
+        """Its class; of a clip of several, one."""
+
+    @property
+    def label_ids(self) -> tuple[int, ...]:
+        """Of a clip of several classes all, else none."""
+
+
+class Heard(Protocol):
+    """What scores take from a clip's sound."""
+
+    @property
+    def status(self) -> str:
+        """As in `pseudo_labels`."""
+
+
+def sounding_classes(clips: Iterable[Labelled], sounds: Mapping[str, Heard]) -> set[int]:
     """The label ids whose clips mostly have a usable sound track."""
     usable: dict[int, list[bool]] = {}
     for clip in clips:
@@ -86,7 +117,8 @@ def summary(rows: Rows, sounding: set[int], sees_labels: bool = False) -> dict[s
     """Top-1 per corruption and their mean, over all, sounding and silent classes, for each kind of answer; mean steps
     and ms per clip.
 
-    Clean, if there beside corruptions, is not in the means.  `sees_labels` marks an upper bound.
+    Clean, if there beside corruptions, is not in the means.  `sees_labels` marks an upper bound.  Where a class map
+    lies between the model's classes and these, `left_out` is the probability, in per cent, that it leaves out.
     """
     result: dict[str, object] = {"n": len(rows), "n_failed": sum(row["stop_reason"] == "failed" for row in rows)}
     if sees_labels:
@@ -100,12 +132,21 @@ def summary(rows: Rows, sounding: set[int], sees_labels: bool = False) -> dict[s
     answered = [row for row in rows if row["stop_reason"] != "failed"]
     result["mean_steps"] = mean(answered, "steps")
     result["ms_per_clip"] = mean(answered, "ms")
+    if (share := mean_left_out(rows)) is not None:
+        result["left_out"] = round(100 * share, 2)
     return result
 
 
 def mean(rows: Rows, column: str) -> float:
     """Mean of a column of numbers; 0 for no rows."""
     return round(sum(float(str(row[column])) for row in rows) / max(1, len(rows)), 2)
+
+
+def mean_left_out(rows: Rows) -> float | None:
+    """Mean of `left_out` over rows with an answer, clean only where it is all there is; None without a class map."""
+    counted = averaged(dict.fromkeys(str(row["corruption"]) for row in rows))
+    told = [row["left_out"] for row in rows if row.get("left_out") is not None and row["corruption"] in counted]
+    return sum(told) / len(told) if told else None
 
 
 def _scores(rows: Rows, sounding: set[int], column: str) -> dict[str, float]:

@@ -1,23 +1,25 @@
 """The result table (`python -m adapt.report`): one row a run and kind of answer, and how far each is from runs of
 reference.
 
-In: what each run answered (adapt/report/_runs.py).  Out, in cache/metrics/<dataset>/: report.md for people, report.json
-for programs, accuracy.csv for `dvc plots show`.  Rows such as `vitta + plain` are the same run with the sound fused in
-when predicting; they are never passed off as the adapted model's own answer.  Upper bounds are marked as such.  Every
-mean has an interval, every difference an interval and a p (adapt/report/_significance.py).
+In: what each run answered (adapt/report/_runs.py), in the cache or in an archive.  Out, in cache/metrics/<dataset>/:
+report.md for people, report.json for programs, accuracy.csv for `dvc plots show`.  Rows such as `vitta + plain` are the
+same run with the sound fused in when predicting; they are never passed off as the adapted model's own answer.  Upper
+bounds are marked as such.  Every mean has an interval, every difference an interval and a p
+(adapt/report/_significance.py).
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from adapt import command
 from adapt.errors import MethodError
 from adapt.report import _runs, _significance, metrics
-from adapt.report._runs import GROUPS, METRICS, Run
+from adapt.report._archive import Archive
+from adapt.report._places import METRICS, Cache, Place
+from adapt.report._rows import MACRO, Row, distinct, make_row, reference
+from adapt.report._runs import GROUPS
 from adapt.report._significance import Estimate
 from adapt.tables import lock
 from adapt.tables.files import replacing, write_text
@@ -36,117 +38,8 @@ class Options:
     """which orders of the stream count; none for all that the runs have"""
     split: str = "test"  # that the runs were made on: train, val or test
     folder: str = ""  # for runs named FOLDER/NAME: below cache/<dataset>/adapt and cache/metrics/<dataset>
+    results: str = ""  # a folder made by `python -m adapt.archive`: the runs in it, in place of those of the cache
     out: str = "report"  # files are called OUT.md, OUT.json and, unless it is report, OUT.csv
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How far a row is from a run of reference; shares, not per cent."""
-
-    differences: dict[str, Estimate]  # of each group of classes, and of clean
-    ratio: Estimate | None  # of the two means
-    p: float  # McNemar's
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table; shares, not per cent.  A group of classes without clips has no score."""
-
-    run: Run
-    answer: str  # alone or fused
-    scores: dict[str, float]  # of each group of classes and each corruption
-    interval: Estimate
-    spread: float | None  # standard deviation from order to order
-    against: dict[str, Comparison]  # by the name of the reference
-
-    @property
-    def name(self) -> str:
-        """What the row is called; an upper bound says so."""
-        return f"{self.run.row_name(self.answer)}{' (sees labels)' if self.run.sees_labels else ''}"
-
-    @property
-    def mean_ap(self) -> float | None:
-        """Mean average precision, where clips have several classes."""
-        return self.run.mean_ap[self.answer]
-
-
-def compare(
-    right: np.ndarray, other: np.ndarray, corruptions: Sequence[str], groups: dict[str, np.ndarray]
-) -> Comparison:
-    """Compare two runs' answers, bool (orders, corruptions, clips); p is of the first order."""
-    counted = [corruptions.index(c) for c in metrics.averaged(corruptions)]
-    parts = {group: (counted, mask) for group, mask in groups.items()}
-    if "clean" in corruptions and len(corruptions) > 1:
-        parts["clean"] = ([corruptions.index("clean")], groups["all"])
-    differences = {
-        p: _significance.difference(right[:, columns][..., mask], other[:, columns][..., mask])
-        for p, (columns, mask) in parts.items()
-    }
-    ours, theirs = right[:, counted], other[:, counted]
-    return Comparison(differences, _significance.ratio(ours, theirs), _significance.mcnemar(ours[0], theirs[0]))
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What rows are compared with."""
-
-    name: str  # as it was asked for
-    run: Run
-    answer: str  # alone or fused; "" for the same kind as the row's, where the run has it
-
-    def right(self, answer: str) -> np.ndarray:
-        """Its answers for a row of that kind: bool (orders, corruptions, clips)."""
-        return self.run.right.get(self.answer or answer, self.run.right["alone"])
-
-    def is_row(self, run: Run, answer: str) -> bool:
-        """Whether that row is the reference itself."""
-        same = run.name == self.run.name or (
-            self.answer == "alone" and run.row_name("alone") == self.run.row_name("alone")
-        )
-        return same and answer == (self.answer or answer)
-
-
-def reference(name: str, found: Mapping[str, Run]) -> Reference:
-    """The reference of that name among runs by name: the fused answer of vitta+plain, the answer alone of a method, or
-    a run by its own name.
-
-    Raises MethodError where there is none.
-    """
-    if name in found and found[name].has_own_name():
-        return Reference(name, found[name], "")
-    for run in found.values():
-        if not run.has_own_name() and name in (run.method, f"{run.method}+{run.fusion}"):
-            return Reference(name, run, "alone" if name == run.method else "fused")
-    raise MethodError(f"--against {name}: no run is called so, and none is of that method; there are {sorted(found)}")
-
-
-def make_row(
-    run: Run, answer: str, references: Sequence[Reference], groups: dict[str, np.ndarray], corruptions: Sequence[str]
-) -> Row:
-    """Score one kind of answer, and compare it with each reference."""
-    right = run.right[answer]
-    counted = right[:, [corruptions.index(c) for c in metrics.averaged(corruptions)]]
-    means = {group: float(counted[..., mask].mean()) for group, mask in groups.items()}
-    singles = {corruption: float(right[:, i].mean()) for i, corruption in enumerate(corruptions)}
-    others = [other for other in references if not other.is_row(run, answer)]
-    against = {other.name: compare(right, other.right(answer), corruptions, groups) for other in others}
-    return Row(run, answer, means | singles, _significance.mean(counted), _significance.spread(counted), against)
-
-
-def _distinct(rows: Sequence[Row]) -> list[Row]:
-    """Without the rows of a method alone that another run of it has shown already: its fusion does not change that.
-
-    Raises MethodError for two runs whose rows are called the same and say something else.
-    """
-    kept: dict[str, Row] = {}
-    for row in rows:
-        first = kept.setdefault(row.name, row)
-        if first is not row and not np.array_equal(first.run.right[row.answer], row.run.right[row.answer]):
-            raise MethodError(
-                f"runs {first.run.name} and {row.run.name} both give a row {row.name!r}, of other answers: give one "
-                "another --name"
-            )
-    return list(kept.values())
 
 
 def _percent(value: float | None) -> str:
@@ -173,7 +66,24 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _protocol(rows: Sequence[Row], options: Options, *, has_map: bool) -> str:
+def _optional(rows: Sequence[Row]) -> dict[str, Callable[[Row], float | None]]:
+    """The columns that some tables have: head -> a row's share."""
+    known: dict[str, Callable[[Row], float | None]] = {
+        MACRO: lambda row: row.scores.get(MACRO),
+        "mAP": lambda row: row.mean_ap,
+        "left out": lambda row: row.run.left_out,
+    }
+    return {name: get for name, get in known.items() if any(get(row) is not None for row in rows)}
+
+
+ABOUT = {  # such a column
+    MACRO: " *macro* is the mean over classes, which have unequal numbers of clips.",
+    "mAP": " A clip of several classes is right where the answer is any of them; *mAP* is the mean average precision.",
+    "left out": " *left out* is the probability that the model gives to classes of its own that lead to none of these.",
+}
+
+
+def _protocol(rows: Sequence[Row], options: Options) -> str:
     first, n_failed = rows[0].run, len(frozenset().union(*(row.run.failed for row in rows)))
     n_orders, n_corruptions = len(first.order_seeds), len(metrics.averaged(options.corruptions))
     orders = (
@@ -187,18 +97,16 @@ def _protocol(rows: Sequence[Row], options: Options, *, has_map: bool) -> str:
         f"*95 %* is its bootstrap interval over clips ({_significance.N_RESAMPLES:,} resamples). "
         "Online, one pass, batch 1; reset between corruptions. "
         "*sounding* and *silent* are means over the classes with and without a usable sound track."
-        + (
-            " A clip of several classes is right where the answer is any of them; *mAP* is the mean average precision."
-            if has_map
-            else ""
-        )
+        + "".join(ABOUT[name] for name in _optional(rows))
     )
 
 
-def _scores(row: Row, corruptions: Sequence[str], *, has_map: bool) -> list[str]:
+def _scores(row: Row, corruptions: Sequence[str], optional: Mapping[str, Callable[[Row], float | None]]) -> list[str]:
     mean = _percent(row.scores["all"]) + ("" if row.spread is None else f" ± {_percent(row.spread)}")
     interval = f"{_percent(row.interval.low)} to {_percent(row.interval.high)}"
-    groups = [_percent(row.scores.get(group)) for group in GROUPS[1:]] + ([_percent(row.mean_ap)] if has_map else [])
+    groups = [_percent(row.scores.get(group)) for group in GROUPS[1:]] + [
+        _percent(get(row)) for get in optional.values()
+    ]
     cost = [f"{row.run.mean_steps:.2f}", f"{row.run.ms_per_clip:.0f}"]
     return [row.name, *(_percent(row.scores[c]) for c in corruptions), mean, interval, *groups, *cost]
 
@@ -218,11 +126,11 @@ def _differences(rows: Sequence[Row], reference: str) -> list[str]:
 
 def markdown(rows: Sequence[Row], options: Options) -> str:
     """The tables, top-1 in per cent."""
-    has_map = any(row.mean_ap is not None for row in rows)
+    optional = _optional(rows)
     lines = [
         f"# {options.dataset}: top-1 under corruption, severity {options.severity}",
         "",
-        _protocol(rows, options, has_map=has_map),
+        _protocol(rows, options),
         "",
     ]
     head = [
@@ -231,11 +139,11 @@ def markdown(rows: Sequence[Row], options: Options) -> str:
         "mean",
         "95 %",
         *GROUPS[1:],
-        *(["mAP"] if has_map else []),
+        *optional,
         "steps",
         "ms/clip",
     ]
-    lines += _table(head, [_scores(row, options.corruptions, has_map=has_map) for row in rows])
+    lines += _table(head, [_scores(row, options.corruptions, optional) for row in rows])
     if differences := [line for reference in options.against for line in _differences(rows, reference)]:
         lines += [
             "",
@@ -258,17 +166,19 @@ def _numbers(row: Row) -> dict[str, object]:
     content |= _ends(row.interval, "all")
     if row.mean_ap is not None:
         content["map"] = round(100 * row.mean_ap, 2)
+    if row.run.left_out is not None:
+        content["left_out"] = round(100 * row.run.left_out, 2)
     if row.spread is not None:
         content["all_sd"] = round(100 * row.spread, 2)
     against: dict[str, dict[str, float]] = {}
-    for reference, comparison in row.against.items():
-        against[reference] = {
+    for name, comparison in row.against.items():
+        against[name] = {
             key: value
             for part, estimate in comparison.differences.items()
             for key, value in _ends(estimate, part).items()
         }
-        against[reference] |= {} if comparison.ratio is None else _ends(comparison.ratio, "ratio", scale=1.0)
-        against[reference]["p"] = float(f"{comparison.p:.3g}")
+        against[name] |= {} if comparison.ratio is None else _ends(comparison.ratio, "ratio", scale=1.0)
+        against[name]["p"] = float(f"{comparison.p:.3g}")
     return content | ({"against": against} if against else {})
 
 
@@ -288,15 +198,18 @@ def run(options: Options) -> dict[str, object]:
     for name, values in {"methods": options.methods, "corruptions": options.corruptions}.items():
         if not 0 < len(set(values)) == len(values):
             raise MethodError(f"--{name} is {' '.join(values) or 'empty'}: give at least one, each once")
-    wanted = _runs.Wanted(options.dataset, options.corruptions, options.severity, options.order_seeds, options.folder)
-    found = {name: _runs.read(name, wanted) for name in options.methods}
+    place: Place = Cache(options.dataset, options.folder)
+    if options.results:
+        place = Archive(Path(options.results), options.dataset, options.folder)
+    wanted = _runs.Wanted(options.corruptions, options.severity, options.order_seeds)
+    found = {name: _runs.read(name, wanted, place) for name in options.methods}
     found |= {
-        name: _runs.read(name, wanted) for name in options.against if name not in found and _runs.exists(name, wanted)
+        name: _runs.read(name, wanted, place) for name in options.against if name not in found and place.exists(name)
     }
     _runs.check_paired(list(found.values()))
-    groups = _runs.class_groups(found[options.methods[0]], options.dataset, options.split)
+    groups = _runs.class_groups(found[options.methods[0]], place, options.split)
     references = [reference(name, found) for name in options.against]
-    rows = _distinct(
+    rows = distinct(
         [
             make_row(found[name], answer, references, groups, options.corruptions)
             for name in options.methods

@@ -8,12 +8,10 @@ backward a clip, and belong to runs with the same `scope` and `bn_prior`.
 """
 
 import argparse
-import dataclasses
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,22 +24,20 @@ from adapt.errors import AdaptError, VideoError
 from adapt.methods import eata
 from adapt.source import checkpoints
 from adapt.source._loader import to_device
+from adapt.source.options import ModelOptions
 from adapt.tables import cache, classes, code, files, lock
 from adapt.tables.cache import Clip
-from adapt.video.clips import VideoOptions, stream
+from adapt.video.clips import stream
 
 log = logging.getLogger("statistics")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ModelOptions):
     """Where the statistics come from."""
 
-    dataset: str
-    backbone: str
-    variant: str = ""  # one of the backbone's sizes; "" for its first
-    video: VideoOptions = field(default_factory=VideoOptions)
     max_clips: int = command.number(0, low=0)  # take so many clips, evenly spread over the train split; 0 for all
+    source_free: bool = False  # take the moments from batch norm buffers, and look at no clip
     preset: str = ""  # eata_published: its authors' fisher, fisher_batch, bn_prior and max_clips, as defaults
     fisher: bool = False  # EATA's weights as well
     fisher_batch: int = command.number(1, low=1, high=65536)
@@ -49,7 +45,6 @@ class Options:
     bn_prior: float = command.number(0.3, low=0, high=1)
     """of the forwards that EATA's weights come from: adapt's setting of that name"""
     scope: str = "norm"  # which weights EATA will adapt: adapt's setting of that name
-    device: str = "cpu"
     workers: int = command.number(2, low=1, high=1024)  # decoding threads
 
 
@@ -62,17 +57,7 @@ def options_for(words: Sequence[str]) -> type[Options]:
     name = parser.parse_known_args(list(words))[0].preset
     if not name:
         return Options
-    preset = presets.get(name)
-    chosen = {**preset.statistics, "preset": name}
-    ranges = {one.name: one.metadata for one in dataclasses.fields(Options)}
-    made: list[Any] = [
-        (one, type(value), field(default=value, kw_only=True, metadata=ranges[one])) for one, value in chosen.items()
-    ]
-    made.append(("video", VideoOptions, field(default_factory=lambda: VideoOptions(**preset.video), kw_only=True)))
-    kind: type[Options] = dataclasses.make_dataclass(
-        "Options", made, bases=(Options,), frozen=True, namespace={"__doc__": Options.__doc__, "applied": name}
-    )
-    return kind
+    return presets.applied(Options, name, presets.get(name).statistics)
 
 
 def spread(clips: Sequence[Clip], n: int) -> list[Clip]:
@@ -113,17 +98,17 @@ def identity(options: Options, model_sha256: str) -> dict[str, str]:
 
 @lock.alone(lambda options: f"statistics.{options.backbone}")
 def run(options: Options) -> dict[str, object]:
-    """Stream the clean train split through the source model."""
+    """Stream the clean train split through the source model.
+
+    Raises OptionsError for a number outside its range, AdaptError for what else cannot be.
+    """
+    command.check_numbers(options)
     device = device_of(options.device)
-    if options.max_clips < 0:
-        raise AdaptError(f"max_clips {options.max_clips}: give 1 or more, or 0 for all clips")
-    if options.fisher_batch < 1 or not 0 <= options.bn_prior <= 1:
-        raise AdaptError(
-            f"fisher_batch {options.fisher_batch}, bn_prior {options.bn_prior}: a batch holds 1 clip or more, bn_prior "
-            "is 0 to 1"
-        )
+    if options.source_free and options.fisher:
+        raise AdaptError("source_free looks at no clip, and EATA's weights are taken from clips: leave one of them out")
     presets.check_applied(options)
-    labels, path = cache.read_labels(options.dataset), checkpoints.model_path(options.dataset, options.backbone)
+    labels = cache.read_head(options.classes, cache.read_labels(options.dataset))
+    path = checkpoints.model_path(options.dataset, options.backbone)
     source = checkpoints.load_model(
         path, options.backbone, labels, options.video.frames, options.variant, options.video.size
     )
@@ -132,14 +117,15 @@ def run(options: Options) -> dict[str, object]:
     if (kept := checkpoints.counts_of(path, known)) is not None:
         log.info("%s is made already, of the same options, data and code: kept", path)
         return kept
-    clips = spread(cache.read_clips(options.dataset, "train"), options.max_clips)
+    clips = [] if options.source_free else spread(cache.read_clips(options.dataset, "train"), options.max_clips)
     names, frames = moments.norm_layers(source.model), Frames(clips, options, device)
     model = source.model.to(device)
-    found = moments.collect(model, names, frames)
+    found = moments.from_buffers(model, names) if options.source_free else moments.collect(model, names, frames)
     importance: Moments = {}
     if options.fisher:
         of_run = eata.Settings(scope=options.scope, bn_prior=options.bn_prior)
         importance = eata.importance(model, frames, of_run, options.fisher_batch)
+    found = {name: (mean.cpu(), variance.cpu()) for name, (mean, variance) in found.items()}
     fisher = {name: (omega.cpu(), value.cpu()) for name, (omega, value) in importance.items()}
     counts: dict[str, object] = {
         "n_clips": len(clips), "n_failed": frames.n_failed, "n_layers": len(names), "n_fisher": len(fisher),

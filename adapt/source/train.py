@@ -15,7 +15,7 @@ import importlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from adapt.source._augment import augmented
 from adapt.source._loader import Loaded
 from adapt.source._resume import Progress
 from adapt.source._trainer import Trainer, check_precision
+from adapt.source.options import ModelOptions
 from adapt.tables import cache, classes, code, files, lock
 from adapt.tables.cache import Clip
 from adapt.video.clips import VideoOptions
@@ -39,13 +40,9 @@ log = logging.getLogger("train")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ModelOptions):
     """How the source model is trained."""
 
-    dataset: str
-    backbone: str
-    variant: str = ""  # one of the backbone's sizes; "" for its first
-    video: VideoOptions = field(default_factory=VideoOptions)
     weights: str = ""  # initial weights: a path, "packaged", or "" for random ones
     frames_per_step: int = command.number(0, low=0, high=1024)
     """frames of a clip in a training step, for networks that take any number; 0 for as many as a view has"""
@@ -60,7 +57,6 @@ class Options:
     flip: bool = True  # mirror half of the clips
     precision: str = "fp32"  # of training steps: fp32, bf16, or fp16 on a GPU; validation is fp32, as the model is used
     seed: int = command.number(0, low=0)
-    device: str = "cpu"
     workers: int = command.number(2, low=1, high=1024)  # decoding threads
     save_every: int = command.number(0, low=0)
     """steps between saves of the progress within an epoch; 0 for after each epoch only"""
@@ -266,32 +262,39 @@ def identity(options: Options, labels: list[str]) -> dict[str, str]:
 
 @lock.alone(lambda options: f"train.{options.backbone}")
 def run(options: Options) -> dict[str, object]:
-    """Train on the train split and choose by the val split, or take what is published; save."""
+    """Train on the train split and choose by the val split, or take what is published; save.
+
+    Raises OptionsError for a number outside its range, AdaptError for what else cannot be.
+    """
+    command.check_numbers(options)
     device = device_of(options.device)
     check_precision(options.precision, device)
-    if options.epochs < 0 or options.batch_size < 1:
-        raise AdaptError(
-            f"epochs {options.epochs}, batch_size {options.batch_size}: epochs count from 0, a batch holds 1 clip or "
-            "more"
-        )
     if options.scope == "head" and not options.weights:
         raise AdaptError(
             "scope is 'head', but the rest of the network is random: set train.weights, or train.scope to all"
         )
-    labels = cache.read_labels(options.dataset)
+    labels = cache.read_head(options.classes, cache.read_labels(options.dataset))
+    if options.classes and options.epochs:
+        raise AdaptError(
+            f"classes {options.classes} names the outputs of a head that is there already, and epochs is "
+            f"{options.epochs}: set train.epochs 0, or model.classes '' to train a head of the data set's classes"
+        )
+    score = None
     path = checkpoints.model_path(options.dataset, options.backbone)
     known = identity(options, labels)
     if (kept := checkpoints.counts_of(path, known)) is not None:
         log.info("%s is made already, of the same options, data and code: kept", path)
         return kept
     progress = Progress(path.with_name(f".{options.backbone}.progress.pt"), known)
-    val, n_train = cache.read_clips(options.dataset, "val"), 0
+    val = [] if options.classes else cache.read_clips(options.dataset, "val", needed=options.epochs > 0)
+    n_train = 0
     if device.type == "cuda":
         torch.backends.cudnn.deterministic = True  # the same seed, the same weights
     if options.epochs == 0:
         model = published(options, labels)
-        score = accuracy(model, val, options)
-        log.info("%s as published: validation accuracy %.3f", options.weights, score)
+        score = accuracy(model, val, options) if val else None
+        said = "there is no validation split to see how good" if score is None else f"validation accuracy {score:.3f}"
+        log.info("%s as published: %s", options.weights, said)
     else:
         train = [clip for clip in cache.read_clips(options.dataset, "train") if clip.status == "ok"]
         if not train:
@@ -303,7 +306,7 @@ def run(options: Options) -> dict[str, object]:
     counts: dict[str, object] = {
         "n_train": n_train,
         "n_val": len(val),
-        "val_accuracy": round(score, 4),
+        "val_accuracy": None if score is None else round(score, 4),
         "checkpoint": str(path),
     }
     video = options.video

@@ -17,7 +17,8 @@ from adapt.video.clips import ClipFrames
 Row = dict[str, object]
 NO_PROBS: Row = {"probs": None, "fused_probs": None}
 NO_ANSWER: Row = NO_PROBS | {
-    "before_id": None, "after_id": None, "fused_id": None, "steps": 0, "stop_reason": "failed", "gate": None, "ms": 0.0,
+    "before_id": None, "after_id": None, "fused_id": None, "steps": 0, "stop_reason": "failed", "gate": None,
+    "left_out": None, "ms": 0.0,
 }  # fmt: skip
 
 
@@ -64,13 +65,14 @@ def make_batch(
 
 
 def prediction_rows(placed: Sequence[Placed], answer: Answer, ms: float) -> list[Row]:
-    """A row a clip of the batch; it took `ms` together, of which every clip is charged its share.  Steps, reason and
-    gate are the batch's.
+    """A row a clip of the batch; it took `ms` together, of which every clip is charged its share.  Steps,
+    reason, gate and what is left out are the batch's.
     """
     shared: Row = {
         "steps": answer.steps,
         "stop_reason": answer.stop_reason,
         "gate": answer.gate,
+        "left_out": answer.left_out,
         "ms": ms / len(placed),
     }
     before, after = answer.before.argmax(1).tolist(), answer.after.argmax(1).tolist()

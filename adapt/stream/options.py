@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,25 +16,22 @@ import tyro
 from adapt import command, methods, presets
 from adapt.core import settings
 from adapt.errors import AdaptError, MethodError
+from adapt.source.options import ModelOptions
 from adapt.stream._streams import SETTINGS
 from adapt.video import corruptions
-from adapt.video.clips import VideoOptions
 
 FUSION = "trusted"  # where none is named
 WORD = "[A-Za-z0-9][A-Za-z0-9_.+=-]*"  # of a run's name: a file's name anywhere
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(ModelOptions):
     """Which model adapts how, on which streams."""
 
-    dataset: str
-    backbone: str
     method: str
     """a file of adapt/methods, or a preset; vitta+plain is vitta with --fusion plain"""
     corruptions: tuple[str, ...]  # each its own stream; "clean" for none
     fusion: str = FUSION  # how its answers are put together with the sound, a file of adapt/fusion; none: they are not
-    video: VideoOptions = field(default_factory=VideoOptions)
     settings: Any = field(default_factory=dict)  # of the method and the fusion, by name
     settings_file: str = ""  # a JSON file of such settings by name; flags win
     preset: str = ""
@@ -43,7 +39,6 @@ class Options:
     name: str = ""
     """of this run: its folder, its metrics, its rows in tables; group/name puts several in one; "" for the method's,
     or method+fusion"""
-    variant: str = ""  # one of the backbone's; "" for its first
     severity: int = command.number(5, low=1, high=5)  # 1 to 5
     order_seeds: tuple[int, ...] = command.number((0,), low=0)  # a stream per corruption and seed
     order_file: str = ""
@@ -56,7 +51,6 @@ class Options:
     source_free: bool = False  # take the source statistics from batch norm buffers
     statistics_files: tuple[str, ...] = ()
     """ViTTA's list_spatiotemp_mean_*.npy and list_spatiotemp_var_*.npy, in place of the statistics stage's file"""
-    device: str = "cpu"  # cpu, cuda, cuda:1
     jobs: int = command.number(0, low=0, high=1024)
     """streams side by side, each in a process of one thread; 0 for as many as cores, 1 on a GPU"""
     workers: int = command.number(1, low=1, high=1024)  # decoding threads beside each stream's model
@@ -145,12 +139,11 @@ def options_for(words: Sequence[str]) -> type[Options]:
     ]
     flags = dataclasses.make_dataclass("Settings", made, frozen=True)
     fields: list[Any] = [("settings", flags, field(default_factory=flags))]
+    if preset:
+        values = {"method": preset, "batch_size": presets.get(preset).batch_size}
+        return presets.applied(Options, preset, values, more=fields)
     kind: type[Options] = dataclasses.make_dataclass(
-        "Options",
-        fields + (_defaults(preset, presets.PRESETS[preset]) if preset else []),
-        bases=(Options,),
-        frozen=True,
-        namespace={"__doc__": Options.__doc__, "applied": preset},
+        "Options", fields, bases=(Options,), frozen=True, namespace={"__doc__": Options.__doc__}
     )
     return kind
 
@@ -169,24 +162,8 @@ def _preset_of(method: str, preset: str) -> tuple[str, str]:
     return name, found.method
 
 
-def _defaults(name: str, preset: presets.Preset) -> list[Any]:
-    """The fields of Options whose defaults are a preset's, beside its settings."""
-    values: dict[str, Any] = {"method": name, "preset": name, "batch_size": preset.batch_size}
-    video, ranges = (
-        partial(VideoOptions, **preset.video),
-        {one.name: one.metadata for one in dataclasses.fields(Options)},
-    )
-    return [
-        *(
-            (one, type(value), field(default=value, kw_only=True, metadata=ranges[one]))
-            for one, value in values.items()
-        ),
-        ("video", VideoOptions, field(default_factory=video, kw_only=True)),
-    ]
-
-
 def check(options: Options) -> None:
-    """Raise AdaptError for an option that cannot be."""
+    """Raise AdaptError for an option that cannot be, OptionsError for a number outside its range."""
 
     def ask(fine: bool, name: str, value: object, wanted: str) -> None:
         if not fine:
@@ -194,6 +171,7 @@ def check(options: Options) -> None:
 
     presets.check_applied(options)
     methods.choose(*method_and_fusion(options), given_settings(options))  # raises
+    command.check_numbers(options)
     ask(
         re.fullmatch(f"({WORD}/)*{WORD}", run_name(options)) is not None,
         "name",
@@ -201,23 +179,14 @@ def check(options: Options) -> None:
         "letters, digits and _ . + = -, or such group/name",
     )
     ask(options.setting in SETTINGS, "setting", options.setting, f"one of {list(SETTINGS)}")
-    ask(options.severity in range(1, 6), "severity", options.severity, "1 to 5")
     for corruption in options.corruptions:
         corruptions.check(corruption, options.severity)
     for name in ("corruptions", "order_seeds"):
         values = getattr(options, name)
         ask(0 < len(set(values)) == len(values), name, values, "at least one, each once")
-    ask(min(options.order_seeds) >= 0, "order_seeds", options.order_seeds, "0 or more")
     if options.order_file:
         ask(len(options.order_seeds) == 1, "order_seeds", options.order_seeds, "one: order_file is one order")
         ask(options.setting != "sorted", "setting", options.setting, "another, or no order_file")
     if options.statistics_files:
         ask(len(options.statistics_files) == 2, "statistics_files", options.statistics_files, "two: means, variances")
         ask(not options.source_free, "source_free", options.source_free, "no, or no statistics_files")
-    ask(0 <= options.max_failed_share <= 1, "max_failed_share", options.max_failed_share, "0 to 1")
-    ask(options.max_clips >= 0, "max_clips", options.max_clips, "0 (all) or more")
-    ask(options.jobs >= 0, "jobs", options.jobs, "0 (the cores) or more")
-    for name, value in {name: getattr(options, name) for name in ("batch_size", "workers", "save_every")}.items():
-        ask(value >= 1, name, value, "1 or more")
-    for name, value in dataclasses.asdict(options.video).items():
-        ask(not isinstance(value, int) or value >= 1, name, value, "1 or more")

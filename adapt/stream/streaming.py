@@ -17,7 +17,9 @@ from pathlib import Path
 
 from adapt import command, methods
 from adapt.contract import SourceStatistics
+from adapt.core.class_map import ClassMapped
 from adapt.core.device import device_of
+from adapt.core.network import inside
 from adapt.core.oracle import Oracle
 from adapt.errors import AdaptError, TooManyFailedError
 from adapt.fusion import Fused
@@ -25,6 +27,7 @@ from adapt.report import metrics
 from adapt.source import checkpoints, vitta_statistics
 from adapt.stream import _fingerprint, _progress
 from adapt.stream._batches import Row
+from adapt.stream._class_map import Counted
 from adapt.stream._lanes import cores, each
 from adapt.stream._order import order_file, read_order
 from adapt.stream._pace import News, Pace
@@ -49,7 +52,7 @@ WITHOUT_ROWS = (  # modules that make none; a preset's settings stand in the fin
 )  # fmt: skip
 NAMED = 5  # clips that could not be read
 SAID_OTHERWISE = (  # options that the fingerprint holds as what they come to
-    "settings", "settings_file", "preset", "order_file", "statistics_files",
+    "settings", "settings_file", "preset", "order_file", "statistics_files", "classes",
 )  # fmt: skip
 
 
@@ -205,6 +208,7 @@ def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
     modules = ["stream.streaming", f"methods.{method}", f"backbones.{options.backbone}"] + [f"fusion.{fusion}"] * (
         fusion != "none"
     )
+    class_map = cache.folder(options.dataset) / "class_map.parquet"  # whose provenance names the head's classes
     orders = [order_file(options.order_file, corruption) for corruption in options.corruptions]
     return {
         "options": json.dumps(
@@ -215,6 +219,7 @@ def identify(options: Options, source: checkpoints.Source) -> dict[str, str]:
         "checkpoint_sha256": source.sha256,
         "statistics_sha256": _statistics_sha256(options),
         **({"orders_sha256": _fingerprint.files_sha256(orders)} if options.order_file else {}),
+        **({"class_map_sha256": files.sha256_file(class_map)} if options.classes else {}),
         **_fingerprint.environment(device_of(options.device)),
     }
 
@@ -236,6 +241,8 @@ class Given:
     sounds: dict[str, Sound]
     source: checkpoints.Source
     statistics: SourceStatistics | None  # None: source-free
+    head: list[str]  # classes of the model
+    pairs: list[tuple[int, int, float]]  # the class map, where these are not `labels`
 
 
 def read(options: Options) -> Given:
@@ -246,15 +253,19 @@ def read(options: Options) -> Given:
     if missing := [clip.clip_id for clip in clips if clip.clip_id not in sounds]:
         raise AdaptError(f"{len(missing)} clips have no pseudo-label ({missing[0]}...): run `dvc repro pseudo_label`")
     path = checkpoints.model_path(options.dataset, options.backbone)
+    head = cache.read_head(options.classes, labels)
     source = checkpoints.load_model(
-        path, options.backbone, labels, options.video.frames, options.variant, options.video.size
+        path, options.backbone, head, options.video.frames, options.variant, options.video.size
     )
+    pairs = cache.read_class_map(options.dataset, head, labels) if options.classes else []
+    if unreached := sorted(set(range(len(labels))) - {label_id for _, label_id, _ in pairs}) if pairs else []:
+        log.warning("no class of %s leads to %s: no picture is one", options.classes, labels[unreached[0]])
     for corruption in options.corruptions if options.order_file else ():
         read_order(order_file(options.order_file, corruption), clips)  # raises
-    return Given(labels, clips, sounds, source, _statistics(options, source, labels))
+    return Given(labels, clips, sounds, source, _statistics(options, source, head), head, pairs)
 
 
-def _statistics(options: Options, source: checkpoints.Source, labels: list[str]) -> SourceStatistics | None:
+def _statistics(options: Options, source: checkpoints.Source, head: list[str]) -> SourceStatistics | None:
     """The source statistics that the options name; None: source-free.  Raises AdaptError where they are not of this
     model, or their Fisher weights of forwards with another `bn_prior` than the run's.
     """
@@ -263,7 +274,7 @@ def _statistics(options: Options, source: checkpoints.Source, labels: list[str])
     if options.statistics_files:
         return vitta_statistics.read([Path(name) for name in options.statistics_files], source.model)
     path = checkpoints.statistics_path(options.dataset, options.backbone)
-    found = checkpoints.load_statistics(path, source.sha256, labels)
+    found = checkpoints.load_statistics(path, source.sha256, head)
     method, fusion = method_and_fusion(options)
     if found.fisher and "eata_fisher" in methods.settings_of(method):
         wanted = methods.choose(method, fusion, given_settings(options))[0].bn_prior
@@ -285,7 +296,14 @@ def build(options: Options, given: Given) -> Fused:
     )
     model = given.source.model.to(device_of(options.device))
     oracle = None if seen is None else Oracle(seen)
-    return methods.build(method, fusion, model, given.statistics, len(given.labels), given_settings(options), oracle)
+    n_classes, settings = len(given.labels), given_settings(options)
+    if not given.pairs:
+        return methods.build(method, fusion, model, given.statistics, n_classes, settings, oracle)
+    network = ClassMapped(model, len(given.head), n_classes, given.pairs)
+    built = methods.build(
+        method, fusion, network, inside(network, model, given.statistics), n_classes, settings, oracle
+    )
+    return Counted(built, network)
 
 
 def run(options: Options) -> dict[str, object]:

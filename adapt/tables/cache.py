@@ -65,11 +65,14 @@ def read_labels(dataset: str) -> list[str]:
 
 
 def check_stated(path: Path, known: Mapping[str, str], name: str, value: str, source: Path, stage: str) -> None:
-    """Raise CacheError where `path` says in its metadata that it was made of another `source` than lies there now.
+    """Raise CacheError where `path` says in its metadata that it was made of another `source` than lies there now, or
+    does not say of which.
 
     `value` is what it should say under `name`.
     """
-    if known.get(name, value) != value:
+    if name not in known:
+        raise CacheError(f"{path} does not say for which {source} it was made: run `dvc repro {stage}`")
+    if known[name] != value:
         what = "another list of classes than" if name == "classes_sha256" else "another"
         raise CacheError(f"{path} was made for {what} {source}, which has changed: run `dvc repro {stage}`")
 
@@ -88,8 +91,8 @@ def read_label_file(path: Path) -> list[str]:
         raise CacheError(f"{error}, then run `dvc repro scan`") from error
 
 
-def read_clips(dataset: str, split: str) -> list[Clip]:
-    """The clips of one split in clip_id order.  Raises CacheError where there is none."""
+def read_clips(dataset: str, split: str, *, needed: bool = True) -> list[Clip]:
+    """The clips of one split in clip_id order.  Raises CacheError where there is none and one is `needed`."""
     path, videos = folder(dataset) / "clips.parquet", Path("data/videos") / dataset
     clips = [
         Clip(
@@ -99,7 +102,7 @@ def read_clips(dataset: str, split: str) -> list[Clip]:
         for r in read_table(path, "clips").to_pylist()
         if r["split"] == split
     ]  # fmt: skip
-    if not clips:
+    if needed and not clips:
         raise CacheError(f"{path} has no clip of split {split!r}")
     return clips
 
@@ -133,6 +136,33 @@ def read_sounds(dataset: str, labels: list[str]) -> dict[str, Sound]:
 
 def _array(values: list[float]) -> np.ndarray:
     return np.array(values, np.float32)
+
+
+def read_head(path: str, labels: list[str]) -> list[str]:
+    """The names of a head's outputs: those of the list at `path`, or where that is "" the data set's own, `labels`.
+
+    Raises CacheError where it is no such list.
+    """
+    try:
+        return classes.read(Path(path), by_hand=True) if path else labels
+    except ClassesError as error:
+        raise CacheError(f"model.classes: {error}") from error
+
+
+def read_class_map(dataset: str, head: list[str], labels: list[str]) -> list[tuple[int, int, float]]:
+    """(head class, class, weight) of each pair of the class map.
+
+    Raises CacheError where it was made for another head or other classes, or holds no pair.
+    """
+    path = folder(dataset) / "class_map.parquet"
+    rows = read_table(path, "class_map").to_pylist()
+    known, stage = provenance(path), "run `dvc repro map_classes`"
+    for name, names, what in (("head_sha256", head, "model.classes"), ("classes_sha256", labels, "labels.txt")):
+        if known.get(name) != classes.sha256(names):
+            raise CacheError(f"{path} was made for another list of classes than {what}: {stage}")
+    if not rows:
+        raise CacheError(f"{path} leads from no class of the model to one of {dataset}: choose another mapper, {stage}")
+    return [(row["head_id"], row["label_id"], row["weight"]) for row in rows]
 
 
 def read_predictions(path: Path) -> list[dict[str, object]]:

@@ -40,21 +40,26 @@ def write_table(
     Every CHECK, NOT NULL and key is DuckDB's to enforce.  `provenance` (what made the rows, hashes of label lists) goes
     into the file's metadata as `earshot.<name>`.  Raises CacheError where a row breaks the contract.
     """
-    agreed = contract(table)
-    arrow = (
-        rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([dict(row) for row in rows], schema=agreed.columns)
-    )
-    with connection() as opened:
-        try:
-            opened.register("incoming", arrow)
-            opened.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
-        except duckdb.Error as error:
-            raise CacheError(f"{path}: a row breaks the contract of {table} in {SCHEMA}: {error}") from error
-        ordered = opened.sql(f"SELECT * FROM {table} ORDER BY {', '.join(agreed.key)}").to_arrow_table()
+    arrow = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist([*map(dict, rows)], schema=schema_of(table))
+    ordered = checked(arrow, table, path)
     ordered = ordered.replace_schema_metadata(_metadata(table, provenance))
     with sealed(path, ordered.schema) as file:
         file.write_table(ordered)
     return ordered.num_rows
+
+
+def checked(rows: pa.Table, table: str, path: Path) -> pa.Table:
+    """`rows` in the order of the table's key, with its columns; one that may be NULL need not be there.
+
+    Raises CacheError, which names `path`, where a row breaks the contract of cache/schema.sql.
+    """
+    with connection() as opened:
+        try:
+            opened.register("incoming", rows)
+            opened.execute(f"INSERT INTO {table} BY NAME SELECT * FROM incoming")
+        except duckdb.Error as error:
+            raise CacheError(f"{path}: a row breaks the contract of {table} in {SCHEMA}: {error}") from error
+        return opened.sql(f"SELECT * FROM {table} ORDER BY {', '.join(contract(table).key)}").to_arrow_table()
 
 
 @contextmanager

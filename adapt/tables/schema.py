@@ -18,6 +18,7 @@ STAGES = {  # which stage makes a table, and so makes it again
     "waveforms": "decode",
     "tags": "tag",
     "label_map": "map_labels",
+    "class_map": "map_classes",
     "pseudo_labels": "pseudo_label",
     "predictions": "adapt",
     "traces": "adapt",

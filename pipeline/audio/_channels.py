@@ -72,14 +72,22 @@ class Channels:
             form = read_form(file)
             if form is None:
                 return
-            self._weights = self._weigh(form) if form.n_channels > 1 else np.ones(1)
-            self._energy = np.zeros((form.n_channels, form.n_channels))
-            self.n_channels = form.n_channels
-            buffer = bytearray(2 * form.n_channels * max(1, min(form.sample_rate, MOST_VALUES // form.n_channels)))
+            buffer = bytearray(2 * form.n_channels * self.begin(form))
             while n_bytes := file.readinto(buffer):  # type: ignore[attr-defined]
                 values = np.frombuffer(buffer, "<i2", n_bytes // (2 * form.n_channels) * form.n_channels)
-                if form.n_channels > 1 and values.size:
-                    self._add(values.reshape(-1, form.n_channels).astype(np.float64))
+                self.add(values.reshape(-1, form.n_channels))
+
+    def begin(self, form: Form) -> int:
+        """A track of `form` comes; how many of its samples belong into one `add`, but for the last: a second."""
+        self._weights = self._weigh(form) if form.n_channels > 1 else np.ones(1)
+        self._energy = np.zeros((form.n_channels, form.n_channels))
+        self.n_channels = form.n_channels
+        return max(1, min(form.sample_rate, MOST_VALUES // form.n_channels))
+
+    def add(self, samples: npt.NDArray[np.int16]) -> None:
+        """Measure some more: (n, channels).  Of one channel there is nothing to measure."""
+        if samples.shape[1] > 1 and samples.size:
+            self._add(samples.astype(np.float64))
 
     def choose(self) -> Choice:
         """Say what is to be heard: ffmpeg's mix, but the loudest channel where the mix cancels or hardly has it, or

@@ -22,7 +22,10 @@ LONGEST_GAP_S = 24 * 3600.0  # timestamps that leave more than this open are bro
 # the samples before it, print the count, the rate and the timestamp; ld(1) is by how much they were ahead the last
 # time.  Then gather samples into larger frames, which saves a sixth of ffmpeg's time and costs up to 0.1 s where a
 # track changes its format.
-TELL_TIMES = f"asetpts='if(eq(N,0)+gt(T-N/SR-ld(1),{GAP_S}),print(N)+print(SR)+print(T)+st(1,T-N/SR));PTS',asetnsamples=n=4096:p=0"  # noqa: E501
+TELL_TIMES = (
+    f"asetpts='if(eq(N,0)+gt(T-N/SR-ld(1),{GAP_S}),print(N)+print(SR)+print(T)+st(1,T-N/SR));PTS',"
+    "asetnsamples=n=4096:p=0"
+)
 # the parts of ffmpeg that speak, before the level: a title that looks like an error has none
 WHO = r"(?:\[[^\[\]]* @ \w+\] )*"
 CHUNK_BYTES = 1 << 16  # also the longest line that is kept whole

@@ -16,7 +16,6 @@ or whose log is not whole, is an error of the machine and not of the file: the s
 import hashlib
 import io
 import logging
-import math
 import shutil
 import subprocess
 from collections.abc import Callable, Generator, Iterator
@@ -26,7 +25,6 @@ from itertools import chain, pairwise
 from pathlib import Path
 
 import imageio_ffmpeg
-import numpy as np
 import soundfile
 
 from adapt.errors import CacheError, DecodeError
@@ -39,6 +37,8 @@ from pipeline.audio._ffmpeg_run import Block as Block
 from pipeline.audio._ffmpeg_run import Decoder as Decoder
 from pipeline.audio._ffmpeg_run import Ending, KilledError, opened, running
 from pipeline.audio._ffmpeg_run import Track as Track
+from pipeline.audio._level import Meter as Meter
+from pipeline.audio._level import is_silent, loudest_dbfs
 
 log = logging.getLogger("decode")
 HELD_BYTES = 8_000_000  # of a track's blocks that wait: 4 minutes at 16 kHz; a longer one is decoded twice
@@ -60,11 +60,8 @@ class Heard:
     sample_rate: int
     track: int | None  # the position of the sound track that was read, from 0; None where there is none
     n_channels: int | None  # of the source track
-    mix: (
-        str | None
-        # how its channels became one: mean (ffmpeg's, by weights), or the one that was taken, as `channel 1`; None for
-        # mono  # noqa: E501
-    )
+    # How its channels became one: mean (ffmpeg's, by weights), or the one taken, as `channel 1`; None for mono.
+    mix: str | None
     duration_s: float | None  # None where there are no samples
     expected_s: float | None  # the container's duration
     n_samples: int
@@ -106,8 +103,8 @@ def stream(decoder: Decoder, path: Path, change: Change | None = None) -> Genera
 def unread(decoder: Decoder, why: str) -> Generator[Block | Heard, None, None]:
     """Yield the Heard of a file that cannot be opened, as `stream` does for one that ffmpeg finds no sound in."""
     yield Heard(
-        status="failed", sample_rate=decoder.sample_rate, track=None, n_channels=None, mix=None, duration_s=None, expected_s=None,  # noqa: E501
-        n_samples=0, level_dbfs=None, rms_dbfs=None, peak_dbfs=None, error=why,
+        status="failed", sample_rate=decoder.sample_rate, track=None, n_channels=None, mix=None, duration_s=None,
+        expected_s=None, n_samples=0, level_dbfs=None, rms_dbfs=None, peak_dbfs=None, error=why,
     )  # fmt: skip
 
 
@@ -164,43 +161,6 @@ def read_flac(data: bytes) -> Block:
             "repro`"
         ) from error
     return block
-
-
-class Meter:
-    """Levels and peak of int16 samples by running sums of whole numbers, so that the cut into blocks does not
-    matter.
-    """
-
-    def __init__(self) -> None:
-        self.n_samples = 0
-        self._sum = self._sum_of_squares = 0
-        self._peak = 0
-
-    def add(self, block: Block) -> None:
-        """Measure some more."""
-        if block.size:
-            self.n_samples += block.size
-            self._sum += int(block.sum(dtype=np.int64))
-            self._sum_of_squares += int(np.square(block, dtype=np.int32).sum(dtype=np.int64))
-            self._peak = max(self._peak, int(block.max()), -int(block.min()))
-
-    @property
-    def rms_dbfs(self) -> float | None:
-        """In dB relative to full scale; None where there are no samples or all are zero."""
-        return 10 * math.log10(self._sum_of_squares / self.n_samples / FULL_SCALE**2) if self._sum_of_squares else None
-
-    @property
-    def level_dbfs(self) -> float | None:
-        """As `rms_dbfs` of what is left without the mean, since a constant is no sound."""
-        squares = (
-            self.n_samples * self._sum_of_squares - self._sum**2
-        )  # of the differences from the mean, n times: a whole number
-        return 10 * math.log10(squares / self.n_samples**2 / FULL_SCALE**2) if squares else None
-
-    @property
-    def peak_dbfs(self) -> float | None:
-        """As `rms_dbfs`."""
-        return 20 * math.log10(self._peak / FULL_SCALE) if self._peak else None
 
 
 def _metered(blocks: Iterator[Block], meter: Meter) -> Iterator[Block]:
@@ -268,9 +228,7 @@ def _verdict(decoder: Decoder, source: Meter, given: Meter, ending: Ending) -> H
     if error and "not on whitelist" in error:  # of kinds of container: ONE_FILE
         error = "it is of no kind that is read here"
     duration_s, expected_s = given.n_samples / decoder.sample_rate, promise.expected_s
-    level_dbfs, left_dbfs = (
-        None if level is None else level + ending.choice.lost_db for level in (source.level_dbfs, given.level_dbfs)
-    )
+    level_dbfs = loudest_dbfs(source, ending.choice)
     if code == KILLED:
         status = "failed"
     elif not given.n_samples:
@@ -284,7 +242,7 @@ def _verdict(decoder: Decoder, source: Meter, given: Meter, ending: Ending) -> H
             error = "neither a sound track nor a picture" if status == "failed" else error
         else:
             status, error = "failed", error or f"ffmpeg ended with {code} and no samples"
-    elif left_dbfs is None or left_dbfs < decoder.silent_below_dbfs:
+    elif is_silent(loudest_dbfs(given, ending.choice), decoder.silent_below_dbfs):
         status = "silent"
     elif code != 0:
         status, error = "truncated", error or f"ffmpeg ended with {code}"
@@ -294,6 +252,7 @@ def _verdict(decoder: Decoder, source: Meter, given: Meter, ending: Ending) -> H
         status = "ok"
     track = ending.track if given.n_samples or ending.track < promise.n_tracks else None
     return Heard(
-        status, decoder.sample_rate, track, ending.n_channels, ending.choice.mix, duration_s if given.n_samples else None, expected_s,  # noqa: E501
-        given.n_samples, level_dbfs, given.rms_dbfs, given.peak_dbfs, error,
+        status, decoder.sample_rate, track, ending.n_channels, ending.choice.mix,
+        duration_s if given.n_samples else None, expected_s, given.n_samples, level_dbfs,
+        given.rms_dbfs, given.peak_dbfs, error,
     )  # fmt: skip

@@ -75,6 +75,18 @@ class _Triples:
         return self.probabilities * self.weights
 
 
+@dataclass(frozen=True)
+class Chain:
+    """Each heard sound with each class that it supports: sorted by clip, then class, then strongest first."""
+
+    clips: Indices  # (M,)
+    classes: Indices  # (M,)
+    sounds: Indices  # (M,)
+    probabilities: Floats  # (M,)
+    weights: Floats  # (M,) of the label map
+    counts: Mask  # (M,) False where a stronger one of the sound's kin counts for that class in its place
+
+
 def evidence(
     probabilities: Floats,
     weights: Floats,
@@ -149,6 +161,16 @@ def weigh(
     top = s.argmax(axis=1)
     speaks = counts & (triples.classes == top[triples.clips]) & (mass[triples.clips] > 0)
     return Evidence(s, sharpened / sharpened.sum(axis=1, keepdims=True), mass, top, _causes(triples, speaks))
+
+
+def chain(heard: Heard, weights: Floats, kin: Mask | None = None) -> Chain:
+    """How `weigh`, given the same, comes from sounds to classes."""
+    triples = _triples(heard, weights)
+    counts, of_class = _counts(triples, kin), triples.classes < weights.shape[1]
+    return Chain(
+        triples.clips[of_class], triples.classes[of_class], triples.sounds[of_class], triples.probabilities[of_class],
+        triples.weights[of_class], counts[of_class],
+    )  # fmt: skip
 
 
 def absence(probabilities: Floats, necessary: Mask) -> npt.NDArray[np.float32]:

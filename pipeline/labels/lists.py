@@ -1,5 +1,5 @@
-"""The two lists of names that label maps connect: AudioSet's sounds and a data set's classes, as they lie in
-data/labels and the cache.
+"""The two lists of names that label maps connect: AudioSet's sounds, or the classes of a model's head, and a data set's
+classes, as they lie in data/labels and the cache.
 """
 
 import csv
@@ -22,13 +22,16 @@ GENERIC = LABELS / "generic_sounds.txt"  # sounds that many things make, or noth
 class LabelLists:
     """What a mapper may know: the sounds in audio_id order, the classes of `dataset` in label_id order, and their
     hashes.
+
+    In a class map the classes of a model's head stand in the place of the sounds.
     """
 
-    dataset: str
+    dataset: str  # names the replies and the table; of a class map <dataset>.classes
     sounds: tuple[str, ...]
     classes: tuple[str, ...]
     sounds_sha256: str
     classes_sha256: str
+    head: str = ""  # the list that names the head's classes; "" where the sounds are sounds
 
 
 def shown(label: str) -> str:
@@ -99,11 +102,30 @@ def label_lists(dataset: str, listed: Sequence[str]) -> LabelLists:
         raise MapperError(f"{SOUNDS} has no sounds, or a line without display_name: restore the file")
     if [row.get("index") for row in rows] != [str(i) for i in range(len(rows))]:
         raise MapperError(f"{SOUNDS}: column index does not count 0, 1, 2, ...: restore the file")
-    seen: dict[str, str] = {}
-    for label in listed:
-        if (other := seen.setdefault(shown(label), label)) != label or list(listed).count(label) > 1:
-            raise MapperError(f"classes {other!r} and {label!r} of {dataset} read the same: rename one")
-        if not label.strip():
-            raise MapperError(f"the class list of {dataset} has an empty name: give each line a name")
+    _check_shown(dataset, listed)
     sounds = tuple(row["display_name"] for row in rows)
     return LabelLists(dataset, sounds, tuple(listed), sha256_file(SOUNDS), classes.sha256(listed))
+
+
+def head_lists(dataset: str, head: str, listed: Sequence[str]) -> LabelLists:
+    """Put the classes of a model's head, named by the list at the path `head`, beside the classes `listed`.
+
+    Raises MapperError where that is no such list, or two names of a list read the same.
+    """
+    names = read_list(Path(head))
+    _check_shown(dataset, listed)
+    _check_shown(head, names)
+    return LabelLists(
+        f"{dataset}.classes", tuple(names), tuple(listed), classes.sha256(names), classes.sha256(listed), head
+    )
+
+
+def _check_shown(where: str, listed: Sequence[str]) -> None:
+    """Raise MapperError where two names of a list read the same (`drum_kit`, `drum kit`), or one is empty."""
+    seen: dict[str, str] = {}
+    named = where or "a caller"
+    for label in listed:
+        if (other := seen.setdefault(shown(label), label)) != label or list(listed).count(label) > 1:
+            raise MapperError(f"classes {other!r} and {label!r} of {named} read the same: rename one")
+        if not label.strip():
+            raise MapperError(f"the class list of {named} has an empty name: give each line a name")

@@ -89,15 +89,18 @@ def shortlist(sounds: Sequence[str], classes: Sequence[str], floor: float, top_n
 
 
 def near_pairs(
-    sounds: Sequence[str], classes: Sequence[str], generic: Collection[str], n_per_class: int
+    sounds: Sequence[str], classes: Sequence[str], generic: Collection[str], n_per_class: int, head: bool = False
 ) -> list[list[int]]:
     """For each class the indices, rising, of the sounds to ask about: `n_per_class` on average, those that are nearest.
 
     What AudioSet says of a sound ("a bird of prey's call") is compared as well as its name: it tells homonyms apart and
     names what makes the sound.  Nearness is measured against the class's other sounds, since names of actions lie far
-    from all of them.
+    from all of them.  Classes of a model's `head` in the sounds' place are compared by name alone: AudioSet describes
+    none, and their order says nothing.
     """
     names, described = cosines(sounds, classes)
+    if head:
+        return _nearest(_standard(names), n_per_class)
     nearness = borrow(_standard(names)) + _standard(described)
     nearness[[sound in generic for sound in sounds]] = -np.inf
     return _nearest(nearness, n_per_class)

@@ -20,9 +20,21 @@ NO_SYSTEM_ROLE = re.compile(
     re.IGNORECASE,
 )
 ADVICE = (  # the first whose words are told
-    (r"context (length|size|window)|maximum context|n_ctx|too large", "give --settings a smaller max_tokens, cut the questions smaller (--top_n, --block_size), or start the server with a larger context"),  # noqa: E501
-    (r"max_tokens|max_completion_tokens|temperature|\bseed\b|unsupported (parameter|value)|extra inputs|unrecognized", "give --settings what this model takes"),  # noqa: E501
-    (r"model.{0,200}(not found|does not exist|not exist|no such|not available|unknown|invalid)|(no|unknown|invalid) model|no endpoints found", "check --model: the endpoint's /models lists its names"),  # noqa: E501
+    (
+        r"context (length|size|window)|maximum context|n_ctx|too large",
+        "give --settings a smaller max_tokens, cut the questions smaller (--top_n, --block_size), or start the server "
+        "with a larger context",
+    ),
+    (
+        r"max_tokens|max_completion_tokens|temperature|\bseed\b|unsupported (parameter|value)|extra inputs"
+        r"|unrecognized",
+        "give --settings what this model takes",
+    ),
+    (
+        r"model.{0,200}(not found|does not exist|not exist|no such|not available|unknown|invalid)"
+        r"|(no|unknown|invalid) model|no endpoints found",
+        "check --model: the endpoint's /models lists its names",
+    ),
     (r"certificate", "install the issuer's certificate and set SSL_CERT_FILE to it, or check --base_url"),
     (r"wrong.version.number|record.layer|http request", "check whether --base_url is http:// or https://"),
     (r"name or service not known|getaddrinfo|name resolution|nodename nor servname", "check the host in --base_url"),

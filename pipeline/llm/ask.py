@@ -19,7 +19,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from adapt import command
 from adapt.errors import MapperError, StoppedError
-from pipeline.labels.lists import LabelLists, label_lists, read_classes
+from pipeline.labels.lists import LabelLists, head_lists, label_lists, read_classes
 from pipeline.llm import forms
 from pipeline.llm._settings import about_tokens, read_settings
 from pipeline.llm.forms import Cut, Prompt, Question, Record, read_prompt
@@ -36,6 +36,8 @@ class Options:
     dataset: tyro.conf.Positional[str]
     base_url: str  # of an OpenAI-compatible endpoint, e.g. http://localhost:8000/v1
     model: str  # the endpoint's name of the model; recorded
+    classes: str = ""
+    """a list that names a model's outputs: ask to which classes of the data set these lead, in the place of sounds"""
     form: str = "score"
     """score: one token a question, its probability is read, which takes an endpoint with logprobs; pick: one sound and
     a few classes, for a small model; block: many sounds and all classes, for a strong one"""
@@ -72,9 +74,14 @@ def run(options: Options) -> Mapping[str, object]:
 
 
 def _record(options: Options) -> Mapping[str, object]:
-    lists = label_lists(options.dataset, read_classes(options.dataset))
-    prompt = read_prompt(options.form)
-    with Journal(options.dataset) as journal:
+    listed = read_classes(options.dataset)
+    lists = (
+        head_lists(options.dataset, options.classes, listed)
+        if options.classes
+        else label_lists(options.dataset, listed)
+    )
+    prompt = read_prompt(options.form, bool(lists.head))
+    with Journal(lists.dataset) as journal:
         plan = _plan(options, lists, prompt, journal.plans)
         questions = {
             question_sha256(plan, prompt, question): question for question in forms.build(options.form).questions(plan)
@@ -92,7 +99,7 @@ def _record(options: Options) -> Mapping[str, object]:
         )
         log.info(
             "%s: %s, about %d tokens in and %d out",
-            options.dataset,
+            lists.dataset,
             asked,
             estimate["n_tokens_in"],
             estimate["n_tokens_out"],

@@ -44,9 +44,10 @@ def lock_path(dataset: str) -> Path:
     return REPLIES / f".{dataset}.lock"
 
 
-def ask_command(dataset: str, model: str = "MODEL", form: str = "score") -> str:
-    """The command that brings data/replies/<dataset>.jsonl up to date."""
-    return f"python -m pipeline.map_labels ask {dataset} --base_url URL --model {model}" + (
+def ask_command(lists: LabelLists, model: str = "MODEL", form: str = "score") -> str:
+    """The command that brings data/replies/<lists.dataset>.jsonl up to date."""
+    about = f"{lists.dataset.removesuffix('.classes')} --classes {lists.head}" if lists.head else lists.dataset
+    return f"python -m pipeline.map_labels ask {about} --base_url URL --model {model}" + (
         f" --form {form}" if form != "score" else ""
     )
 
@@ -92,10 +93,11 @@ def question_sha256(plan: Mapping[str, Any], prompt: Prompt, question: Question)
 
 def stale(plan: Mapping[str, Any], lists: LabelLists, prompt: Prompt) -> str | None:
     """What has changed since `plan` was recorded, or None."""
+    files = prompt_files(str(plan.get("form")), bool(lists.head))
     today = {
-        "sounds_sha256": (str(SOUNDS), lists.sounds_sha256),
+        "sounds_sha256": (lists.head or str(SOUNDS), lists.sounds_sha256),
         "classes_sha256": (f"the class list of {lists.dataset}", lists.classes_sha256),
-        "prompt_sha256": (f"{PROMPTS}/{' or '.join(prompt_files(str(plan.get('form'))))}", prompt.sha256),
+        "prompt_sha256": (f"{PROMPTS}/{' or '.join(files)}", prompt.sha256),
     }
     return next((what for name, (what, sha256) in today.items() if plan.get(name) != sha256), None)
 

@@ -5,6 +5,7 @@ compares sentence embeddings, `lexical` compares words, `table` reads what a per
 never a clip, so its map is made once per pair of label lists and fits every tagger.
 """
 
+import dataclasses
 import functools
 import importlib
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from adapt.errors import MapperError
+from adapt.tables import parquet
 from pipeline.labels.lists import LabelLists
 
 
@@ -69,3 +71,32 @@ def build(name: str, settings: Settings | None = None) -> Callable[[LabelLists],
         raise MapperError(f"unknown mapper {name!r}: choose one of {names()}")
     mapper: Mapper = importlib.import_module(f"pipeline.mappers.{name}").map_labels
     return functools.partial(mapper, settings=settings or Settings())
+
+
+def read(name: str, lists: LabelLists, settings: Settings | None = None) -> LabelMap:
+    """The label map called `name`: a mapper's, a CSV's as `table` reads it, or a label_map.parquet's of the cache.
+
+    Raises MapperError where it is none of these, or names a sound or class that `lists` does not.
+    """
+    settings = settings or Settings()
+    if name in names():
+        return build(name, settings)(lists)
+    if not Path(name).is_file():
+        raise MapperError(
+            f"{name!r} is neither a mapper nor a file: choose one of {names()}, a CSV or a label_map.parquet"
+        )
+    if Path(name).suffix != ".parquet":
+        return build("table", dataclasses.replace(settings, table=name))(lists)
+    rows = parquet.read_table(Path(name), "label_map").to_pylist()
+    audio_ids = {sound: i for i, sound in enumerate(lists.sounds)}
+    label_ids = {label: i for i, label in enumerate(lists.classes)}
+    for row in rows:
+        if row["audio_label"] not in audio_ids or row["label"] not in label_ids:
+            raise MapperError(
+                f"{name}: {row['audio_label']!r} -> {row['label']!r} is no sound of AudioSet or no class of "
+                f"{lists.dataset or 'these'}: name the data set it was made for, or run `dvc repro map_labels`"
+            )
+    pairs = [
+        Pair(audio_ids[r["audio_label"]], label_ids[r["label"]], r["weight"], r["necessary"], r["reason"]) for r in rows
+    ]
+    return LabelMap(pairs, rows[0]["source"] if rows else name, {})

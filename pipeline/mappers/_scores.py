@@ -42,7 +42,8 @@ def opinions(lists: LabelLists, scores: Scores) -> Opinions:
     asked = np.isfinite(scores.which) & np.isfinite(scores.heard)
     which, heard = np.where(asked, scores.which, 0.0), np.where(asked, scores.heard, 0.0)
     both = np.where(asked, 0.5 * which + heard, NEVER)
-    kinds = ontology.kinds(lists.sounds)
+    n = len(lists.sounds)
+    kinds = np.zeros((n, n), np.bool_) if lists.head else ontology.kinds(lists.sounds)  # AudioSet's are of sounds
     above, below = _best(kinds, both), _best(kinds.T, both)
     point = below > 0
     elsewhere = np.minimum(point.sum(axis=1, keepdims=True) - point, 4)

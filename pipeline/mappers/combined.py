@@ -31,7 +31,7 @@ def map_labels(lists: LabelLists, settings: Settings) -> LabelMap:
     if replies is not None and replies.plan["form"] != "score":
         raise MapperError(
             f"{finished_path(lists.dataset)} was recorded in the form {replies.plan['form']!r}: `combined` pools "
-            f"probabilities: run `{ask_command(lists.dataset, replies.plan['model'])}`, or choose the mapper llm"
+            f"probabilities: run `{ask_command(lists, replies.plan['model'])}`, or choose the mapper llm"
         )
     if replies is None:
         log.info("no replies are recorded for %s: names alone decide", lists.dataset)
@@ -51,7 +51,11 @@ def with_names(lists: LabelLists, said: Opinions) -> Opinions:
 
 
 def by_names(lists: LabelLists) -> Opinions:
-    """Opinions on names alone, for the pairs that a model would be asked about."""
+    """Opinions on names alone, for the pairs that a model would be asked about; of a model's classes for all pairs,
+    since hundreds of these may lead to the same class.
+    """
+    if lists.head:
+        return Opinions(np.ones((len(lists.sounds), len(lists.classes)), dtype=np.bool_), _of_names(lists))
     near = shortlist.near_pairs(lists.sounds, [shown(c) for c in lists.classes], read_list(GENERIC), Cut.n_per_class)
     asked = np.zeros((len(lists.sounds), len(lists.classes)), dtype=np.bool_)
     for label_id, audio_ids in enumerate(near):
@@ -64,6 +68,7 @@ def _of_names(lists: LabelLists) -> dict[str, Floats]:
     gives.
     """
     names, described = shortlist.cosines(lists.sounds, [shown(label) for label in lists.classes])
+    described = names if lists.head else described  # by AudioSet, sounds alone
     words = np.zeros(names.shape)
     for pair in lexical.map_labels(lists, Settings()).pairs:
         words[pair.audio_id, pair.label_id] = pair.weight

@@ -73,13 +73,12 @@ class Replies:
 def replay(lists: LabelLists) -> Replies:
     """Read data/replies/<dataset>.jsonl.  Raises MapperError as `map_labels` does."""
     path = finished_path(lists.dataset)
-    records = _read(path, lists.dataset)
+    records = _read(path, lists)
     plan = last_plan(records[:1])
     if plan.get("form") not in forms.names():
-        raise MapperError(
-            f"{path} does not start with the plan of a form {forms.names()}: run `{ask_command(lists.dataset)}`"
-        )
-    prompt, command = read_prompt(plan["form"]), ask_command(lists.dataset, plan["model"], plan["form"])
+        raise MapperError(f"{path} does not start with the plan of a form {forms.names()}: run `{ask_command(lists)}`")
+    prompt = read_prompt(plan["form"], bool(lists.head))
+    command = ask_command(lists, plan["model"], plan["form"])
     if what := stale(plan, lists, prompt):
         raise MapperError(
             f"{path} is stale: {what} has changed since it was recorded: run `{command}`{_begun(lists.dataset)}"
@@ -98,9 +97,9 @@ def replay(lists: LabelLists) -> Replies:
     return Replies(plan, answered, prompt.sha256)
 
 
-def _read(path: Path, dataset: str) -> list[Record]:
+def _read(path: Path, lists: LabelLists) -> list[Record]:
     if not path.exists():
-        raise MapperError(f"{path} is missing: run `{ask_command(dataset)}`{_begun(dataset)}")
+        raise MapperError(f"{path} is missing: run `{ask_command(lists)}`{_begun(lists.dataset)}")
     return read_records(path)
 
 

@@ -20,6 +20,7 @@ from pipeline.mappers import LabelMap, Pair, Settings
 
 MAPS = Path("data/maps")
 COLUMNS = ("audio_label", "label", "weight", "necessary", "reason")
+OF_CLASSES = ("head_label", *COLUMNS[1:])  # of a class map: the model's class in the sound's place
 MARK = "# earshot "
 FORMULA = (
     "=",
@@ -35,7 +36,7 @@ FORMULA = (
 class Row:
     """One line of a table."""
 
-    audio_label: str
+    audio_label: str  # the sound, or the model's class
     label: str
     weight: float
     necessary: bool
@@ -57,7 +58,7 @@ def rows_sha256(rows: Iterable[Row]) -> str:
     return sha256_text(sorted((r.audio_label, r.label, r.weight, r.necessary, r.reason) for r in rows))
 
 
-def write(path: Path, dataset: str, rows: Sequence[Row], source: str) -> None:
+def write(path: Path, dataset: str, rows: Sequence[Row], source: str, columns: Sequence[str] = COLUMNS) -> None:
     """Export a map.  Raises MapperError where `path` holds a table that a person wrote or changed."""
     if path.exists() and _read(path)[1] in ("hand", "edited"):
         raise MapperError(f"{path} holds what a person wrote: choose another --out, or move it away")
@@ -65,7 +66,7 @@ def write(path: Path, dataset: str, rows: Sequence[Row], source: str) -> None:
     writer = csv.writer(text, lineterminator="\n")
     head = {"dataset": dataset, "source": source, "sha256": rows_sha256(rows)}
     writer.writerow([MARK + json.dumps(head, ensure_ascii=False)])
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     for row in rows:
         writer.writerow(
             [
@@ -92,8 +93,9 @@ def map_labels(lists: LabelLists, settings: Settings) -> LabelMap:
     path = Path(settings.table) if settings.table else default_path(lists.dataset)
     if not path.exists():
         raise MapperError(
-            f"{path} is missing: write it, or export one: `python -m pipeline.map_labels export {lists.dataset} --out "
-            f"{path}`"
+            f"{path} is missing: write it, or export one: `python -m pipeline.map_labels export "
+            f"{lists.dataset.removesuffix('.classes') if lists.head else lists.dataset}"
+            f"{f' --classes {lists.head}' if lists.head else ''} --out {path}`"
         )
     rows, kind, source = _read(path)
     audio_ids = {sound: i for i, sound in enumerate(lists.sounds)}
@@ -101,9 +103,9 @@ def map_labels(lists: LabelLists, settings: Settings) -> LabelMap:
     pairs: dict[tuple[int, int], Pair] = {}
     for line, row in rows.items():
         if row.audio_label not in audio_ids:
-            raise MapperError(
-                f"{path}, line {line}: unknown sound {row.audio_label!r}: write it as in data/labels/audioset.csv"
-            )
+            what = f"class {row.audio_label!r} of the model" if lists.head else f"sound {row.audio_label!r}"
+            listed = lists.head or "data/labels/audioset.csv"
+            raise MapperError(f"{path}, line {line}: unknown {what}: write it as in {listed}")
         if row.label not in label_ids:
             raise MapperError(f"{path}, line {line}: unknown class {row.label!r}: choose one of {list(label_ids)}")
         pair = Pair(audio_ids[row.audio_label], label_ids[row.label], row.weight, row.necessary, row.reason)
@@ -124,7 +126,7 @@ def _read(path: Path) -> tuple[dict[int, Row], str, str]:
         number, first = next(lines, (2, []))
     while first and not first[-1]:
         first.pop()
-    if tuple(cell.strip().lower() for cell in first) != COLUMNS:
+    if tuple(cell.strip().lower() for cell in first) not in (COLUMNS, OF_CLASSES):
         raise MapperError(f"{path}, line {number}: columns {first}: write {','.join(COLUMNS)}, separated by commas")
     rows = {number: _row(path, number, cells) for number, cells in lines if any(cells)}
     source = str(head.get("source", ""))

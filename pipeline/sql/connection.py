@@ -57,7 +57,7 @@ SETTINGS = {"combine": "VARCHAR", "related": "VARCHAR", "reduce": "VARCHAR", "th
             "temperature": "DOUBLE", "tagger": "VARCHAR", "mapper": "VARCHAR"}  # fmt: skip
 VERIFIED_BYTES = 1 << 26  # a table of at most so many is verified before SQL reads it: 0.1 s; of a larger one each page
 INTERRUPT_EVERY_S = 0.1
-ORDERED_BY_CLASS = ("clips", "label_map", "pseudo_labels")
+ORDERED_BY_CLASS = ("clips", "label_map", "class_map", "pseudo_labels")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ PLACES = {
     "waveforms": "waveforms/part-*.parquet",
     "tags": "tags/part-*.parquet",
     "label_map": "label_map.parquet",
+    "class_map": "class_map.parquet",
     "pseudo_labels": "pseudo_labels.parquet",
     "predictions": "adapt/*/predictions.parquet",
     "traces": "adapt/*/traces.parquet",
@@ -173,8 +174,8 @@ def _footers(
     table: str, files: Sequence[Path], connection: duckdb.DuckDBPyConnection
 ) -> dict[tuple[str, str], tuple[str, int]]:
     """The metadata of many files at once: (name, value) -> (a file that says so, how many do)."""
-    footers = """SELECT decode(key) AS name, if(name = 'ARROW:schema', md5(value), decode(value)) AS said, min(file_name), count(*)
-        FROM parquet_kv_metadata(?) GROUP BY ALL"""  # noqa: E501
+    footers = """SELECT decode(key) AS name, if(name = 'ARROW:schema', md5(value), decode(value)) AS said,
+        min(file_name), count(*) FROM parquet_kv_metadata(?) GROUP BY ALL"""
     try:
         found = connection.execute(footers, [[str(file.absolute()) for file in files]]).fetchall()
     except duckdb.Error as error:

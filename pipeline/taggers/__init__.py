@@ -104,6 +104,15 @@ def read_labels(path: Path) -> list[str]:
     """The display names of a label list (index, mid, display_name) in its order.  Raises TaggerError where it is not
     one.
     """
+    return [row["display_name"] for row in _read_list(path)]
+
+
+def read_mids(path: Path) -> list[str]:
+    """The machine ids, the ontology's, of a label list in its order.  Raises TaggerError as `read_labels` does."""
+    return [row["mid"] for row in _read_list(path)]
+
+
+def _read_list(path: Path) -> list[dict[str, str]]:
     if not path.exists():
         raise TaggerError(f"{path} is missing: run from the project's root")
     try:
@@ -114,10 +123,10 @@ def read_labels(path: Path) -> list[str]:
     if (
         not rows
         or [row.get("index") for row in rows] != [str(i) for i in range(len(rows))]
-        or "display_name" not in rows[0]
+        or not {"mid", "display_name"} <= rows[0].keys()
     ):
         raise TaggerError(f"{path}: not a list of index, mid, display_name with the index counting from 0")
-    return [row["display_name"] for row in rows]
+    return rows
 
 
 def choose(tagger: str, what: str, value: str, choices: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import sys
 
 from tests.bench import Row
 
-ROOMS = ("sound", "taggers", "memory", "labelmap", "adapt", "vitta", "video", "scale", "query", "room")
+ROOMS = ("sound", "listener", "taggers", "memory", "labelmap", "adapt", "vitta", "video", "scale", "query", "room")
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.places import ROOT
+from tests.places import ROOT, copy_project
 from tests.sounds import encode
 
 pytestmark = pytest.mark.slow  # minutes
@@ -124,17 +124,7 @@ def film(path: Path, bright: bool, pitch: int = 440) -> None:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project in which the first way of the data page has been gone."""
     root = tmp_path_factory.mktemp("copy")
-    files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in filter(
-        None, subprocess.run(files, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    ):
-        if (
-            (ROOT / name).is_file()
-            and not name.startswith(("data/settings", "tests/", "cache/metrics"))
-            and name != "dvc.lock"
-        ):
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes((ROOT / name).read_bytes())
+    copy_project(root)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     text = section(DATA, "1. Folders")
     layout = blocks(text, "text")[0].split()
@@ -167,13 +157,17 @@ def test_videos_in_folders_go_from_files_to_the_table_of_results(project: Path) 
 
 def test_lists_name_videos_in_any_folders(project: Path) -> None:
     text = section(DATA, "2. Lists")
-    lists = [path for path in write_files(project, text) if path.parent.name == "listed"]
+    files = write_files(project, text)
+    lists, (table,) = [[p for p in files if p.parent.name == name] for name in ("listed", "tabular")]
     for line in [line for path in lists for line in path.read_text().splitlines()]:
         film(project / "data/videos/listed" / line.rsplit(maxsplit=2)[0], bright="rain" in line)
-    (command,) = commands_of(text)
-    counts = json.loads(run(project, command)[command])
+    for line in table.read_text().splitlines()[1:]:
+        film(table.parent / line.split(",")[0], bright="rain" in line)
+    said = run(project, *commands_of(text))
+    counts, others = (json.loads(said[command]) for command in commands_of(text))
     assert (counts["n_clips"], counts["n_missing"], counts["n_train"], counts["n_test"]) == (3, 0, 2, 1)
-    assert (project / "cache/listed/labels.txt").read_text().split() == ["dog", "rain"]
+    assert (others["n_clips"], others["n_missing"], others["n_test"]) == (2, 0, 2)
+    assert [(project / f"cache/{name}/labels.txt").read_text() for name in ("listed", "tabular")] == ["dog\nrain\n"] * 2
 
 
 def test_a_recipe_of_ones_own_reads_ones_own_table_and_says_what_is_missing(project: Path) -> None:

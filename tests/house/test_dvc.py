@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.places import ROOT
+from tests.places import ROOT, copy_project
 
 
 def dvc(folder: Path, *args: str) -> str:
@@ -20,17 +20,9 @@ def dvc(folder: Path, *args: str) -> str:
 
 @pytest.fixture(scope="module")
 def pipeline_that_has_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project's tracked files in which every output exists and dvc.lock says that all is up to date."""
+    """A copy of the project's files in which every output exists and dvc.lock says that all is up to date."""
     folder = tmp_path_factory.mktemp("clone")
-    tracked = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.split("\0")
-    for name in filter(None, tracked):
-        if name.startswith(("data/settings", "cache/metrics")) or name == "dvc.lock":
-            continue
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((ROOT / name).read_bytes())
+    copy_project(folder)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     code = "import json; from dvc.repo import Repo; print(json.dumps([o.fs_path for o in Repo().index.outs]))"
     listed = subprocess.run(

@@ -107,6 +107,14 @@ def build(n_classes, n_frames, weights="", variant=""):
     """Of random weights."""
     return Colour(n_classes)
 '''
+AS_COMMANDS = """
+import runpy, sys
+
+def command(module, *words):
+    sys.argv[1:] = words
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+"""  # as `python -m module words`, in one process, as torch takes seconds to load
 ONE_CLIP = """
 import torch
 from adapt.contract import Batch
@@ -129,7 +137,7 @@ def root(tmp_path: Path) -> Path:
 
 def run(root: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     """Python in the copy, which knows no other package of ours."""
-    env = os.environ | {"PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore", "PYTHONDONTWRITEBYTECODE": "1"}
+    env = os.environ | {"PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run([sys.executable, *words], cwd=root, env=env, capture_output=True, text=True, check=False)
     assert Path(command.__file__).parents[1] == code.PACKAGE  # this process is not the copy
     return done
@@ -141,56 +149,47 @@ def said(root: Path, *words: str) -> str:
     return done.stdout
 
 
-def flags(root: Path, method: str, fusion: str) -> str:
-    """What a wrong setting of that run is answered with: there is no data, so a right one is answered with that."""
-    words = [
-        "--dataset",
-        "none",
-        "--backbone",
-        "tanet",
-        "--corruptions",
-        "gauss",
-        "--method",
-        method,
-        "--fusion",
-        fusion,
-    ]
-    return run(root, "-m", "adapt", *words).stderr
+def words_of_a_run(method: str, fusion: str) -> list[str]:
+    """Of the adapter's: there is no data, so right words are answered with that."""
+    words = ["--dataset", "none", "--backbone", "tanet", "--corruptions", "gauss"]
+    return [*words, "--method", method, "--fusion", fusion]
 
 
 def test_a_method_is_one_file(root: Path) -> None:
     (root / "adapt/methods/cooling.py").write_text(METHOD)
-    page = said(root, "-m", "adapt.settings")
-    assert "### cooling\n" in page
-    assert "| `--temperature` | 2 | logit | above 0 | what log p is divided by | a test |" in page
-    counts = json.loads(
-        said(root, "-m", "adapt.choose", "--dataset", "d", "--methods", "cooling", "source", "--temperature", "4")
-    )
-    assert counts == {"cooling": 1, "source": 0}
-    assert json.loads((root / "cache/d/settings/cooling.json").read_text()) == {"temperature": 4.0}
-    assert "labels.txt is missing" in flags(root, "cooling", "trusted")  # all else is right
-    said(
+    words = ["--dataset", "d", "--methods", "cooling", "source", "--temperature", "4"]
+    done = run(
         root,
         "-c",
         ONE_CLIP
-        + """
+        + AS_COMMANDS
+        + f"""
+command("adapt.settings")
+command("adapt.choose", *{words})
 from adapt import methods, wrap
 from adapt.backbones import build
 model = build("tanet", 3, 4)
 cold, source = (methods.build(name, "plain", model, None, 3, given).adapt(clip)
-                for name, given in (("cooling", {"temperature": 3.0}), ("source", {})))
+                for name, given in (("cooling", {{"temperature": 3.0}}), ("source", {{}})))
 assert torch.allclose(cold.after, (source.after / 3).log_softmax(1))
 assert cold.fused.shape == (1, 3)
 try:
-    methods.choose("cooling", "none", {"temperature": 0.0})
+    methods.choose("cooling", "none", {{"temperature": 0.0}})
 except methods.MethodError as error:
     assert str(error) == "temperature is 0.0: give above 0"
 else:
     raise AssertionError
 answer = wrap(model, "cooling", classes=["a", "b", "c"], temperature=3.0)(frames[:, 0])
 assert answer.shape == (1, 3)
+command("adapt", *{words_of_a_run("cooling", "trusted")})
 """,
     )
+    *page, counts = done.stdout.splitlines()
+    assert "### cooling" in page, done.stderr
+    assert "| `--temperature` | 2 | logit | above 0 | what log p is divided by | a test |" in page
+    assert json.loads(counts) == {"cooling": 1, "source": 0}
+    assert json.loads((root / "cache/d/settings/cooling.json").read_text()) == {"temperature": 4.0}
+    assert (done.returncode, "labels.txt is missing" in done.stderr) == (1, True), done.stderr  # all else is right
 
 
 @pytest.mark.slow
@@ -201,7 +200,7 @@ def test_a_fusion_is_one_file(root: Path) -> None:
     assert "| `--loudness` | 0.5 | evidence | 0 to 1 | evidence from which the sound decides | a test |" in page
     words = ["--dataset", "d", "--methods", "vitta+ears", "vitta", "--loudness", "0.3"]
     assert json.loads(said(root, "-m", "adapt.choose", *words)) == {"vitta+ears": 1, "vitta": 0}
-    assert "labels.txt is missing" in flags(root, "vitta", "ears")
+    assert "labels.txt is missing" in run(root, "-m", "adapt", *words_of_a_run("vitta", "ears")).stderr
     said(
         root,
         "-c",

@@ -77,6 +77,7 @@ def map_labels(lists, settings):
         pairs.append(Pair(audio_id, label_id, 0.5, False, "same letters"))
     return LabelMap(pairs, "initials", {})
 '''
+COMPILED_ONCE = {"PYTHONDONTWRITEBYTECODE": ""}  # by the first of the commands, for the others
 TONE = {"speech": 0.5, "whisper": 0.01}  # class -> peak
 
 
@@ -103,7 +104,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def counts(root: Path, *words: str) -> dict[str, object]:
     """Run `python -m words` in the copy, which knows no other package of ours, and return its JSON line."""
-    env = os.environ | {"PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore", "PYTHONDONTWRITEBYTECODE": "1"}
+    env = os.environ | {"PYTHONPATH": str(root), "PYTHONWARNINGS": "ignore", **COMPILED_ONCE}
     command = [sys.executable, "-m", *words]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -113,7 +114,7 @@ def counts(root: Path, *words: str) -> dict[str, object]:
 
 def asked(root: Path, sql: str) -> list[str]:
     """The lines, below the names, of a query's CSV."""
-    env = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    env = os.environ | {"PYTHONPATH": str(root), **COMPILED_ONCE}
     command = [sys.executable, "-m", "pipeline.query", "own", sql, "--csv"]
     done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

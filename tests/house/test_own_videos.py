@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.datasets import SPLITS
-from tests.places import ROOT
+from tests.places import ROOT, copy_project
 from tests.sounds import encode
 
 SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own videos")[1].split("\n## ")[0]
@@ -51,17 +51,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where they should.
     """
     folder = tmp_path_factory.mktemp("clone")
-    files = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in filter(
-        None, subprocess.run(files, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
-    ):
-        if (
-            (ROOT / name).is_file()
-            and not name.startswith(("data/settings", "tests/", "cache/metrics"))
-            and name != "dvc.lock"
-        ):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((ROOT / name).read_bytes())
+    copy_project(folder)
     for command in (["git", "init", "-q"], ["git", "add", "."], ["git", "commit", "-qm", "the project"]):
         run(folder, *command)
     params = (folder / "params.yaml").read_text()

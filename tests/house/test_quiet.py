@@ -43,6 +43,7 @@ def test_a_program_that_uses_both_packages_and_closes_nothing_ends_without_a_wor
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_the_summary_of_the_tests_is_their_last_line() -> None:
     done = ended(ROOT, "-m", "pytest", "-p", "no:cacheprovider", VIEWS, PROPERTIES, "-k", TWO)
     assert (done.returncode, done.stderr) == (0, "")

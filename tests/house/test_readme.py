@@ -28,7 +28,11 @@ TRIAL = next(c for c in COMMANDS if c.startswith("python -m adapt --dataset demo
 QUERIES = [c for c in COMMANDS if c.startswith("python -m pipeline.query")]
 RUN_ELSEWHERE = {
     "python -m adapt.backbones": "tests/adapt/backbones/test_backbones.py",
+    "python -m adapt.check demo": "tests/adapt/stream/test_check.py",
     "python -m adapt.settings": "tests/adapt/stream/test_settings.py",
+    "python -m pipeline.benchmark ucf101-c --videos DIR --weights FILE --preset vitta_published": (
+        "tests/pipeline/benchmark/test_benchmark.py"
+    ),
     "dvc add data/videos/NAME": "tests/house/test_own_videos.py",
     "git add data/videos/NAME.dvc params.yaml": "tests/house/test_own_videos.py",
     "dvc exp run --temp": "tests/house/test_own_videos.py",

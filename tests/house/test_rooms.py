@@ -8,6 +8,7 @@ import pytest
 
 from tests.places import ROOT
 from tests.rooms import (
+    LIVE,
     MAY_IMPORT_THE_DEMO,
     REGISTRIES,
     SHARED,
@@ -95,7 +96,7 @@ def test_only_a_registry_imports_by_a_made_up_name_and_only_files_of_its_own(pac
                 and node.func.attr == "import_module"
             ):
                 asked = ast.unparse(node.args[0]).lstrip("f").strip("'\"")
-                lazily = (module, asked) == ("adapt", "adapt.wrapper")  # the package's door
+                lazily = (module, asked) in (("adapt", "adapt.wrapper"), ("pipeline", "pipeline.listener"))  # doors
                 ours = asked.startswith(("pipeline", "adapt"))
                 registry = module.removesuffix(".__main__")
                 by_name = registry in REGISTRIES and asked == f"{registry}.{{name}}"
@@ -106,7 +107,7 @@ def test_adapt_imports_nothing_of_pipeline_which_imports_what_both_share() -> No
     of_adapt = {
         (module, name) for module, found in imports("pipeline").items() for name in found if is_within(name, "adapt")
     }
-    assert {(module, name) for module, name in of_adapt if not is_within(name, *SHARED)} == set()
+    assert {(module, name) for module, name in of_adapt if not is_within(name, *SHARED)} == set(LIVE.items())
     assert {name for found in imports("adapt").values() for name in found if is_within(name, "pipeline")} == set()
 
 

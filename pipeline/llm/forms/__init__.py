@@ -22,6 +22,7 @@ from pipeline.llm.forms._reading import objects
 from pipeline.llm.forms._reading import without_reasoning as without_reasoning
 
 PROMPTS = Path("data/prompts")
+OF_CLASSES = ("score",)  # forms with a prompt about the classes of a model's head in the sounds' place
 MAX_REASON = 200  # characters
 Record = dict[str, Any]
 
@@ -127,9 +128,13 @@ def build(name: str) -> Form:
     return cast(Form, importlib.import_module(f"pipeline.llm.forms.{name}"))
 
 
-def read_prompt(form: str) -> Prompt:
-    """Read the prompt of `form`.  Raises MapperError where a file is missing."""
-    paths = [PROMPTS / name for name in prompt_files(form)]
+def read_prompt(form: str, head: bool = False) -> Prompt:
+    """Read the prompt of `form`, about a model's classes where `head`.  Raises MapperError where a file is missing, or
+    the form asks about sounds alone.
+    """
+    if head and form not in OF_CLASSES:
+        raise MapperError(f"the form {form!r} asks about sounds: of a model's classes ask with --form {OF_CLASSES[0]}")
+    paths = [PROMPTS / name for name in prompt_files(form, head)]
     if missing := [str(path) for path in paths if not path.exists()]:
         raise MapperError(f"{' and '.join(missing)} missing: run from the project's root")
     try:
@@ -138,10 +143,11 @@ def read_prompt(form: str) -> Prompt:
         raise MapperError(f"{paths[0].parent}: a prompt is not UTF-8 ({error}): save it as UTF-8") from error
 
 
-def prompt_files(form: str) -> tuple[str, str]:
+def prompt_files(form: str, head: bool = False) -> tuple[str, str]:
     """The names of a form's two files in data/prompts."""
     first, second = ("which", "heard") if form == "score" else ("system", "user")
-    return f"{form}_{first}.txt", f"{form}_{second}.txt"
+    about = "classes_" if head else ""
+    return f"{about}{form}_{first}.txt", f"{about}{form}_{second}.txt"
 
 
 def quoted(names: object) -> str:

@@ -135,8 +135,10 @@ def asked(lists: LabelLists, size: Cut) -> list[Record]:
             "block"
         )
     classes = classes_with_sound(lists.dataset, lists.classes)
-    generic = read_list(GENERIC)
-    near = shortlist.near_pairs(lists.sounds, [shown(label) for label in classes], generic, size.n_per_class)
+    generic = [] if lists.head else read_list(GENERIC)
+    near = shortlist.near_pairs(
+        lists.sounds, [shown(label) for label in classes], generic, size.n_per_class, bool(lists.head)
+    )
     nearest = dict(zip(classes, near, strict=True))
     found: list[Record] = []
     for order in range(size.n_orders):

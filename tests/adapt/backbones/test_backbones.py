@@ -239,8 +239,8 @@ def numbers(line: list[str]) -> tuple[float, float]:
 @pytest.mark.parametrize(("name", "variant", "weights"), [
     ("r2plus1d", "18", video.R2Plus1D_18_Weights),
     ("swin3d", "t", video.Swin3D_T_Weights),
-    ("mvit", "v2_s", video.MViT_V2_S_Weights),
-    ("mvit", "v1_b", video.MViT_V1_B_Weights),
+    pytest.param("mvit", "v2_s", video.MViT_V2_S_Weights, marks=pytest.mark.slow),
+    pytest.param("mvit", "v1_b", video.MViT_V1_B_Weights, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_parameters_and_flops_are_those_of_torchvisions_documentation(name: str, variant: str, weights: Any) -> None:
     stated = weights.DEFAULT.meta
@@ -248,6 +248,7 @@ def test_parameters_and_flops_are_those_of_torchvisions_documentation(name: str,
     assert numbers(line) == pytest.approx((stated["num_params"] / 1e6, stated["_ops"]), abs=0.06)
 
 
+@pytest.mark.slow
 def test_parameters_and_flops_are_those_of_the_papers() -> None:
     """VideoMAE's table 18: ViT-B 87 M, 180 G at 16 x 224 x 224; DeiT's ViT-S/16: 22 M, 4.6 G an image."""
     assert numbers(listing.row("videomae", "base", (16, 224, 224), 400)) == pytest.approx((87, 180), abs=0.6)

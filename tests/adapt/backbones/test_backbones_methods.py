@@ -18,6 +18,7 @@ from adapt.core import moments
 from adapt.core.oracle import Oracle
 from adapt.errors import MethodError
 from tests import built
+from tests.pairs import pairs
 from tests.tiny import same_weights, weights
 
 K, T = 5, 4
@@ -47,6 +48,8 @@ REFUSED = {("norm", network): "no batch norm layer to mix" for network in WITHOU
     for name in ("dua", "vitta_dua")
     for network in WITHOUT_BATCH_NORM
 }  # every other pair works
+OF_EACH_KIND = ("frames (batch norm)", "swin3d", "tanet")  # where every method is tried in `make test`
+ALIGNING = ("vitta", "audio")  # which are tried there on every network
 SETTINGS: dict[str, Any] = {"entropy_margin": 2.0, "deyo_drop": -1.0}  # EATA, SAR and DeYO leave no clip out
 STILL = ("source", "norm", "t3a", "neo", "firm", "audio_only")  # methods that change no weight and no buffer
 
@@ -78,8 +81,10 @@ def clip(seed: int, side: int, device: torch.device) -> Batch:
     return Batch(seen, centre, q, s, mass, ("ok",), (f"clip {seed}",))
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize(
+    ("name", "network"),
+    pairs(methods.names(), NETWORKS, lambda name, network: network in OF_EACH_KIND or name in ALIGNING),
+)
 def test_a_method_adapts_a_backbone_and_resets_it_bit_for_bit_or_says_why_not(
     name: str, network: str, device: torch.device
 ) -> None:

@@ -15,6 +15,7 @@ from adapt.backbones import _pretrained as pretrained
 from adapt.backbones import clip, frames, mvit, r2plus1d, swin3d
 from adapt.errors import CheckpointError, MethodError
 from tests.adapt.backbones.test_backbones import SIDE, K, T, clips, network, normal, of_transformers
+from tests.places import ROOT
 
 
 def save(state: dict[str, Tensor], path: Path) -> str:
@@ -95,6 +96,16 @@ def test_the_packaged_weights_keep_the_names_and_the_answers_of_before(tmp_path:
         CheckpointError, match="'packaged' weights are tf_efficientnet_lite0's, the variant is resnet18"
     ):
         backbones.build("frames", K, T, "packaged", "resnet18")
+
+
+def test_the_packaged_head_comes_along_where_as_many_classes_as_imagenets_are_asked_for() -> None:
+    theirs = list(torch.load(frames.packaged_weights(), weights_only=True).values())
+    names = (ROOT / "data/labels/imagenet.txt").read_text(encoding="utf-8").splitlines()
+    model: Any = backbones.build("frames", len(names), T, "packaged").eval()
+    assert torch.equal(model.image.classifier.weight, theirs[-2])
+    assert torch.equal(model.image.classifier.bias, theirs[-1])
+    with torch.no_grad():
+        assert model(clips()).shape == (2, 1000)
 
 
 # transformers

@@ -112,7 +112,7 @@ def test_no_files_left_is_one_line_with_what_to_raise() -> None:
 
 @pytest.mark.parametrize(
     "array", ["import numpy\ndef make(): numpy.empty(1 << 50)", "import torch\ndef make(): torch.empty(1 << 50)"]
-)  # noqa: E501
+)
 def test_no_memory_is_one_line(array: str) -> None:
     code, line = said(HEAD + array + "\ndef run(options): make()" + RUN)
     assert (code, line.count("\n")) == (1, 1), line

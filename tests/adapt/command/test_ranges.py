@@ -90,6 +90,6 @@ def test_every_number_of_every_command_says_its_range_and_its_default_lies_withi
 
 
 def test_what_is_no_dataclass_has_no_numbers_to_check() -> None:
-    _ranges.check({"jobs": math.nan})
+    command.check_numbers({"jobs": math.nan})
     with pytest.raises(OptionsError):
-        _ranges.check(Options(jobs=0))
+        command.check_numbers(Options(jobs=0))

@@ -99,8 +99,10 @@ def test_children_and_theirs_end_with_the_command() -> None:
     """A shell that ignores what it may ignore, and its sleep."""
     run = (
         "def run(options):\n"
-        "    child = subprocess.Popen(['sh', '-c', \"trap '' INT TERM HUP; sleep 99 & wait\"], start_new_session=True)\n"  # noqa: E501
-        "    while len(os.listdir(f'/proc/{child.pid}/task')) and not open(f'/proc/{child.pid}/task/{child.pid}/children').read():\n"  # noqa: E501
+        "    words = ['sh', '-c', \"trap '' INT TERM HUP; sleep 99 & wait\"]\n"
+        "    child = subprocess.Popen(words, start_new_session=True)\n"
+        "    tasks = f'/proc/{child.pid}/task'\n"
+        "    while len(os.listdir(tasks)) and not open(f'{tasks}/{child.pid}/children').read():\n"
         "        time.sleep(0.01)\n"
         "    print(child.pid, file=sys.stderr, flush=True)\n"
         "    ready(); busy()"
@@ -158,7 +160,8 @@ def test_a_hook_interrupts_a_library_that_does_not_return() -> None:
         "def run(options):\n    connection = duckdb.connect()\n"
         "    with command.hook(connection.interrupt), command.prompting():\n"
         "        ready()\n"
-        "        try: connection.sql('SELECT count(*) FROM range(10000000000) a, range(1000) b WHERE hash(a.range) % 7 = 3').fetchall()\n"  # noqa: E501
+        "        sql = 'SELECT count(*) FROM range(10000000000) a, range(1000) b WHERE hash(a.range) % 7 = 3'\n"
+        "        try: connection.sql(sql).fetchall()\n"
         "        except (duckdb.InterruptException, KeyboardInterrupt, RuntimeError): return {'n': 1}"
     )
     process = started(HEAD + run + RUN)

@@ -11,7 +11,7 @@ from adapt.core.moments import moments
 from adapt.core.oracle import Oracle
 from tests import built
 from tests.adapt.wrapper.test_wrap import SOUND, clip, wrapped
-from tests.pairs import pairs
+from tests.pairs import runs
 from tests.tiny import K, batch, same_weights, trained, weights
 
 METHODS = [name for name in methods.names() if not methods.needs_labels(name)]
@@ -23,11 +23,9 @@ def learns(method: str) -> bool:
     return bool({"momentum", "dua_momentum"} & set(methods.settings_of(method)))
 
 
-@pytest.mark.parametrize("scope", ["norm", "all"])
+@pytest.mark.parametrize("scope", ["all", pytest.param("norm", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize(
-    ("method", "way"), pairs(METHODS, fusion.names(), lambda method, way: way == "trusted" or method == "vitta")
-)
+@pytest.mark.parametrize(("method", "way"), runs(METHODS, fusion.names()))
 def test_every_method_and_fusion_runs_in_autocast_near_to_what_it_answers_without(
     method: str, way: str, dtype: torch.dtype, scope: str
 ) -> None:

@@ -18,6 +18,7 @@ from adapt.methods.shot import diversity
 from adapt.wrapper import Wrapped
 from tests.adapt.wrapper.test_wrap import SOUND, clip, wrapped
 from tests.built import fitting
+from tests.pairs import runs
 from tests.tiny import TinyVideoModel, same_weights, trained, weights
 
 FUSIONS = fusion.names()
@@ -61,8 +62,7 @@ def finite(value: Any) -> bool:
 # masked classes
 
 
-@pytest.mark.parametrize("way", FUSIONS)
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "audio_only"])
+@pytest.mark.parametrize(("method", "way"), runs([name for name in METHODS if name != "audio_only"], FUSIONS))
 def test_a_class_that_the_head_masks_is_never_answered_and_nothing_else_suffers(method: str, way: str) -> None:
     model = adapting(method, way, masking())
     for i in range(5):
@@ -188,8 +188,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("value", [math.nan, INF])
-@pytest.mark.parametrize("way", FUSIONS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "way"), runs(METHODS, FUSIONS))
 def test_a_clip_that_gives_no_number_changes_nothing_but_the_count(method: str, way: str, value: float) -> None:
     mine, untouched = spoilt(), adapting(method, way, spoilt())
     model = adapting(method, way, mine)

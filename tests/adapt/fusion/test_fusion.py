@@ -16,6 +16,7 @@ from adapt.core.state import ClassPrior
 from adapt.errors import MethodError
 from adapt.fusion import plain
 from tests import built
+from tests.pairs import runs
 from tests.tiny import K, batch, trained
 
 STREAM = [batch(i, heard=i % 3 if i % 2 else None) for i in range(6)]
@@ -42,8 +43,7 @@ def picture_of(answer: Answer) -> Tensor:
     return (answer.after if answer.unheard is None else answer.unheard).exp()
 
 
-@pytest.mark.parametrize("fused", fusion.names())
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize(("name", "fused"), runs(methods.names(), fusion.names()))
 def test_a_fusion_changes_nothing_of_a_methods_own_answers(name: str, fused: str) -> None:
     alone = built.alone(name, trained(), None, K, TRUTH)
     beside = built.fused(name, fused, trained(), None, K, TRUTH)

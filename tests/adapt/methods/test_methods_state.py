@@ -23,6 +23,7 @@ from adapt.methods import audio, vitta
 from adapt.methods.audio import Audio
 from adapt.methods.vitta import Vitta
 from tests import built
+from tests.pairs import runs
 from tests.tiny import K, TinyVideoModel, batch, same_weights, trained, weights
 
 SETTINGS: dict[str, Any] = {
@@ -66,8 +67,7 @@ def through_a_file(state: Mapping[str, Any]) -> Any:
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize("fused", fusion.names())
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize(("name", "fused"), runs(methods.names(), fusion.names()))
 def test_reset_gives_back_weights_and_answers_bit_for_bit(name: str, fused: str) -> None:
     method, model = made(name, fused)
     before = weights(model)
@@ -101,8 +101,7 @@ def test_a_method_goes_on_from_its_saved_state_bit_for_bit(name: str, fused: str
     assert same_weights(other, weights(model))
 
 
-@pytest.mark.parametrize("fused", fusion.names())
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize(("name", "fused"), runs(methods.names(), fusion.names()))
 def test_every_method_takes_more_clips_than_one_at_once(name: str, fused: str) -> None:
     a, b = STREAM[1], STREAM[2]
     tensors = {

@@ -2,96 +2,11 @@
 
 import csv
 import json
-import re
-import shutil
-import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pytest
-
-from adapt import command
-from adapt.errors import AdaptError, CacheError, EarshotError, MethodError
-from adapt.report import metrics, table
+from adapt.report import table
 from adapt.report.table import Options
-from adapt.tables import cache, classes
-from tests.places import ROOT
-
-LABELS = ["bell", "chess"]  # bells sound, chess is silent
-TRUTH = {"test/bell/0": 0, "test/bell/1": 0, "test/chess/0": 1, "test/chess/1": 1}
-Streams = Mapping[tuple[int, str], Sequence[int | None]]  # (order seed, corruption) -> an answer a clip of TRUTH
-
-
-def write_clips(truth: Mapping[str, int], sounding: Sequence[int] = (0,)) -> None:
-    """cache/tiny with its clips, one of the train split too, and what their sound says."""
-    folder = Path("cache/tiny")
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(ROOT / "cache/schema.sql", "cache/schema.sql")
-    (folder / "labels.txt").write_text("\n".join(LABELS) + "\n")
-    clips, sounds = [], []
-    for clip_id, label_id in [*truth.items(), ("train/bell/9", 0)]:
-        row: dict[str, object] = {
-            "clip_id": clip_id,
-            "path": f"{clip_id}.mp4",
-            "split": clip_id.split("/")[0],
-            "label_id": label_id,
-        }
-        row |= {"label": LABELS[label_id], "status": "ok", "duration_s": 1.0, "n_frames": 8, "content_sha256": "0" * 64}
-        clips.append(row)
-        heard = label_id in sounding
-        sound: dict[str, object] = {
-            "clip_id": clip_id,
-            "status": "ok" if heard else "silent",
-            "probs": [0.5, 0.5],
-            "evidence": [0.0, 0.0],
-        }
-        sounds.append(sound | {"absent": [0.0, 0.0], "mass": 0.0, "top_label": None, "causes": []})
-    cache.write_table(folder / "clips.parquet", "clips", clips, {})
-    cache.write_table(
-        folder / "pseudo_labels.parquet", "pseudo_labels", sounds, {"classes_sha256": classes.sha256(LABELS)}
-    )
-
-
-def probabilities(answer: int | None) -> list[float] | None:
-    """Of a model that is sure of `answer`."""
-    return None if answer is None else [float(label_id == answer) for label_id in range(len(LABELS))]
-
-
-def write_run(
-    name: str, streams: Streams, fused: Streams | None = None, truth: Mapping[str, int] = TRUTH, severity: int = 5,
-    sees_labels: bool = False,
-    several: bool = False, method: str = "", fusion: str = "",
-) -> None:  # fmt: skip
-    """What `python -m adapt` leaves behind; an answer of None is a clip that could not be read.  `several`: clips may
-    have several classes.
-
-    Without `method` the run is called as one of that name is: a method, its answers fused by trusted, or method+fusion.
-    """
-    made_by = (method, fusion or "trusted") if method else (*name.split("+"), "trusted")[:2]
-    rows: list[dict[str, object]] = []
-    for (order_seed, corruption), answers in streams.items():
-        for i, (clip_id, answer) in enumerate(zip(truth, answers, strict=True)):
-            read = answer is not None
-            rows.append({
-                "dataset": "tiny", "backbone": "tanet", "run": name, "method": made_by[0], "fusion": made_by[1],
-                "corruption": corruption, "order_seed": order_seed,
-                "severity": 0 if corruption == "clean" else severity, "position": (i + order_seed) % len(truth),
-                "clip_id": clip_id,
-                "label_id": truth[clip_id], "label_ids": [truth[clip_id]] if several else None,
-                "probs": probabilities(answer) if several else None, "fused_probs": None, "before_id": answer,
-                "after_id": answer,
-                "fused_id": fused[order_seed, corruption][i] if fused and read else None, "steps": 2 if read else 0,
-                "stop_reason": "none" if read else "failed", "gate": None, "ms": 10.0 if read else 0.0,
-            })  # fmt: skip
-    cache.write_table(Path("cache/tiny/adapt") / name / "predictions.parquet", "predictions", rows, {})
-    metrics.write_json(Path("cache/metrics/tiny") / f"{name}.json", metrics.summary(rows, {0}, sees_labels))
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    write_clips(TRUTH)
-    return tmp_path
+from tests.adapt.report.runs import LABELS, TRUTH, Streams, write_clips, write_run
 
 
 def tables(name: str = "report") -> list[list[list[str]]]:
@@ -266,16 +181,6 @@ def test_a_reference_need_not_be_a_row(here: Path) -> None:
     assert differences("source") == {"vitta+plain": 25.0}
 
 
-@pytest.mark.parametrize("against", ["audio", "vitta+balanced", "tent", "full+plain"])
-def test_a_reference_that_is_not_there_is_one_line_with_what_there_is(against: str, here: Path) -> None:
-    write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
-    write_run("vitta", {(0, "gauss"): [0, 0, 1, 1]}, fused={(0, "gauss"): [0, 0, 1, 1]})
-    with pytest.raises(
-        MethodError, match=rf"^--against {re.escape(against)}: no run .*; there are \['source', 'vitta'\]$"
-    ):
-        table.run(Options("tiny", ("source", "vitta"), ("gauss",), against=(against,)))
-
-
 def test_a_method_alone_is_one_row_however_many_fusions_it_ran_with(here: Path) -> None:
     alone, plain, trusted = ({(0, "gauss"): answers} for answers in ([0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 1]))
     write_run("vitta", alone, fused=trusted)
@@ -284,16 +189,6 @@ def test_a_method_alone_is_one_row_however_many_fusions_it_ran_with(here: Path) 
     done = table.run(Options("tiny", ("vitta", "vitta+plain", "vitta+none"), ("gauss",), against=("vitta",)))
     assert done["top1"] == {"vitta": 25.0, "vitta + trusted": 100.0, "vitta + plain": 50.0}
     assert differences("vitta + plain") == {"vitta": 25.0}
-
-
-def test_two_runs_that_would_share_a_row_and_answer_otherwise_are_one_error(here: Path) -> None:
-    write_run("vitta", {(0, "gauss"): [0, 1, 0, 0]}, fused={(0, "gauss"): [0, 0, 1, 1]})
-    write_run("vitta+plain", {(0, "gauss"): [0, 0, 0, 0]}, fused={(0, "gauss"): [0, 0, 1, 1]})
-    with pytest.raises(
-        MethodError,
-        match="runs vitta and vitta[+]plain both give a row 'vitta', of other answers: give one another --name",
-    ):
-        table.run(Options("tiny", ("vitta", "vitta+plain"), ("gauss",)))
 
 
 def test_a_run_of_its_own_name_has_rows_of_that_name(here: Path) -> None:
@@ -354,78 +249,16 @@ def test_the_same_runs_give_the_same_bytes(here: Path) -> None:
     assert files() == files()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"methods": ("source", "norm")}, r"adapt/norm/predictions.parquet is missing: run `dvc repro adapt@norm`"),
-        (
-            {"methods": ("source",), "folder": "ablation"},
-            "predictions.parquet is missing: run `python -m adapt` .*--name ablation/source",
-        ),
-        (
-            {"methods": ("source", "two_orders")},
-            "runs source and two_orders cannot be compared: they have orders 0 and 0 1",
-        ),
-        (
-            {"methods": ("source",), "against": ("fewer",)},
-            r"runs source and fewer cannot be compared: 1 clips are in one .*test/chess/1",
-        ),
-        (
-            {"methods": ("source", "shuffled")},
-            "runs source and shuffled cannot be compared: their clips have other labels",
-        ),
-        (
-            {"methods": ("source",), "corruptions": ("gauss", "jpeg")},
-            r"source/predictions.parquet has no stream of jpeg .* \(it has gauss 0\)",
-        ),
-        ({"methods": ("source",), "severity": 3}, "no stream of gauss at severity 3 in order 0"),
-        ({"methods": ("source",), "order_seeds": (4,)}, "no stream of gauss at severity 5 in order 4"),
-        ({"methods": ("source",), "split": "train"}, "run source has 4 clips that split train of tiny has not"),
-        ({"methods": ("torn",), "corruptions": ("gauss", "jpeg")}, "other clips in its streams of jpeg and gauss"),
-    ],
-)
-def test_runs_that_do_not_fit_one_table_are_one_line(
-    options: dict[str, tuple[str, ...]], message: str, here: Path
-) -> None:
-    write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
-    write_run("two_orders", {(0, "gauss"): [0, 0, 1, 1], (1, "gauss"): [0, 0, 1, 1]})
-    write_run("fewer", {(0, "gauss"): [0, 0, 1]}, truth=dict(list(TRUTH.items())[:3]))
-    write_run("shuffled", {(0, "gauss"): [0, 0, 1, 1]}, truth=TRUTH | {"test/bell/0": 1})
-    write_run("torn", {(0, "gauss"): [0, 0, 1, 1], (0, "jpeg"): [0, 0, 1, 1]})
-    path = Path("cache/tiny/adapt/torn/predictions.parquet")
-    rows = [
-        row for row in cache.read_predictions(path) if (row["corruption"], row["clip_id"]) != ("jpeg", "test/bell/0")
-    ]
-    cache.write_table(path, "predictions", rows, {})
-    with pytest.raises(CacheError, match=message) as error:
-        table.run(Options("tiny", **({"corruptions": ("gauss",)} | options)))  # type: ignore[arg-type]
-    assert "\n" not in str(error.value)
-    assert isinstance(error.value, EarshotError)
-
-
-@pytest.mark.parametrize(
-    ("methods", "corruptions"),
-    [((), ("gauss",)), (("source",), ()), (("source",), ("gauss", "gauss")), (("a", "a"), ("gauss",))],
-)
-def test_a_table_without_rows_or_columns_or_with_one_twice_is_an_error(
-    methods: tuple[str, ...], corruptions: tuple[str, ...], here: Path
-) -> None:
-    with pytest.raises(AdaptError, match="give at least one, each once"):
-        table.run(Options("tiny", methods, corruptions))
-
-
-def test_the_command_prints_one_json_line_or_one_line_of_what_is_wrong(
-    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_run("source", {(0, "gauss"): [0, 0, 1, 1]})
-
-    def report(*flags: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["report", "--dataset", "tiny", "--corruptions", "gauss", *flags])
-        command.main(Options, table.run, prog="adapt.report")
-
-    report("--methods", "source")
-    assert json.loads(capsys.readouterr().out)["top1"] == {"source": 100.0}
-    with pytest.raises(SystemExit) as done:
-        report("--methods", "norm")
-    printed = capsys.readouterr()
-    assert (done.value.code, printed.out, printed.err.count("\n")) == (1, "", 1)
+def test_classes_of_unequal_size_have_a_macro_mean_and_a_class_map_what_it_left_out(here: Path) -> None:
+    truth = {"test/a": 0, "test/b": 0, "test/c": 0, "test/d": 1}
+    write_clips(truth)
+    write_run("source", {(0, "gauss"): [0, 0, 0, 0]}, truth=truth, left_out=0.25)
+    write_run("vitta", {(0, "gauss"): [0, 1, 1, 1]}, truth=truth)
+    table.run(Options("tiny", ("source", "vitta"), ("gauss",), against=("vitta",)))
+    first, second = tables()
+    names = ["mean", "macro", "left out"]
+    cells = [dict(zip(first[0], row, strict=True)) for row in first[1:]]
+    assert [[cell[name] for name in names] for cell in cells] == [["75.0", "50.0", "25.0"], ["50.0", "66.7", "-"]]
+    assert dict(zip(second[0], second[1], strict=True))["macro"].startswith("-16.7 (")
+    source = numbers()["source"]
+    assert (source["macro"], source["left_out"]) == (50.0, 25.0)

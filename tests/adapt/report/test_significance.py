@@ -145,3 +145,16 @@ def test_answers_that_cannot_be_paired_are_an_error() -> None:
     with pytest.raises(ValueError, match="orders, corruptions, clips"):
         _significance.mean(np.zeros((1, 2, 0), bool))
     assert math.isfinite(_significance.mean(stream(0)).high)
+
+
+def test_the_macro_mean_weighs_classes_alike_and_resamples_within_each() -> None:
+    """A class of 100 that is always right and one of 4 with half right: 1/2 + Binomial(4, 1/2) / 8, whose 2.5 and
+    97.5 % quantiles are 1/2 and 1.
+    """
+    right, label_ids = stream(*[1] * 100, 1, 0, 1, 0), [5] * 100 + [2] * 4
+    found = _significance.macro(right, label_ids)
+    assert (found.value, found.low, found.high) == pytest.approx((0.75, 0.5, 1.0))
+    assert _significance.mean(right).value == pytest.approx(102 / 104)
+    never = stream(*[0] * 104)
+    assert _significance.macro(right, label_ids, never) == found
+    assert _significance.macro(right, label_ids, right) == _significance.Estimate(0.0, 0.0, 0.0)

@@ -19,10 +19,10 @@ from adapt.contract import Moments, SourceStatistics
 from adapt.core import moments
 from adapt.core.batch_norm import own_statistics
 from adapt.core.moments import Running, collect
-from adapt.errors import AdaptError, CheckpointError, MethodError
+from adapt.errors import AdaptError, CheckpointError, MethodError, OptionsError
 from adapt.methods import tent
 from adapt.source import checkpoints, statistics
-from adapt.tables import cache, code
+from adapt.tables import cache, classes, code
 from tests import built
 from tests.greys import LABELS, VIDEO
 from tests.tiny import trained
@@ -187,7 +187,8 @@ def test_statistics_of_the_same_options_data_model_and_code_are_kept(
     assert is_kept()
     clips = Path("cache/greys/clips.parquet")
     table = clips.read_bytes()
-    cache.write_table(clips, "clips", pq.read_table(clips).to_pylist(), {"made": "anew"})
+    anew = {"classes_sha256": classes.sha256(LABELS), "made": "anew"}
+    cache.write_table(clips, "clips", pq.read_table(clips).to_pylist(), anew)
     assert not is_kept()
     clips.write_bytes(table)
     assert not is_kept()
@@ -204,7 +205,7 @@ def test_fewer_clips_are_spread_over_the_classes(here: Path) -> None:
     assert [clip.label_id for clip in statistics.spread(clips, 4)] == [1, 1, 0, 0]  # clips come by name: bright, dark
     assert statistics.spread(clips, 0) == statistics.spread(clips, 99) == clips
     assert statistics.run(dataclasses.replace(OPTIONS, max_clips=2))["n_clips"] == 2
-    with pytest.raises(AdaptError, match="max_clips -1"):
+    with pytest.raises(OptionsError, match="^max_clips is -1: give 0 or more$"):
         statistics.run(dataclasses.replace(OPTIONS, max_clips=-1))
 
 

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapt import backbones
-from adapt.errors import AdaptError, CheckpointError, MethodError
+from adapt.errors import AdaptError, CacheError, CheckpointError, MethodError, OptionsError
 from adapt.source import _loader, checkpoints, train
 from adapt.source._resume import Progress
-from adapt.tables import cache, code
+from adapt.tables import cache, classes, code, parquet
 from adapt.tables.cache import Clip
 from tests.greys import LABELS, VIDEO
 from tests.places import ROOT
 
+CLIPS = Path("cache/greys/clips.parquet")
 PATH = checkpoints.model_path("greys", "tanet")
 PROGRESS = PATH.with_name(".tanet.progress.pt")
 OPTIONS = train.Options("greys", "tanet", video=VIDEO, epochs=3, batch_size=4, lr=0.01, save_every=1)
@@ -136,7 +137,8 @@ def test_a_checkpoint_of_the_same_options_data_and_code_is_kept(
     counts = train.run(chosen)
     clips = Path("cache/greys/clips.parquet")
     table = clips.read_bytes()
-    cache.write_table(clips, "clips", pq.read_table(clips).to_pylist(), {"made": "anew"})
+    anew = {"classes_sha256": classes.sha256(LABELS), "made": "anew"}
+    cache.write_table(clips, "clips", pq.read_table(clips).to_pylist(), anew)
     assert not is_kept()
     clips.write_bytes(table)
     PATH.write_bytes(PATH.read_bytes()[:100])
@@ -204,12 +206,20 @@ def test_bf16_trains_as_well_on_a_cpu_and_fp16_is_refused_there(here: Path) -> N
         trained_bytes(precision="half")
 
 
-@pytest.mark.parametrize("changes", [{"epochs": -1}, {"batch_size": 0}, {"device": "cuda"}])
-def test_wrong_numbers_and_a_gpu_that_is_not_there_are_one_error(here: Path, changes: dict[str, object]) -> None:
-    if changes.get("device") == "cuda" and torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    with pytest.raises(AdaptError):
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"epochs": -1}, "epochs is -1: give 0 to 100000"), ({"batch_size": 0}, "batch_size is 0: give 1 to 4096"),
+])  # fmt: skip
+def test_a_number_outside_its_range_is_one_error_from_python_too(
+    here: Path, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(OptionsError, match=f"^{said}$"):
         trained_bytes(**changes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_error(here: Path) -> None:
+    with pytest.raises(AdaptError, match="cuda"):
+        trained_bytes(device="cuda")
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_leaves_no_checkpoint(here: Path) -> None:
@@ -223,7 +233,7 @@ def test_without_a_train_clip_that_can_be_read_there_is_one_error(here: Path, mo
     monkeypatch.setattr(
         cache,
         "read_clips",
-        lambda dataset, split: [dataclasses.replace(clip, status="failed") for clip in read(dataset, split)],
+        lambda dataset, split, **known: [dataclasses.replace(clip, status="failed") for clip in read(dataset, split)],
     )
     with pytest.raises(AdaptError, match="no train clip of greys can be read"):
         trained_bytes()
@@ -238,6 +248,24 @@ def test_no_epochs_take_published_weights_as_they_are(here: Path, registry: Path
     assert (done["val_accuracy"], done["n_train"]) == (1.0, 0)
     loaded = checkpoints.load_model(Path(str(done["checkpoint"])), "mean", LABELS, 4).model.state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+
+
+def test_published_weights_need_no_validation_split_and_training_does(
+    here: Path, registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_only = [row for row in parquet.read_table(CLIPS, "clips").to_pylist() if row["split"] == "test"]
+    before = CLIPS.read_bytes()
+    try:
+        parquet.write_table(CLIPS, "clips", test_only, {"classes_sha256": classes.sha256(LABELS)})
+        torch.save(backbones.build("mean", 2, 4).state_dict(), registry / "published.pt")
+        options = dataclasses.replace(OPTIONS, backbone="mean", epochs=0, weights=str(registry / "published.pt"))
+        done = train.run(options)
+        assert (done["val_accuracy"], done["n_val"], done["n_train"]) == (None, 0, 0)
+        assert train.run(options) == done  # kept
+        with pytest.raises(CacheError, match="has no clip of split 'val'"):
+            train.run(dataclasses.replace(options, epochs=1))
+    finally:
+        CLIPS.write_bytes(before)
 
 
 def test_the_head_of_a_random_network_is_not_trained_alone(here: Path) -> None:

@@ -30,6 +30,7 @@ ANSWERS = [
     "steps",
     "stop_reason",
     "gate",
+    "left_out",
 ]
 STEPS: dict[str, Any] = {  # eata, sar and deyo step too
     "max_iterations": 2,
@@ -55,6 +56,7 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         for i, label_id in zip(tested, shuffled, strict=True):
             rows[i] |= {"label_id": label_id, "label": LABELS[label_id]}
         greys.write_clips(CLIPS.parent, rows)
+        tiny_project.write_sounds(pq.read_table(CLIPS.with_name("pseudo_labels.parquet")).to_pylist())
     return made
 
 

@@ -13,7 +13,7 @@ import tyro
 import adapt
 from adapt import methods, presets
 from adapt.core.settings import names
-from adapt.errors import AdaptError, MethodError
+from adapt.errors import AdaptError, MethodError, OptionsError
 from adapt.source import checkpoints, statistics
 from adapt.stream import chosen, options, streaming
 from adapt.stream.options import Options, options_for, run_name
@@ -163,7 +163,7 @@ def test_eatas_regulariser_comes_from_forwards_with_the_runs_bn_prior(here: Path
     assert streaming.run(run)["n_predictions"] == 9
     with pytest.raises(MethodError, match="options_for"):
         statistics.run(statistics.Options("tiny", "tanet", video=VIDEO, preset="eata_published"))
-    with pytest.raises(AdaptError, match="fisher_batch 0, bn_prior 0.3: a batch holds 1 clip or more"):
+    with pytest.raises(OptionsError, match="^fisher_batch is 0: give 1 to 65536$"):
         take("--fisher_batch", "0")
 
 

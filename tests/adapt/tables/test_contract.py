@@ -10,7 +10,10 @@ from adapt.errors import CacheError
 from adapt.tables import cache, classes, parquet
 from adapt.tables.schema import contract, schema_of, schema_sha256
 
-TABLES = ("clips", "audio", "tags", "label_map", "pseudo_labels", "predictions", "traces")
+TABLES = (
+    "clips", "audio", "tags", "label_map", "class_map", "pseudo_labels", "predictions", "traces", "archived_clips",
+    "archived_predictions",
+)  # fmt: skip
 LABELS = ["cat", "dog"]
 
 
@@ -64,6 +67,19 @@ def test_labels_in_another_order_than_clips_are_refused_by_whoever_reads_them(da
     (dataset / "labels.txt").write_text(classes.text_of(LABELS[::-1]))
     with pytest.raises(CacheError, match=r"clips.parquet was made for another list of classes than .*: run `dvc repro"):
         cache.read_labels("tiny")
+
+
+def test_a_table_that_does_not_say_what_it_was_made_of_is_refused(dataset: Path) -> None:
+    (dataset / "labels.txt").write_text(classes.text_of(LABELS))
+    parquet.write_table(dataset / "clips.parquet", "clips", [clip()])
+    with pytest.raises(
+        CacheError, match=r"clips.parquet does not say for which .*labels.txt it .*: run `dvc repro scan"
+    ):
+        cache.read_labels("tiny")
+    known = {"classes_sha256": classes.sha256(LABELS)}
+    parquet.write_table(dataset / "pseudo_labels.parquet", "pseudo_labels", [pseudo_label("a")], known)
+    with pytest.raises(CacheError, match=r"does not say for which .*clips.parquet it .*: run `dvc repro pseudo_label`"):
+        cache.read_sounds("tiny", LABELS)
 
 
 def test_pseudo_labels_without_a_value_for_each_class_are_refused(dataset: Path) -> None:

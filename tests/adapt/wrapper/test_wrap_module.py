@@ -14,6 +14,7 @@ from adapt.errors import MethodError
 from adapt.wrapper import Wrapped
 from tests.adapt.wrapper.test_wrap import NAMES, SOUND, clip, wrapped
 from tests.built import fitting
+from tests.pairs import runs
 from tests.tiny import K, TinyVideoModel, same_weights, trained, weights
 
 METHODS = [name for name in methods.names() if not methods.needs_labels(name)]
@@ -217,8 +218,7 @@ def test_a_copy_goes_on_alike_and_apart(kind: str, copied: str) -> None:
     assert not same_weights(model.model, source)
 
 
-@pytest.mark.parametrize("way", FUSIONS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "way"), runs(METHODS, FUSIONS))
 def test_a_state_survives_pickling_and_goes_on_bit_for_bit(method: str, way: str) -> None:
     model = adapting(method, way)
     after(model, 3)

@@ -35,8 +35,8 @@ from tests.sounds import (
 ODD_NAME = "-dash 'quote' \"two\" colon: %d é\nline.mp4"
 OPTIONS = decode.Options("tiny", "yamnet", max_failed_share=1.0)
 STATUSES = {
-    "tone": "ok", "stereo": "ok", "long": "ok", Path(ODD_NAME).stem: "ok", "no_track": "no_track", "silence": "silent", "whisper": "silent",  # noqa: E501
-    "cut": "truncated", "zero": "failed", "text": "failed",
+    "tone": "ok", "stereo": "ok", "long": "ok", Path(ODD_NAME).stem: "ok", "no_track": "no_track",
+    "silence": "silent", "whisper": "silent", "cut": "truncated", "zero": "failed", "text": "failed",
 }  # fmt: skip
 
 
@@ -320,7 +320,8 @@ def test_the_command_prints_its_counts_as_one_line_of_json(project: Path, capsys
     command.main(decode.Options, decode.run, prog="pipeline.decode", args=flags.split(" "))
     counts = json.loads(capsys.readouterr().out)
     assert counts == {
-        "n_clips": 2, "n_ok": 0, "n_no_track": 0, "n_silent": 1, "n_truncated": 0, "n_failed": 1, "n_kept": 0, "n_made": 2, "n_dropped": 0  # noqa: E501
+        "n_clips": 2, "n_ok": 0, "n_no_track": 0, "n_silent": 1, "n_truncated": 0, "n_failed": 1,
+        "n_kept": 0, "n_made": 2, "n_dropped": 0,
     }  # fmt: skip
 
 

@@ -20,7 +20,8 @@ PLAYLISTS = {
     "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{film}\n#EXT-X-ENDLIST\n",
     "hls_after_a_mark": "\ufeff#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{film}\n#EXT-X-ENDLIST\n",
     "ffconcat": "ffconcat version 1.0\nfile '{film}'\n",
-    "dash": '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period><BaseURL>{film}</BaseURL></Period></MPD>',  # noqa: E501
+    "dash": '<?xml version="1.0"?>\n'
+    '<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period><BaseURL>{film}</BaseURL></Period></MPD>',
     "smil": '<smil><body><video src="{film}"/></body></smil>',
     "sdp": "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nc=IN IP4 127.0.0.1\r\nm=audio 5004 RTP/AVP 96\r\n",
     "sdp_in_another_order": "c=IN IP4 127.0.0.1\r\nm=audio 5004 RTP/AVP 96\r\nv=0\r\n",

@@ -15,7 +15,10 @@ OWN = {
     "data/labels/folder.txt": "scan",
     "data/maps/mine.csv": "map_labels",
     "data/replies/mine.jsonl": "map_labels",
+    "data/maps/mine.classes.csv": "map_classes",
+    "data/replies/mine.classes.jsonl": "map_classes",
 }
+NOTHING = {"scan": "", "map_labels": "", "map_classes": ""}
 
 
 @pytest.fixture(autouse=True)
@@ -32,15 +35,15 @@ def hashes(options: Options) -> dict[str, str]:
     return {file.stem: file.read_text() for file in Path("cache/mine/lists").iterdir()}
 
 
-def test_a_data_set_without_lists_of_its_own_has_two_empty_files() -> None:
-    assert hashes(Options("mine")) == {"scan": "", "map_labels": ""}
+def test_a_data_set_without_lists_of_its_own_has_empty_files() -> None:
+    assert hashes(Options("mine")) == NOTHING
 
 
 @pytest.mark.parametrize(("name", "stage"), OWN.items())
 def test_a_file_of_the_data_set_stands_in_the_file_of_the_stage_that_reads_it(name: str, stage: str) -> None:
     Path(name).write_text("cat\n")
     expected = f"{hashlib.sha256(b'cat' + bytes([10])).hexdigest()}  {name}\n"
-    assert hashes(Options("mine")) == {"scan": "", "map_labels": ""} | {stage: expected}
+    assert hashes(Options("mine")) == NOTHING | {stage: expected}
 
 
 def test_files_of_other_data_sets_change_nothing() -> None:
@@ -62,3 +65,8 @@ def test_a_table_that_map_labels_is_told_to_read_takes_the_place_of_the_data_set
     Path("corrected.csv").write_text("dog\n")
     assert hashes(Options("mine", table="corrected.csv"))["map_labels"].endswith("  corrected.csv\n")
     assert "mine.csv" not in hashes(Options("mine", table="corrected.csv"))["map_labels"]
+
+
+def test_the_list_that_names_a_models_classes_stands_in_the_file_of_map_classes() -> None:
+    Path("data/labels/heads.txt").write_text("poodle\n")
+    assert hashes(Options("mine", classes="data/labels/heads.txt"))["map_classes"].endswith("  data/labels/heads.txt\n")

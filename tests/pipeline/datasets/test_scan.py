@@ -61,8 +61,9 @@ def test_a_row_has_the_clips_split_label_length_and_hash(videos: Path) -> None:
         "n_test": 1,
     }
     assert rows()["train/dog/rex one"] == {
-        "clip_id": "train/dog/rex one", "path": "train/dog/rex one.mp4", "split": "train", "label_id": 1, "label": "dog", "status": "ok",  # noqa: E501
-        "duration_s": 1.25, "n_frames": 10, "reader": "decord", "content_sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "error": None,  # noqa: E501
+        "clip_id": "train/dog/rex one", "path": "train/dog/rex one.mp4", "split": "train", "label_id": 1,
+        "label": "dog", "status": "ok", "duration_s": 1.25, "n_frames": 10, "reader": "decord",
+        "content_sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "error": None,
         "label_ids": None, "sound_path": None, "sound_sha256": None,
     }  # fmt: skip
     assert Path("cache/mine/labels.txt").read_text() == "cat\ndog\n"
@@ -197,12 +198,14 @@ def test_the_folder_of_recipes_is_the_registry() -> None:
         "ava",
         "ave",
         "avmit",
+        "csvfile",
         "demo",
         "folder",
         "kinetics_sounds",
         "listfile",
         "ssv2",
         "ucf101",
+        "ucf101_c",
     ]
     assert all(
         hasattr(datasets.build(name), part) for name in datasets.names() for part in ("VARIANTS", "labels", "rows")
@@ -257,8 +260,12 @@ def test_scan_finds_what_adapting_will_read_and_says_by_which_reader(videos: Pat
     shape too long.
     """
     long = numbered.write(Path("long.mp4"), range(300), "-c:v", "libx264", "-g", "250", "-bf", "3", fps=30)
-    made = {"cut.mp4": ("-ss", "5", "-t", "2", "-i", long, "-c", "copy"), "b.avi": ("-i", long, "-c:v", "mpeg4", "-bf", "2"),  # noqa: E501
-            "narrow.mp4": ("-i", long, "-vf", "scale=48:32", "-c:v", "libx264"), "fine.mp4": ("-i", long, "-c", "copy")}  # fmt: skip  # noqa: E501
+    made = {
+        "cut.mp4": ("-ss", "5", "-t", "2", "-i", long, "-c", "copy"),
+        "b.avi": ("-i", long, "-c:v", "mpeg4", "-bf", "2"),
+        "narrow.mp4": ("-i", long, "-vf", "scale=48:32", "-c:v", "libx264"),
+        "fine.mp4": ("-i", long, "-c", "copy"),
+    }
     (videos / "test/cat").mkdir(parents=True)
     for name, arguments in made.items():
         numbered.ffmpeg(*arguments, videos / "test/cat" / name)

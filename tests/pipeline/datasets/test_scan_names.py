@@ -20,11 +20,15 @@ from tests.pipeline.datasets.layouts import clips, enter_project, film, put, run
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
 # As they may come from cameras, phones, downloads and scripts; none is of another kind for a file system than `a.mp4`.
-HARMLESS = ("-rf.mp4", "%s%03d.mp4", "quo'te\".mp4", "\\x41.mp4", " blank .mp4", "$(x);`y`.mp4", f"{NFC}.mp4", f"{NFD}.mp4", "a:b.mp4", "https:x.mp4",  # noqa: E501
-            "concat:a|b.mp4", "\U0001f600.mp4", "star*?[0-9].mp4", "~.mp4", "CON.mp4", "a,b.mp4", "\u202ertl.mp4")  # fmt: skip  # noqa: E501
+HARMLESS = (
+    "-rf.mp4", "%s%03d.mp4", "quo'te\".mp4", "\\x41.mp4", " blank .mp4", "$(x);`y`.mp4", f"{NFC}.mp4", f"{NFD}.mp4",
+    "a:b.mp4", "https:x.mp4", "concat:a|b.mp4", "\U0001f600.mp4", "star*?[0-9].mp4", "~.mp4", "CON.mp4", "a,b.mp4",
+    "\u202ertl.mp4",
+)  # fmt: skip
 ESCAPED = {
-    b"caf\xe9.mp4": r"caf\xe9", b"a\nb.mp4": r"a\x0ab", b"c\rd.mp4": r"c\x0dd", b"tab\t.mp4": r"tab\x09", b"esc\x1b[31m.mp4": r"esc\x1b[31m",  # noqa: E501
-    b"u\xc2\x85v.mp4": r"u\xc2\x85v", b"p\xe2\x80\xa8q.mp4": r"p\xe2\x80\xa8q", b"back\\slash\n.mp4": r"back\\slash\x0a",  # noqa: E501
+    b"caf\xe9.mp4": r"caf\xe9", b"a\nb.mp4": r"a\x0ab", b"c\rd.mp4": r"c\x0dd", b"tab\t.mp4": r"tab\x09",
+    b"esc\x1b[31m.mp4": r"esc\x1b[31m", b"u\xc2\x85v.mp4": r"u\xc2\x85v", b"p\xe2\x80\xa8q.mp4": r"p\xe2\x80\xa8q",
+    b"back\\slash\n.mp4": r"back\\slash\x0a",
 }  # fmt: skip
 
 
@@ -59,7 +63,8 @@ def test_class_folders_deeper_folders_splits_and_files_may_be_links(videos: Path
     (videos / "test/cat/4.mp4").symlink_to(away / "4.mp4")
     assert scanned(videos) == {}
     assert {clip_id: row["label"] for clip_id, row in clips("mine").items()} == {
-        "test/cat/good": "cat", "test/cat/more/2": "cat", "test/cat/4": "cat", "test/dog/1": "dog", "test/dog/deep/2": "dog", "train/cow/3": "cow",  # noqa: E501
+        "test/cat/good": "cat", "test/cat/more/2": "cat", "test/cat/4": "cat", "test/dog/1": "dog",
+        "test/dog/deep/2": "dog", "train/cow/3": "cow",
     }  # fmt: skip
 
 
@@ -317,9 +322,13 @@ def test_what_a_recipe_that_looks_for_videos_cannot_follow_is_counted(
 ) -> None:
     root = videos.parent / "ucf101"
     names = Path("data/labels/ucf101.txt").read_text().split()
-    put(root, {"UCF-101/Archery/v_Archery_g08_c01.avi": film(), "UCF-101/thumbs.db": "", "ucfTrainTestlist/testlist01.txt": "",  # noqa: E501
-               "ucfTrainTestlist/trainlist01.txt": "Archery/v_Archery_g08_c01.avi 3\n",
-               "ucfTrainTestlist/classInd.txt": "".join(f"{i} {name}\n" for i, name in enumerate(names, 1))})  # fmt: skip  # noqa: E501
+    put(root, {
+        "UCF-101/Archery/v_Archery_g08_c01.avi": film(),
+        "UCF-101/thumbs.db": "",
+        "ucfTrainTestlist/testlist01.txt": "",
+        "ucfTrainTestlist/trainlist01.txt": "Archery/v_Archery_g08_c01.avi 3\n",
+        "ucfTrainTestlist/classInd.txt": "".join(f"{i} {name}\n" for i, name in enumerate(names, 1)),
+    })  # fmt: skip
     (root / "UCF-101/Archery/up").symlink_to("..")
     (root / "UCF-101/Basketball").symlink_to("/nowhere")
     counts = run("ucf101")

@@ -41,7 +41,7 @@ def test_an_address_that_is_none_is_one_line(url: str) -> None:
 
 @pytest.mark.parametrize(
     "content", [b"", b"index,mid,display_name\n", b"index,mid,display_name\n0,/m/1,caf\xe9\n", b"a\n1\n"]
-)  # noqa: E501
+)
 def test_a_list_of_sounds_that_is_none_is_one_line(
     content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

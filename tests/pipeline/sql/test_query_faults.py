@@ -2,7 +2,6 @@
 that repairs it.
 """
 
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -31,21 +30,8 @@ COMMANDS = {table: f"run `dvc repro {stage}`" for table, (_, stage) in tables.FI
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        pets.make(root)
-        pets.label()
-        pets.write_predictions()
-    return root
-
-
-@pytest.fixture
-def project(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project root in which every stage has run."""
-    shutil.copytree(made, tmp_path, symlinks=True, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    """Every stage has run."""
+    return pets.made(tmp_path_factory, pets.label, pets.write_predictions)
 
 
 def refusal() -> str:

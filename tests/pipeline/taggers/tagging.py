@@ -1,10 +1,12 @@
 """What the tests of the taggers share."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -16,6 +18,14 @@ from tests.places import ROOT
 
 GOLDEN = ROOT / "tests/pipeline/taggers/golden"
 SHARED = ROOT.parent / "shared"
+RECORDINGS = SHARED / "photosound/recordings"
+ANIMALS = {  # of the recordings -> their sounds
+    "cat": ["Cat", "Meow", "Purr"],
+    "dog": ["Dog", "Bark", "Howl"],
+    "bird": ["Bird", "Chirp, tweet", "Crow"],
+    "frog": ["Frog", "Croak"],
+}
+needs_recordings = pytest.mark.skipif(not RECORDINGS.is_dir(), reason="needs the recordings of ../shared/photosound")
 Floats = npt.NDArray[np.float32]
 
 
@@ -55,6 +65,22 @@ def differences_by_batch_and_padding(tagger: taggers.Tagger) -> Floats:
     order = [4, 2, 0, 3, 1]
     wider = tagger.logits(padded([sounds[i] for i in order], 3 * rate), n_samples[order])
     return np.maximum(np.abs(together - alone), np.abs(wider - alone[order])[np.argsort(order)])
+
+
+def n_animals_told_apart(tagger: taggers.Tagger) -> int:
+    """Of five recordings of each of ANIMALS, in how many the loudest of their sounds is one of that animal's: of 20,
+    by chance 5.
+    """
+    columns = [[tagger.labels.index(name) for name in names] for names in ANIMALS.values()]
+    n_right = 0
+    for truth, animal in enumerate(ANIMALS):
+        for path in sorted((RECORDINGS / animal).iterdir())[:5]:
+            command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-i", str(path), "-f", "s16le", "-ac", "1"]
+            command += ["-ar", str(tagger.sample_rate), "-t", "5", "pipe:"]
+            pcm = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60).stdout
+            logits = hear(tagger, np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768))
+            n_right += int(np.argmax([logits[names].max() for names in columns]) == truth)
+    return n_right
 
 
 @contextmanager

@@ -1,10 +1,8 @@
 """The tagger `efficientat`: a MobileNetV3, with random weights of the published form and with the real ones."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
@@ -23,11 +21,12 @@ from tests.pipeline.taggers.tagging import (
     hear,
     imagined_gpu,
     in_project_on_one_thread,
+    n_animals_told_apart,
+    needs_recordings,
     noise,
 )
 
 WEIGHTS = SHARED / "weights/mn04_as_mAP_432.pt"
-RECORDINGS = SHARED / "photosound/recordings"
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_file(), reason="needs the weights of ../shared/weights")
 RATE = efficientat.SAMPLE_RATE
 
@@ -85,38 +84,10 @@ def test_the_published_weights_fit_and_answer_as_their_layers_one_by_one() -> No
 
 
 @needs_weights
-@pytest.mark.skipif(not RECORDINGS.is_dir(), reason="needs the recordings of ../shared/photosound")
+@needs_recordings
 def test_efficientat_tells_recorded_animals_apart() -> None:
     tagger = taggers.build("efficientat", str(WEIGHTS))
-    sounds = {
-        "cat": ["Cat", "Meow", "Purr"],
-        "dog": ["Dog", "Bark", "Howl"],
-        "bird": ["Bird", "Chirp, tweet", "Crow"],
-        "frog": ["Frog", "Croak"],
-    }
-    columns = [[tagger.labels.index(name) for name in names] for names in sounds.values()]
-    n_right = 0
-    for truth, animal in enumerate(sounds):
-        for path in sorted((RECORDINGS / animal).iterdir())[:5]:
-            command = [
-                imageio_ffmpeg.get_ffmpeg_exe(),
-                "-nostdin",
-                "-i",
-                str(path),
-                "-f",
-                "s16le",
-                "-ac",
-                "1",
-                "-ar",
-                str(RATE),
-                "-t",
-                "5",
-                "pipe:",
-            ]
-            pcm = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60).stdout
-            logits = hear(tagger, np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768))
-            n_right += int(np.argmax([logits[names].max() for names in columns]) == truth)
-    assert n_right >= 17  # of 20; by chance it would be 5
+    assert n_animals_told_apart(tagger) >= 17
 
 
 def test_efficientats_logits_do_not_depend_on_the_batch_or_on_padding(mn04: efficientat.EfficientAt) -> None:

@@ -1,13 +1,11 @@
 """The tagger `yamnet`: AudioSet logits from weights whose bytes are known."""
 
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 import onnx
@@ -25,6 +23,8 @@ from tests.pipeline.taggers.tagging import (
     golden,
     hear,
     in_project_on_one_thread,
+    n_animals_told_apart,
+    needs_recordings,
     noise,
 )
 from tests.places import ROOT
@@ -147,37 +147,9 @@ def test_yamnet_hears_what_everyone_hears(hearing: taggers.Tagger) -> None:
     assert loudest(hearing, noise(RATE * 2)) == "White noise"
 
 
-@pytest.mark.skipif(not PHOTOSOUND.is_dir(), reason="needs the recordings of ../shared/photosound")
+@needs_recordings
 def test_yamnet_tells_recorded_animals_apart(hearing: taggers.Tagger) -> None:
-    sounds = {
-        "cat": ["Cat", "Meow", "Purr"],
-        "dog": ["Dog", "Bark", "Howl"],
-        "bird": ["Bird", "Chirp, tweet", "Crow"],
-        "frog": ["Frog", "Croak"],
-    }
-    columns = [[hearing.labels.index(name) for name in names] for names in sounds.values()]
-    n_right = 0
-    for truth, animal in enumerate(sounds):
-        for path in sorted((PHOTOSOUND / animal).iterdir())[:5]:
-            command = [
-                imageio_ffmpeg.get_ffmpeg_exe(),
-                "-nostdin",
-                "-i",
-                str(path),
-                "-f",
-                "s16le",
-                "-ac",
-                "1",
-                "-ar",
-                str(RATE),
-                "-t",
-                "5",
-                "pipe:",
-            ]
-            pcm = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60).stdout
-            logits = hear(hearing, np.frombuffer(pcm, "<i2").astype(np.float32) / np.float32(32768))
-            n_right += int(np.argmax([logits[names].max() for names in columns]) == truth)
-    assert n_right >= 16  # of 20; by chance it would be 5
+    assert n_animals_told_apart(hearing) >= 16
 
 
 def test_yamnet_states_what_decides_its_logits(hearing: taggers.Tagger) -> None:

@@ -1,0 +1,1 @@
+from pipeline.listener import Listener as Listener
