@@ -23,7 +23,8 @@ def find_head(model: nn.Module, n_classes: int) -> nn.Linear:
     if isinstance(model, ClassMapped):
         raise MethodError(
             f"the head of {model._get_name()} has {model.n_head} classes of its own, which a class map leads to "
-            f"{n_classes}: choose a method that needs no head (of shot, shot_labels 0)"
+            f"{n_classes}: choose a method that needs no head (of shot, shot_labels 0; of ensemble and audio, members "
+            "'source')"
         )
     heads = [module for module in model.modules() if isinstance(module, nn.Linear) and module.out_features == n_classes]
     if not heads:

@@ -98,7 +98,7 @@ def test_the_packaged_weights_keep_the_names_and_the_answers_of_before(tmp_path:
         backbones.build("frames", K, T, "packaged", "resnet18")
 
 
-def test_the_packaged_head_comes_along_where_as_many_classes_as_imagenets_are_asked_for() -> None:
+def test_the_packaged_head_comes_along_where_1000_classes_are_asked_for() -> None:
     theirs = list(torch.load(frames.packaged_weights(), weights_only=True).values())
     names = (ROOT / "data/labels/imagenet.txt").read_text(encoding="utf-8").splitlines()
     model: Any = backbones.build("frames", len(names), T, "packaged").eval()

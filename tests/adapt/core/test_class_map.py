@@ -237,3 +237,22 @@ def test_a_head_of_another_size_than_its_names_is_one_clear_error() -> None:
 def test_a_pair_twice_or_out_of_place_is_an_error(pairs: Pairs) -> None:
     with pytest.raises(MethodError, match="twice|of 4 and 2 classes"):
         shares_of(pairs, 4, 2)
+
+
+class Layered(nn.Module):
+    """A network without batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.head = nn.LayerNorm(3), nn.Linear(3, 4)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(frames.mean((2, 3, 4))))
+        return logits
+
+
+def test_audio_on_a_network_without_batch_norm_says_which_members_need_no_head() -> None:
+    statistics = adapt.source_statistics(Layered(), [FRAMES])
+    with pytest.raises(MethodError, match="of ensemble and audio, members 'source'"):
+        wrapped(Layered(), statistics=statistics)
+    assert wrapped(Layered(), statistics=statistics, members="source")(FRAMES, {"dog": 0.9}).shape == (1, 2)

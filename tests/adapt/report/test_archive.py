@@ -95,7 +95,7 @@ def test_a_table_of_an_archive_is_that_of_the_cache_to_the_byte(here: Path) -> N
     assert len(set(wanted)) == len(asked)
 
 
-def test_clips_of_several_classes_keep_their_mean_average_precision_without_their_probabilities(here: Path) -> None:
+def test_clips_of_several_classes_keep_their_mean_average_precision_alone(here: Path) -> None:
     streams: dict[tuple[int, str], list[int | None]] = {(0, "gauss"): [*HALF], (0, "jpeg"): [0, None, 1, 1]}
     path = Path("cache/tiny/clips.parquet")
     clips = [row | {"label_ids": [row["label_id"]]} for row in parquet.read_table(path, "clips").to_pylist()]

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+from adapt.methods import vitta
 from adapt.report import archive, table
 from adapt.stream import streaming
 from adapt.tables import parquet
@@ -26,5 +27,5 @@ def test_a_table_of_an_archived_run_is_that_of_the_cache_to_the_byte(here: Path)
         shutil.rmtree("cache/tiny/adapt", ignore_errors=True)  # the second is made of the archive alone
     assert made[0] == made[1]
     said = json.loads(parquet.provenance(Path(RESULTS) / "runs/vitta+plain.parquet")["sittings"])
-    assert said[0]["made"]["options"]["settings"]["max_iterations"] == 3
+    assert said[0]["made"]["options"]["settings"]["lr"] == vitta.Settings().lr
     assert "torch" in said[0]["made"]["libraries"]

@@ -1,5 +1,6 @@
 """Recordings of instruments in files of many forms, and what the stages make of them."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import chdir
 from dataclasses import dataclass
@@ -34,6 +35,13 @@ class Made:
         return samples.T, rate
 
 
+def at(samples: Samples, rate: int) -> Samples:
+    """(n, 1) at another rate, by straight lines between samples."""
+    places = np.arange(len(samples) * rate // SAMPLE_RATE) * SAMPLE_RATE / rate
+    return np.interp(places, np.arange(len(samples)), samples[:, 0])[:, None].astype(np.float32)
+
+
+@functools.cache
 def recordings() -> dict[str, tuple[Samples, int]]:
     """Name -> samples (n, channels) and their rate."""
     font, random = load_soundfont(), np.random.default_rng(3)
@@ -46,8 +54,8 @@ def recordings() -> dict[str, tuple[Samples, int]]:
         "stereo": (np.hstack([flute, 0.5 * trumpet]), SAMPLE_RATE),
         "opposite": (np.hstack([organ, -organ]), SAMPLE_RATE),
         "left": (np.hstack([drums, 0 * drums]), SAMPLE_RATE),
-        "slow": (trumpet, 22050),
-        "fast": (organ, 48000),
+        "coarse": (at(trumpet, 22050), 22050),
+        "fine": (at(organ, 48000), 48000),
         "narrow": (flute.reshape(-1, 4, 1).mean(axis=1), SAMPLE_RATE // 4),
         "surround": (np.hstack([0.3 * flute, organ, trumpet, 0.5 * drums, flute, organ]), SAMPLE_RATE),
         "short": (trumpet[n // 3 : n // 3 + 6400], SAMPLE_RATE),
