@@ -30,7 +30,7 @@ def test_the_evidence_is_that_of_pseudo_labels(clip: str, made: Made, listener: 
     assert made.statuses[clip] == listener.clips[0].status
     if clip in ("silent", "zeros"):
         assert found is None and row["evidence"] == [0.0] * len(CLASSES)
-        assert listener.heard == listener.why == []
+        assert (listener.heard, listener.why) == ([], [])
         return
     assert isinstance(found, adapt.Sound) and found.absent is not None
     for ours, column in ((found.s, "evidence"), (found.q, "probs"), (found.absent, "absent"), (found.mass, "mass")):
@@ -91,7 +91,7 @@ def test_a_batch_is_its_clips_whatever_their_lengths(made: Made, listener: Liste
     assert [clip.status for clip in listener.clips] == ["ok", "silent", "ok", "ok"]
     for i, one in enumerate(alone):
         if one is None:
-            assert (together.mass[i], together.s[i].sum()) == (0, 0)
+            assert (float(together.mass[i]), float(together.s[i].sum())) == (0, 0)
             assert torch.equal(together.q[i], torch.full((len(CLASSES),), 1 / len(CLASSES)))
         else:
             assert torch.allclose(together.s[i], one.s, atol=1e-5) and torch.allclose(
