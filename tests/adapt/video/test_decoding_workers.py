@@ -322,7 +322,7 @@ def watches_its_parent(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.parametrize("jobs", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_ctrl_c_ends_a_run_whose_file_hangs(jobs: str, project: Path) -> None:
     def workers() -> set[int]:
         """Of the run, or, where it has several streams at a time, of theirs."""
