@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from adapt import command
 from adapt.errors import CacheError
 from adapt.report import archive, table
 from adapt.report._archive import Archive
@@ -349,6 +350,21 @@ def test_an_archive_made_before_a_column_was_added_is_read_without_it(here: Path
     schema.write_text(schema.read_text().replace("added DOUBLE", "added DOUBLE NOT NULL"))
     with pytest.raises(CacheError, match="runs/source.parquet: a row breaks the contract of archived_predictions"):
         report(str(OUT))
+
+
+def test_the_command_prints_one_json_line_or_one_line_of_what_is_wrong(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("source", {(0, "gauss"): HALF})
+    words = ["--dataset", "tiny", "--out", str(OUT), "--methods"]
+    command.main(archive.Options, archive.run, prog="adapt.archive", args=[*words, "source"])
+    assert json.loads(capsys.readouterr().out)["n_streams_added"] == 1
+    with pytest.raises(SystemExit, match="1"):
+        command.main(archive.Options, archive.run, prog="adapt.archive", args=[*words, "norm"])
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("adapt.archive: cache/tiny/adapt/norm/predictions.parquet is missing")
+    assert printed.err.count("\n") == 1
 
 
 def test_an_archive_of_real_size_is_below_100_kb_a_run(here: Path) -> None:
