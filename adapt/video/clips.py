@@ -129,7 +129,9 @@ def read_clip(
     if options.crop not in CROPS:
         raise AdaptError(f"crop {options.crop!r}: choose 'centre' or 'multi_scale', or 'multi_scale_whole'")
     path = corrupted_path(clip, options, corruption, severity, decoders)
-    averages = severity if path == clip.path and corruption == "motion_temporal" else 0
+    # of a set that is shipped corrupted, a clip's own file may be the ready-made one
+    is_to_change = path == clip.path and not options.ready_made
+    averages = severity if is_to_change and corruption == "motion_temporal" else 0
 
     def work(video: Video) -> tuple[np.ndarray, np.ndarray]:
         """Frames, and which of them each view takes (V + 1, T)."""
@@ -142,7 +144,7 @@ def read_clip(
         return frames, places.reshape(wanted.shape)
 
     frames, places = read_video(path, work, decoders)
-    if path == clip.path and not averages:
+    if is_to_change and not averages:
         frames = corruptions.apply(frames, corruption, severity, seed=seed, clip_id=clip.clip_id)
     views = torch.from_numpy(frames)[torch.from_numpy(places)].permute(0, 4, 1, 2, 3)  # (V + 1, C, T, H, W)
     if options.crop == "multi_scale":

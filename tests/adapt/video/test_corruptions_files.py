@@ -165,6 +165,13 @@ def test_a_ready_made_file_is_read_instead_of_corrupting_the_clip(
     assert read_clip(original, options, "clean", 5).centre.float().mean() == pytest.approx(200, abs=3)
 
 
+def test_a_clip_whose_own_file_is_the_ready_made_one_is_not_corrupted_again(shipped: Path) -> None:
+    options = VideoOptions(frames=4, views=1, resize=64, size=64, ready_made=str(shipped))
+    own = clip(shipped / "level_5_ucf_val_split_1/gauss/v_Archery_g01_c01.mp4")
+    seen = read_clip(own, options, "gauss", 5).centre.float()
+    assert seen.std() < 1 and seen.mean() == pytest.approx(10, abs=3)  # noise of severity 5 has a deviation of 97
+
+
 def test_a_clip_that_the_list_lacks_is_that_clips_error(shipped: Path) -> None:
     with pytest.raises(VideoError, match=r"gauss\.txt has no line for test/other\.avi"):
         _ready_made.find(shipped, "gauss", 5, Path("test/other.avi"))
